@@ -1,0 +1,1 @@
+"""The Hydra configs of aelm, shipped as the package ``aelm.conf``."""

@@ -1,0 +1,81 @@
+"""The named tuples that cross borders between the parts of aelm, and the letters of their axes.
+
+Axes: B images, N identities, C x H x W feature maps, E embedding of one head, D embedding of a picture,
+Q queries, G gallery.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Picture(NamedTuple):
+    """One picture of a data set.
+
+    Attributes:
+        path: Where the file lies.
+        pid: Identity as the data set numbers it; -1 is junk, and an id that no query has is a distractor.
+        camid: Camera as the data set numbers it; any whole number.
+    """
+
+    path: str
+    pid: int
+    camid: int
+
+
+class Benchmark(NamedTuple):
+    """A data set as its reader found it on disk; every list sorted by file name.
+
+    Attributes:
+        name: The name used in keys, tables and metric names, such as ``market1501``.
+        train: Training pictures; empty where the benchmark has none.
+        query: Test queries; empty where there is nothing to test on.
+        gallery: What queries are ranked against, junk (pid -1) and distractors included.
+        more_queries: Further query sets against the same gallery, such as ``{"occluded": ...}``.
+        official: Counts as published, such as ``{"train images": 12936}``; empty where there are none.
+    """
+
+    name: str
+    train: tuple[Picture, ...]
+    query: tuple[Picture, ...] = ()
+    gallery: tuple[Picture, ...] = ()
+    more_queries: Mapping[str, tuple[Picture, ...]] = MappingProxyType({})
+    official: Mapping[str, int] = MappingProxyType({})
+
+
+class Batch(NamedTuple):
+    """Pictures on their way into a model.
+
+    Attributes:
+        image: ``(B, 3, H, W)`` uint8, RGB; the model normalises it, on the device it runs on.
+        pid: ``(B,)`` int64: in training the label 0 .. N-1, in evaluation the pid of the data set.
+        camid: ``(B,)`` int64.
+        index: ``(B,)`` int64, the position in the data set: tells padded duplicates apart.
+        is_query: ``(B,)`` bool; False throughout in training.
+    """
+
+    image: Tensor
+    pid: Tensor
+    camid: Tensor
+    index: Tensor
+    is_query: Tensor
+
+
+class HeadOutput(NamedTuple):
+    """What one classifier says of a batch.
+
+    Attributes:
+        pooled: ``(B, E)`` embedding map averaged over the positions this head saw; metric losses act here.
+        embedding: ``(B, E)`` what ranking compares: ``pooled``, behind the BNNeck where there is one.
+        logits: ``(B, N)`` identity scores.
+        heatmap: ``(B, H, W)`` class map of the wanted identity, without gradient; None when none was asked for.
+        mask: ``(B, H, W)`` bool, True where the map was erased before this head saw it; None when nothing was.
+    """
+
+    pooled: Tensor
+    embedding: Tensor
+    logits: Tensor
+    heatmap: Tensor | None = None
+    mask: Tensor | None = None
