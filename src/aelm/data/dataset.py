@@ -1,0 +1,171 @@
+"""Pictures by index, as uint8 tensors whose augmentation depends on nothing but seed, epoch and indices."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from aelm.data.decoding import BadImageError, Pixels, decode, pack, pack_files, planes, read_bytes
+from aelm.types import Batch, Picture
+
+log = logging.getLogger(__name__)
+
+Item = int | tuple[int, int]
+
+
+class ImageTransform(Protocol):
+    """What a data set asks of a transform."""
+
+    def seed(self, seed: int) -> None:
+        """Restarts all random draws."""
+
+    def __call__(self, image: Pixels) -> Pixels:
+        """``(h, w, 3)`` to ``(H, W, 3)``, uint8 RGB."""
+
+
+class Sample(NamedTuple):
+    """One picture of a batch; the fields of :class:`aelm.types.Batch` without the axis B."""
+
+    image: Tensor
+    pid: int
+    camid: int
+    position: int
+    is_query: bool
+
+
+class ReIDDataset(Dataset[Sample]):
+    """Reads, decodes and transforms pictures.
+
+    An item is asked for by its index, or by ``(epoch, index)`` as the samplers yield it. A batch restarts the transform
+    once, from a hash of seed, epoch and the batch's indices: the same pictures come out of any number of workers,
+    forked or spawned, and persistent workers see the epoch change.
+
+    Args:
+        pictures: What to read; in training ``pid`` is the label 0 .. N-1.
+        transform: Makes every picture the same size; called on ``(h, w, 3)`` uint8 RGB.
+        num_queries: How many of the first pictures are queries.
+        cache: ``"ram"`` reads every file now and keeps the encoded bytes in one tensor, which workers share: forked
+            ones as memory pages, spawned ones through shared memory (/dev/shm must hold it).
+        on_bad_image: ``"error"`` stops at a picture that cannot be read; ``"skip"`` leaves it out of its batch, logs it
+            and remembers it in :attr:`unreadable`.
+        seed: Where augmentation starts.
+
+    Raises:
+        BadImageError: If a picture cannot be read, naming the file; with ``"skip"`` only for a batch without any.
+        ValueError: If an option is none of those named here.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        transform: ImageTransform,
+        *,
+        num_queries: int = 0,
+        cache: Literal["none", "ram"] = "none",
+        on_bad_image: Literal["error", "skip"] = "error",
+        seed: int = 0,
+    ) -> None:
+        if cache not in ("none", "ram"):
+            raise ValueError(f"`cache` must be 'none' or 'ram', got {cache!r}")
+        if on_bad_image not in ("error", "skip"):
+            raise ValueError(f"`on_bad_image` must be 'error' or 'skip', got {on_bad_image!r}")
+        if not 0 <= num_queries <= len(pictures):
+            raise ValueError(f"`num_queries` must lie in 0 .. {len(pictures)} (the pictures), got {num_queries}")
+        self.transform = transform
+        self.num_queries = num_queries
+        self.seed = seed
+        self._skip = on_bad_image == "skip"
+        self._paths = pack(picture.path.encode("utf-8", "surrogateescape") for picture in pictures)
+        self._pids = torch.tensor([picture.pid for picture in pictures], dtype=torch.int64)
+        self._camids = torch.tensor([picture.camid for picture in pictures], dtype=torch.int64)
+        # In shared memory, so that what a worker finds is known to all.
+        self._bad = torch.zeros(len(pictures), dtype=torch.bool)
+        self._bad.untyped_storage().share_memory_()
+        paths = [picture.path for picture in pictures]
+        self._files = pack_files(paths, missing_is_empty=self._skip) if cache == "ram" else None
+
+    def __len__(self) -> int:
+        return len(self._pids)
+
+    def path(self, index: int) -> str:
+        """Where picture ``index`` lies."""
+        return bytes(self._paths.at(index)).decode("utf-8", "surrogateescape")
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The files left out so far, by any worker; each once."""
+        return tuple(self.path(index) for index in self._bad.nonzero().flatten().tolist())
+
+    def read(self, index: int) -> Pixels:
+        """Picture ``index`` as it is on disk, ``(h, w, 3)`` uint8 RGB."""
+        path = self.path(index)
+        return decode(read_bytes(path) if self._files is None else self._files.at(index), path)
+
+    def __getitem__(self, item: Item) -> Sample:
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[Item]) -> list[Sample]:
+        """The samples of one batch, without those that are skipped."""
+        pairs = [(0, item) if isinstance(item, int) else item for item in items]
+        self.transform.seed(batch_seed(self.seed, pairs[0][0], [index for _, index in pairs]))
+        samples = [sample for _, index in pairs if (sample := self._sample(index)) is not None]
+        if not samples:
+            first = self.path(pairs[0][1])
+            raise BadImageError(f"None of the {len(pairs)} pictures of a batch can be read; the first is {first!r}")
+        return samples
+
+    def _sample(self, index: int) -> Sample | None:
+        try:
+            image = self.read(index)
+        except BadImageError as error:
+            if not self._skip:
+                raise BadImageError(f"{error}. Repair or remove it, or set `on_bad_image=skip`") from error
+            if not self._bad[index]:
+                self._bad[index] = True
+                log.warning("Skipped: %s", error)
+            return None
+        image = self.transform(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise TypeError(f"The transform must return (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        pid, camid = int(self._pids[index]), int(self._camids[index])
+        return Sample(planes(image), pid, camid, index, index < self.num_queries)
+
+
+def batch_seed(seed: int, epoch: int, indices: Sequence[int]) -> int:
+    """A hash of seed, epoch and indices, 0 .. 2^64 - 1, the same on every machine.
+
+    >>> batch_seed(0, 1, [2, 3]) == batch_seed(0, 1, [2, 3]), batch_seed(0, 1, [2, 3]) == batch_seed(0, 1, [3, 2])
+    (True, False)
+    """
+    numbers = np.array([seed, epoch, *indices], dtype="<i8")
+    return int.from_bytes(hashlib.blake2b(numbers.tobytes(), digest_size=8).digest(), "little")
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples to a batch; in a worker the pictures go straight into shared memory.
+
+    Raises:
+        ValueError: If the pictures differ in size.
+    """
+    images = [sample.image for sample in samples]
+    sizes = sorted({(image.shape[1], image.shape[2]) for image in images})
+    if len(sizes) > 1:
+        raise ValueError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
+    return Batch(
+        image=default_collate(images),
+        pid=torch.tensor([sample.pid for sample in samples]),
+        camid=torch.tensor([sample.camid for sample in samples]),
+        position=torch.tensor([sample.position for sample in samples]),
+        is_query=torch.tensor([sample.is_query for sample in samples]),
+    )
+
+
+def one_thread(worker: int) -> None:
+    """Keeps OpenCV in a worker to the worker's own thread; a worker's ``worker_init_fn``."""
+    cv2.setNumThreads(0)

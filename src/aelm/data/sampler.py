@@ -1,0 +1,242 @@
+"""Which pictures make up a step: P identities x K pictures, plain shuffling, or a process's share of an evaluation.
+
+Samplers of training yield ``(epoch, index)``, so that workers which live on know the epoch. All processes draw the same
+global plan from seed and epoch, and each takes its own share of every step.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from aelm.data.dealing import Dealer, by_camera
+
+
+class TrainSampler(Sampler[tuple[int, int]]):
+    """What samplers of training share: the epoch, and this process's place among all.
+
+    Each pass moves on to the next epoch by itself, so that a plain loop does not repeat one epoch for ever;
+    :meth:`set_epoch` says which one the next pass is, and Lightning calls it.
+
+    Args:
+        labels: Identity of each picture.
+        camids: Camera of each picture.
+        batch_size: Pictures a step in this process.
+        seed: The plan depends on this and the epoch alone.
+        rank: This process, 0 .. world_size - 1.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If there are no pictures, or a value lies outside its range.
+    """
+
+    def __init__(
+        self, labels: Sequence[int], camids: Sequence[int], *, batch_size: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        if len(labels) != len(camids) or len(labels) == 0:
+            raise ValueError(
+                f"`labels` and `camids` must hold one number a picture, got {len(labels)} and {len(camids)} numbers"
+            )
+        _check_rank(rank, world_size)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass that of ``epoch``."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        return ((epoch, index) for index in self.plan(epoch))
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Pictures of one pass in this process, exactly."""
+
+    @abstractmethod
+    def plan(self, epoch: int) -> Iterator[int]:
+        """Indices of this process in ``epoch``, one step's ``batch_size`` after the other."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The meaning of a batch, in words."""
+
+
+class IdentitySampler(TrainSampler):
+    """Steps of P identities with K pictures each, for losses that compare pictures.
+
+    Identities take turns: each appears once before any appears twice, in new order every turn, and no identity
+    appears twice in a step, on whatever process. An epoch is counted as BoT does it: every K pictures of an identity
+    are one appearance, fewer than K are one as well, and there are as many steps as fill up with all these
+    appearances. So 120 epochs of a published recipe are as many steps here, but identities with many pictures do not
+    take more turns than others.
+
+    The K pictures are distinct, and from K different cameras, where the identity has as many of them; an identity with
+    fewer than K pictures repeats some. Pictures of one camera are all shown before any is shown again in the epoch.
+
+    Args:
+        labels: Identity of each picture.
+        camids: Camera of each picture.
+        identities: P, identities a step in each process.
+        images: K, pictures of each.
+        steps_per_epoch: Steps of an epoch; None: as counted above.
+        seed: The plan depends on this and the epoch alone.
+        rank: This process, 0 .. world_size - 1.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: If P or K is less than 1, or a step needs more identities than there are.
+
+    >>> sampler = IdentitySampler([0, 0, 1, 1, 2, 2], [1, 2, 1, 2, 1, 2], identities=2, images=2)
+    >>> len(sampler), sampler.describe()
+    (4, '1 process x (2 identities x 2 images) = 4 images a step')
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        camids: Sequence[int],
+        *,
+        identities: int = 16,
+        images: int = 4,
+        steps_per_epoch: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for name, value in (("identities", identities), ("images", images), ("steps_per_epoch", steps_per_epoch)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        batch_size = identities * images
+        super().__init__(labels, camids, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        self.identities = identities
+        self.images = images
+        pids, counts = np.unique(np.asarray(labels), return_counts=True)
+        together = identities * world_size
+        if len(pids) < together:
+            raise ValueError(
+                f"A step needs `identities` x processes = {identities} x {world_size} = {together} identities, "
+                f"found {len(pids)}: lower `identities`" + (" or use fewer processes" if world_size > 1 else "")
+            )
+        self.steps = steps_per_epoch or int(np.maximum(counts // images, 1).sum()) // together
+        self._cameras = [by_camera(np.flatnonzero(np.asarray(labels) == pid), np.asarray(camids)) for pid in pids]
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
+
+    def plan(self, epoch: int) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, epoch))
+        pictures = [Dealer(cameras, rng) for cameras in self._cameras]
+        together = self.identities * self.world_size
+        first = self.rank * self.identities
+        queue: list[int] = []
+        for _ in range(self.steps):
+            if len(queue) < together:
+                # Those who still wait from the last turn come late in the next one: not twice in a step.
+                waiting = set(queue)
+                queue += sorted(rng.permutation(len(pictures)).tolist(), key=waiting.__contains__)
+            step, queue = queue[:together], queue[together:]
+            # Every process draws for all identities, or their generators would part.
+            groups = [pictures[identity].draw(self.images) for identity in step]
+            for group in groups[first : first + self.identities]:
+                yield from group
+
+    def describe(self) -> str:
+        return (
+            f"{_counted(self.world_size, 'process', 'processes')} x "
+            f"({_counted(self.identities, 'identity', 'identities')} x {_counted(self.images, 'image', 'images')}) = "
+            f"{_counted(self.batch_size * self.world_size, 'image', 'images')} a step"
+        )
+
+
+class ShuffleSampler(TrainSampler):
+    """Every picture once an epoch, in random order.
+
+    Args:
+        labels: Identity of each picture.
+        camids: Camera of each picture.
+        batch_size: Pictures a step in each process.
+        seed: The plan depends on this and the epoch alone.
+        rank: This process, 0 .. world_size - 1.
+        world_size: Number of processes.
+        drop_last: Leaves out what does not fill a step of all processes. Otherwise the processes share it, as evenly
+            as can be; fewer pictures than processes are left out, as a process without a batch would stop the others.
+
+    Raises:
+        ValueError: If ``batch_size`` is less than 1, or there is no step.
+
+    >>> sampler = ShuffleSampler([0] * 10, [0] * 10, batch_size=4, drop_last=False)
+    >>> sorted(index for epoch, index in sampler) == list(range(10)), sampler.describe()
+    (True, '1 process x 4 images = 4 images a step')
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        camids: Sequence[int],
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        super().__init__(labels, camids, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        self._total = len(labels)
+        self._full, left = divmod(self._total, batch_size * world_size)
+        # The share of the last, smaller step: where it starts behind the full steps, and where it ends.
+        shares = [left * r // world_size for r in (rank, rank + 1)]
+        self._last = [0, 0] if drop_last or left < world_size else shares
+        if len(self) == 0:
+            raise ValueError(
+                f"One step takes {self.describe().split(' = ')[0]}, found {self._total} pictures: lower `batch_size`"
+            )
+
+    def __len__(self) -> int:
+        return self._full * self.batch_size + self._last[1] - self._last[0]
+
+    def plan(self, epoch: int) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self._total).tolist()
+        behind = self._full * self.world_size * self.batch_size
+        for first in range(self.rank * self.batch_size, behind, self.batch_size * self.world_size):
+            yield from order[first : first + self.batch_size]
+        yield from order[behind + self._last[0] : behind + self._last[1]]
+
+    def describe(self) -> str:
+        return (
+            f"{_counted(self.world_size, 'process', 'processes')} x {_counted(self.batch_size, 'image', 'images')} = "
+            f"{_counted(self.batch_size * self.world_size, 'image', 'images')} a step"
+        )
+
+
+class ShardSampler(Sampler[int]):
+    """A process's share of an evaluation: every picture on one process, none twice; shares differ by at most one.
+
+    >>> [list(ShardSampler(5, rank, 2)) for rank in (0, 1)]
+    [[0, 2, 4], [1, 3]]
+    """
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
+        _check_rank(rank, world_size)
+        self._share = range(rank, length, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._share)
+
+    def __len__(self) -> int:
+        return len(self._share)
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"`rank` must lie in 0 .. `world_size` - 1, got rank {rank} of {world_size}")
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

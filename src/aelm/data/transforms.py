@@ -1,0 +1,148 @@
+"""Augmentation with albumentations; the only file that knows it."""
+
+import importlib.metadata
+import os
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# Importing albumentations asks the network for a newer version unless this is set.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from aelm.data.decoding import Pixels
+from aelm.data.erasing import RandomErasing
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def warn_of_successor() -> None:
+    """Warns where AlbumentationsX is installed, which has the import name of albumentations and another licence."""
+    try:
+        version = importlib.metadata.version("albumentationsx")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    warnings.warn(
+        f"AlbumentationsX {version} is installed, under AGPL-3.0, and answers to `import albumentations`. aelm is made "
+        "for albumentations 2.0.8 (MIT): pip uninstall albumentationsx, then "
+        "pip install --force-reinstall albumentations==2.0.8",
+        stacklevel=2,
+    )
+
+
+warn_of_successor()
+
+
+class Augment:
+    """A list of albumentations, then random erasing, on one uint8 picture; every draw comes from one seed.
+
+    Args:
+        transforms: What ``A.Compose`` takes. The last of them that changes the size must leave all pictures the same.
+        erasing: Applied behind them; None for none.
+
+    Raises:
+        ValueError: If a transform was given an argument that it does not know.
+
+    >>> Augment([A.Resize(4, 2)])(np.zeros((9, 9, 3), np.uint8)).shape
+    (4, 2, 3)
+    """
+
+    def __init__(self, transforms: Sequence[A.BasicTransform], erasing: RandomErasing | None = None) -> None:
+        # There is one array to check, so comparing its shape with others is only time.
+        self.compose = A.Compose(list(transforms), strict=True, is_check_shapes=False)
+        self.erasing = erasing
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Restarts all draws.
+
+        One generator serves all transforms. ``set_random_seed`` would give each its own copy of the same stream (a
+        picture would be erased exactly when it is flipped) and takes five times as long.
+        """
+        self._random = random.Random(seed)
+        self.compose.set_random_state(np.random.default_rng(seed), self._random)
+
+    def __call__(self, image: Pixels) -> Pixels:
+        """``(h, w, 3)`` uint8 RGB to ``(H, W, 3)``."""
+        result: Pixels = self.compose(image=image)["image"]
+        if self.erasing is None:
+            return result
+        # Where no transform had to do anything, the result is the caller's own picture.
+        return self.erasing(result.copy() if np.may_share_memory(result, image) else result, self._random)
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What happens to pictures in training and in use, with the facts that a checkpoint must tell.
+
+    Attributes:
+        train: Random, for training.
+        test: The same each time: a plain resize.
+        height: Of the picture that the model sees, in pixels.
+        width: Likewise.
+        interpolation: How ``test`` resizes. ``"bilinear"`` is OpenCV's, without antialiasing, as trackers do it.
+        mean: Of RGB / 255, which the model subtracts.
+        std: Of RGB / 255, which the model divides by.
+    """
+
+    train: Augment
+    test: Augment
+    height: int
+    width: int
+    interpolation: Literal["bilinear"] = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def recipe(
+    height: int = 256,
+    width: int = 128,
+    *,
+    flip: float = 0.5,
+    pad: int = 10,
+    erasing: float = 0.5,
+    erasing_area: tuple[float, float] = (0.02, 0.4),
+    extra: Sequence[A.BasicTransform] = (),
+) -> Transforms:
+    """BoT's augmentation: resize, flip, pad and crop, erase.
+
+    Both resizes are bilinear without antialiasing, as trackers do it with OpenCV.
+
+    Args:
+        height: Of the result, in pixels.
+        width: Likewise.
+        flip: Share of pictures that are mirrored; 0 for none.
+        pad: Black pixels added on each side before a random crop to ``height`` x ``width``; 0 for neither.
+        erasing: Share of pictures with a rectangle of the ImageNet mean; 0 for none.
+        erasing_area: Smallest and largest share of a picture that is erased.
+        extra: Further albumentations, on uint8 between crop and erasing, such as ``[A.ColorJitter(p=0.2)]``.
+
+    Raises:
+        ValueError: If a value lies outside its range, or a transform does not know an argument.
+
+    Reference: Luo et al. 2019, Bag of Tricks and a Strong Baseline for Deep Person Re-identification.
+
+    >>> recipe(64, 32, erasing=0).train(np.zeros((128, 64, 3), np.uint8)).shape
+    (64, 32, 3)
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"`height` and `width` must be at least 1 pixel, got {height} x {width}")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"`flip` must lie in [0, 1], got {flip}")
+    if pad < 0:
+        raise ValueError(f"`pad` must be 0 or more pixels, got {pad}")
+    resize = A.Resize(height, width, interpolation=cv2.INTER_LINEAR)
+    train = [resize]
+    if flip:
+        train.append(A.HorizontalFlip(p=flip))
+    if pad:
+        train += [A.Pad(pad), A.RandomCrop(height, width)]
+    fill = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+    eraser = RandomErasing(erasing, erasing_area, (fill[0], fill[1], fill[2])) if erasing else None
+    return Transforms(Augment([*train, *extra], eraser), Augment([resize]), height, width)
