@@ -1,0 +1,168 @@
+"""CUHK03 in the 767/700 protocol, from its CUHK03-NP folders or from the original ``cuhk-03.mat``."""
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from aelm.data.official import OFFICIAL
+from aelm.data.pictures import read_folder, shown
+from aelm.data.roots import find_root
+from aelm.types import Benchmark, Picture
+
+Labels = Literal["detected", "labeled"]
+
+_LOG = logging.getLogger(__name__)
+_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+_NP_NAME = re.compile(r"(?P<pid>\d+)_c(?P<camid>\d+)_")
+# Pair of cameras, person of that pair, view (1 or 2), picture: 1_001_1_01.png.
+_RAW_NAME = re.compile(r"\d+_\d+_(?P<camid>\d)_\d+\.png")
+_SHOTS_OF_FIRST_VIEW = 5
+
+
+def cuhk03(root: str | Path, labels: Labels = "detected") -> Benchmark:
+    """CUHK03 (Li et al., CVPR 2014) as split by Zhong et al., CVPR 2017: 767 identities train, 700 test.
+
+    The older protocol (20 splits, one gallery picture per identity) is another measure and is not offered.
+
+    Args:
+        root: The data directory. Found are ``cuhk03-np/{detected,labeled}/`` and ``cuhk03/`` with ``cuhk-03.mat`` (also
+            in ``cuhk03_release/``) and ``cuhk03_new_protocol_config_{detected,labeled}.mat``. On the first use the
+            pictures of the ``.mat`` are written as PNG to ``images_{detected,labeled}/`` beside it.
+        labels: Boxes of a detector, or drawn by hand.
+
+    Raises:
+        FileNotFoundError: If it is not there, or pictures of the protocol are missing.
+        ValueError: If ``labels`` is another word, a ``.mat`` is not what it should be, or file names do not fit.
+        OSError: If the pictures of the ``.mat`` cannot be written.
+    """
+    if labels not in get_args(Labels):
+        raise ValueError(f"`labels` must be 'detected' or 'labeled', got {labels!r}")
+    name = f"cuhk03_{labels}"
+    # Someone may point at cuhk03-np/detected itself.
+    data_dir = Path(root).expanduser().parent if Path(root).name == labels else Path(root)
+    found, layout = find_root(data_dir, name, ("cuhk03-np", "cuhk03"), _layouts(labels))
+    if layout[0].endswith("bounding_box_train"):
+        train, query, gallery = (read_folder(found / labels / folder, _NP_NAME) for folder in _FOLDERS)
+    else:
+        source, config = found / layout[0], found / layout[1]
+        images = extract(source, labels) if source.suffix == ".mat" else source
+        train, query, gallery = _read_protocol(config, images)
+    return Benchmark(name=name, train=train, query=query, gallery=gallery, official=OFFICIAL[name])
+
+
+def extract(mat: Path, labels: Labels) -> Path:
+    """Write the pictures of ``cuhk-03.mat`` as PNG into ``images_<labels>`` beside it, all or none.
+
+    Returns:
+        The folder; what already lies there is kept.
+
+    Raises:
+        ValueError: If the file is no HDF5 file, or holds no such cell array.
+        OSError: If the folder cannot be written.
+    """
+    target = mat.parent / f"images_{labels}"
+    if target.is_dir():
+        return target
+    _LOG.info("Writing the pictures of %s to %s, once", mat, target)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=mat.parent))
+    try:
+        for file, image in _pictures_of(mat, labels):
+            if not cv2.imwrite(str(partial / file), image[:, :, ::-1]):
+                raise OSError(f"{partial / file}: could not write this picture of {mat}; is the disk full?")
+        partial.chmod(0o755)
+        try:
+            partial.rename(target)
+        except OSError:
+            # Another process was faster: its pictures are the same.
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _layouts(labels: Labels) -> list[tuple[str, ...]]:
+    config = f"cuhk03_new_protocol_config_{labels}.mat"
+    mats = [(f"{folder}cuhk-03.mat", f"{place}{config}") for folder, place in _PLACES]
+    images = [(f"{folder}images_{labels}", f"{place}{config}") for folder, place in _PLACES]
+    return [tuple(f"{labels}/{folder}" for folder in _FOLDERS), *images, *mats]
+
+
+_PLACES = (("cuhk03_release/", ""), ("", ""), ("cuhk03_release/", "cuhk03_release/"), ("", "cuhk03_release/"))
+
+
+def _pictures_of(mat: Path, labels: Labels) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Name and RGB picture ``(H, W, 3)`` of each filled cell: pair of cameras, person, five shots of either view."""
+    if not h5py.is_hdf5(mat):
+        raise ValueError(f"{mat}: expected an HDF5 file (Matlab 7.3), found something else; download it again")
+    with h5py.File(mat, "r") as file:
+        if labels not in file:
+            raise ValueError(f"{mat}: expected a cell array {labels!r}, found {shown(sorted(file))}")
+        for pair, pair_cell in enumerate(file[labels][()].ravel(), start=1):
+            # Matlab stores columns first, so every array comes transposed.
+            for person, shots in enumerate(file[pair_cell][()].T, start=1):
+                for shot, cell in enumerate(shots):
+                    image = file[cell][()].T
+                    if image.ndim == 3:  # an empty cell has two axes
+                        view = 1 if shot < _SHOTS_OF_FIRST_VIEW else 2
+                        yield f"{pair}_{person:03d}_{view}_{shot + 1:02d}.png", image
+
+
+class _Protocol(NamedTuple):
+    files: list[str]
+    pids: list[int]
+    splits: dict[str, list[int]]
+
+
+def _read_protocol(config: Path, images: Path) -> tuple[tuple[Picture, ...], ...]:
+    """Training, query and gallery pictures; camera is the view of the pair."""
+    protocol = _load_protocol(config)
+    present = {path.name for path in images.iterdir()}
+    used = sorted({protocol.files[i] for indices in protocol.splits.values() for i in indices})
+    absent = [file for file in used if file not in present]
+    if absent:
+        raise FileNotFoundError(
+            f"{images}: {len(absent)} of the {len(used)} pictures in {config.name} are missing: {shown(absent)}. "
+            "Remove this folder, so that it is written again from cuhk-03.mat"
+        )
+    return tuple(
+        tuple(sorted(_picture(images, protocol, config, i) for i in indices)) for indices in protocol.splits.values()
+    )
+
+
+def _picture(images: Path, protocol: _Protocol, config: Path, i: int) -> Picture:
+    file = protocol.files[i]
+    match = _RAW_NAME.fullmatch(file)
+    if match is None:
+        raise ValueError(f"{config}: expected pictures named like 1_001_1_01.png, found {file!r}")
+    return Picture(str(images / file), protocol.pids[i], int(match["camid"]))
+
+
+def _load_protocol(config: Path) -> _Protocol:
+    mat = loadmat(str(config))
+    wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
+    absent = [key for key in wanted if key not in mat]
+    if absent:
+        held = sorted(key for key in mat if not key.startswith("__"))
+        raise ValueError(f"{config}: expected {', '.join(wanted)}; {', '.join(absent)} missing, found {shown(held)}")
+    files = [str(np.asarray(cell).item()) for cell in mat["filelist"].ravel()]
+    pids = [int(pid) for pid in mat["labels"].ravel()]
+    # Matlab counts from 1.
+    splits = {key: [int(i) - 1 for i in mat[key].ravel()] for key in wanted[2:]}
+    out_of_range = [i + 1 for indices in splits.values() for i in indices if not 0 <= i < len(files)]
+    if len(pids) != len(files) or out_of_range:
+        raise ValueError(
+            f"{config}: expected a label for each of {len(files)} files and indices in 1..{len(files)}, found "
+            f"{len(pids)} labels and, out of range, {shown(out_of_range) or 'nothing'}. Download the protocol again"
+        )
+    return _Protocol(files, pids, splits)

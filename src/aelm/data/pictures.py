@@ -1,0 +1,106 @@
+"""Which files of a folder are pictures, and the identity and camera that their names carry."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from aelm.types import Picture
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+MARKET_NAME = re.compile(r"(?P<pid>-1|\d+)_c(?P<camid>\d+)s\d+_")
+"""Market-1501's names: ``0002_c1s1_000451_03.jpg``, distractors ``0000_...``, junk ``-1_...``."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is read: a picture's extension in any case, and not a hidden file.
+
+    >>> is_picture("0002_c1s1_000451_03.JPG"), is_picture("Thumbs.db"), is_picture("._0002_c1s1_000451_03.jpg")
+    (True, False, False)
+    """
+    # macOS leaves a hidden ._NAME.jpg beside each file it copies; it holds no picture.
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Base names of the pictures that lie in ``folder`` itself, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of pictures, found no such folder")
+    with os.scandir(folder) as entries:
+        found = sorted(entry.name for entry in entries)
+    return _some(folder, [name for name in found if is_picture(name)], found)
+
+
+def walk_pictures(folder: Path) -> list[str]:
+    """Paths, relative to ``folder`` and with ``/``, of the pictures in it and in all folders beneath, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of pictures, found no such folder")
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = Path(parent).relative_to(folder).as_posix() + "/"
+        found += [(prefix + name).removeprefix("./") for name in files]
+    return _some(folder, sorted(path for path in found if is_picture(path.rsplit("/", 1)[-1])), sorted(found))
+
+
+def read_folder(folder: Path, name: re.Pattern[str]) -> tuple[Picture, ...]:
+    """Read the pictures that lie in one folder, identity and camera taken from their base names.
+
+    Args:
+        folder: Where the pictures lie; folders beneath and files that are no pictures are ignored.
+        name: Matched at the start of each base name (never of the path); the groups ``pid`` and ``camid`` are numbers.
+
+    Returns:
+        The pictures, sorted by file name.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+        ValueError: If names do not match; says how many and shows the first.
+    """
+    names = list_pictures(folder)
+    matches = [name.match(file) for file in names]
+    refuse_names(folder, [file for file, match in zip(names, matches, strict=True) if match is None], len(names), name)
+    return tuple(
+        Picture(str(folder / file), int(match["pid"]), int(match["camid"]))
+        for file, match in zip(names, matches, strict=True)
+        if match is not None
+    )
+
+
+def refuse_names(folder: Path, unread: Sequence[str], total: int, name: re.Pattern[str]) -> None:
+    """Raise a ValueError that names and counts the files whose names say nothing, if there are any."""
+    if unread:
+        wanted = "identity or camera" if "camid" in name.groupindex else "identity"
+        raise ValueError(
+            f"{folder}: {len(unread)} of {total} file names carry no {wanted}: {shown(unread)}; expected names "
+            f"like the pattern {name.pattern!r}. Is it the right data set? Otherwise move these files away, or read "
+            "your own pictures with `dataset=folder` and a `pattern` that fits their names"
+        )
+
+
+def shown(items: Sequence[object], most: int = 5) -> str:
+    """The first few items, for an error.
+
+    >>> shown([3, 1, 4, 1, 5, 9])
+    '3, 1, 4, 1, 5, ... (6 in all)'
+    """
+    text = ", ".join(str(item) for item in items[:most])
+    return text if len(items) <= most else f"{text}, ... ({len(items)} in all)"
+
+
+def _some(folder: Path, pictures: list[str], found: Sequence[str]) -> list[str]:
+    if not pictures:
+        raise FileNotFoundError(
+            f"{folder}: expected pictures ({', '.join(sorted(EXTENSIONS))}), found {shown(found) or 'nothing'}. "
+            "Unpack the archive again, or point `data_dir` at the folder that holds the pictures"
+        )
+    return pictures

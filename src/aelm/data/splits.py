@@ -1,0 +1,193 @@
+"""Labels, cameras and splits of one or several benchmarks, and what must hold before the first epoch."""
+
+from collections.abc import Mapping, Sequence
+
+from aelm.data.holdout import HeldOut, hold_out
+from aelm.data.pictures import shown
+from aelm.data.split_table import count_warnings, split_table, unmatched_queries
+from aelm.types import Benchmark, Picture
+
+__all__ = [
+    "HeldOut",
+    "camera_map",
+    "check",
+    "count_warnings",
+    "hold_out",
+    "join",
+    "label_map",
+    "relabel",
+    "split_table",
+    "unmatched_queries",
+]
+
+LabelMap = Mapping[tuple[str, int], int]
+"""(benchmark name, number in that benchmark) -> number in training."""
+
+
+def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
+    """Training labels 0 .. N-1 of all identities, those of different benchmarks kept apart.
+
+    Args:
+        benchmarks: Their ``train`` is what is trained on; order does not matter.
+
+    Returns:
+        (benchmark name, pid) -> label, in sorted order.
+
+    Raises:
+        ValueError: If there is no benchmark, two have the same name, one has nothing to train on or a negative pid, or
+            there are fewer than two identities in all.
+
+    >>> first, second = Benchmark("a", (Picture("x.jpg", 7, 1),)), Benchmark("b", (Picture("y.jpg", 7, 1),))
+    >>> label_map([second, first])
+    {('a', 7): 0, ('b', 7): 1}
+    """
+    _refuse_untrainable(benchmarks)
+    keys = sorted({(benchmark.name, picture.pid) for benchmark in benchmarks for picture in benchmark.train})
+    if len(keys) < 2:
+        names = ", ".join(benchmark.name for benchmark in benchmarks)
+        raise ValueError(
+            f"{names}: training needs at least two identities to tell apart, found {len(keys)}. "
+            "Does the pattern for file names take the right part as `pid`?"
+        )
+    return {key: label for label, key in enumerate(keys)}
+
+
+def camera_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
+    """Numbers 0 .. K-1 of all training cameras, those of different benchmarks kept apart: (name, camid) -> number."""
+    keys = sorted({(benchmark.name, picture.camid) for benchmark in benchmarks for picture in benchmark.train})
+    return {key: camera for camera, key in enumerate(keys)}
+
+
+def relabel(benchmarks: Sequence[Benchmark], labels: LabelMap, cameras: LabelMap) -> tuple[Picture, ...]:
+    """The training pictures of all benchmarks, pid replaced by label and camid by the joint number.
+
+    Args:
+        benchmarks: In the order in which their pictures come.
+        labels: From :func:`label_map`, perhaps out of a checkpoint.
+        cameras: From :func:`camera_map`.
+
+    Raises:
+        ValueError: If identities or cameras are not in the maps; says how many and which.
+    """
+    train = [(benchmark.name, picture) for benchmark in benchmarks for picture in benchmark.train]
+    for what, known, keys in (
+        ("identities", labels, {(name, picture.pid) for name, picture in train}),
+        ("cameras", cameras, {(name, picture.camid) for name, picture in train}),
+    ):
+        unknown = sorted(keys - known.keys())
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} of {len(keys)} {what} to train on are not in the map, which has {len(known)}: "
+                f"{shown(unknown)}. Training goes on only with the data, and the held-out share, it began with"
+            )
+    return tuple(
+        Picture(picture.path, labels[name, picture.pid], cameras[name, picture.camid]) for name, picture in train
+    )
+
+
+def join(benchmarks: Sequence[Benchmark]) -> Benchmark:
+    """One benchmark of several, identities and cameras renumbered so that none coincide; one alone stays as it is.
+
+    Junk stays -1. Of each benchmark identities and cameras keep their order; all further query sets of one name are
+    put together. Meant for one validation set on several training sets; test sets are better kept apart.
+
+    Raises:
+        ValueError: If there is no benchmark, or two have the same name.
+    """
+    _refuse_same_names(benchmarks)
+    if len(benchmarks) == 1:
+        return benchmarks[0]
+    first_pid = first_camera = 0
+    splits: dict[str, list[Picture]] = {}
+    for benchmark in benchmarks:
+        parts = _parts(benchmark)
+        pids = sorted({picture.pid for part in parts.values() for picture in part if picture.pid >= 0})
+        camids = sorted({picture.camid for part in parts.values() for picture in part})
+        new_pid = {pid: first_pid + i for i, pid in enumerate(pids)}
+        new_camid = {camid: first_camera + i for i, camid in enumerate(camids)}
+        first_pid, first_camera = first_pid + len(pids), first_camera + len(camids)
+        for split, part in parts.items():
+            splits.setdefault(split, []).extend(
+                Picture(path, new_pid.get(pid, pid), new_camid[camid]) for path, pid, camid in part
+            )
+    train, query, gallery = (tuple(splits.pop(split)) for split in ("train", "query", "gallery"))
+    more = {split.removesuffix(" query"): tuple(pictures) for split, pictures in splits.items()}
+    return Benchmark("+".join(benchmark.name for benchmark in benchmarks), train, query, gallery, more)
+
+
+def check(benchmark: Benchmark) -> None:
+    """What must hold before the first epoch.
+
+    Raises:
+        ValueError: If a split is empty that should not be, a pid is out of range, or no query of a set has a match from
+            another camera.
+    """
+    name, parts = benchmark.name, _parts(benchmark)
+    for split, pictures in parts.items():
+        lowest = -1 if split == "gallery" else 0
+        outside = [picture for picture in pictures if picture.pid < lowest]
+        if outside:
+            raise ValueError(
+                f"{name}: {len(outside)} of {len(pictures)} pictures of {split} have a pid out of range: "
+                f"{shown([f'{picture.pid} ({picture.path})' for picture in outside])}; expected {lowest} or more. "
+                "Only a gallery holds junk (-1); give each other person a number from 0"
+            )
+    sets = {split: pictures for split, pictures in parts.items() if "query" in split and pictures}
+    published = [split for split in ("train", "query", "gallery") if f"{split} images" in benchmark.official]
+    needed = published or (["gallery"] if sets else []) + (["query"] if benchmark.gallery and not sets else [])
+    empty = [split for split in needed or ["train"] if not parts[split]]
+    if empty:
+        sizes = ", ".join(f"{len(pictures)} in {split}" for split, pictures in parts.items())
+        raise ValueError(
+            f"{name}: expected pictures in {' and '.join(empty)}, found none ({sizes}). "
+            "Is the data set unpacked completely, and `data_dir` the right folder?"
+        )
+    for split, queries in sets.items():
+        if len(unmatched_queries(queries, benchmark.gallery)) == len(queries):
+            raise ValueError(f"{name}: {_why_unmatched(split, queries, benchmark.gallery)}")
+
+
+def _why_unmatched(split: str, query: Sequence[Picture], gallery: Sequence[Picture]) -> str:
+    query_pids, gallery_pids = ({picture.pid for picture in pictures} - {-1} for pictures in (query, gallery))
+    shared = query_pids & gallery_pids
+    if not shared:
+        return (
+            f"{split} and gallery must share identities, found none in common; {split} has "
+            f"{shown(sorted(query_pids))}, gallery has {shown(sorted(gallery_pids))}. "
+            "Does `pid` mean the same in both, and does the pattern take the right part of the file names?"
+        )
+    cameras = [shown(sorted({picture.camid for picture in pictures}), most=20) for pictures in (query, gallery)]
+    return (
+        f"a match counts only from another camera, but {split} and gallery share {len(shared)} identities and none "
+        f"across cameras: {split} has the cameras {cameras[0]}, gallery has {cameras[1]}. "
+        "Check the `camid` of the file names; pictures without cameras can be read with a `pattern` that has none"
+    )
+
+
+def _parts(benchmark: Benchmark) -> dict[str, tuple[Picture, ...]]:
+    """Every split by name."""
+    more = {f"{name} query": queries for name, queries in benchmark.more_queries.items()}
+    return {"train": benchmark.train, "query": benchmark.query, "gallery": benchmark.gallery, **more}
+
+
+def _refuse_same_names(benchmarks: Sequence[Benchmark]) -> None:
+    names = [benchmark.name for benchmark in benchmarks]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"expected one data set or more, each by another name, got {', '.join(names) or 'none'}")
+
+
+def _refuse_untrainable(benchmarks: Sequence[Benchmark]) -> None:
+    _refuse_same_names(benchmarks)
+    for benchmark in benchmarks:
+        if not benchmark.train:
+            raise ValueError(
+                f"{benchmark.name}: expected training pictures, found none ({len(benchmark.query)} queries, "
+                f"{len(benchmark.gallery)} in the gallery). Some data sets are for testing only, as occluded_reid is; "
+                "then train on another one, and name this one as a test set"
+            )
+        junk = [picture for picture in benchmark.train if picture.pid < 0]
+        if junk:
+            raise ValueError(
+                f"{benchmark.name}: {len(junk)} of {len(benchmark.train)} training pictures have a negative pid: "
+                f"{shown([picture.path for picture in junk])}; expected 0 or more. Junk (-1) belongs in the gallery"
+            )
