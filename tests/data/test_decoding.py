@@ -1,0 +1,96 @@
+"""What comes out of a file, and what is said when nothing does."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from aelm.data.decoding import BadImageError, decode, pack, pack_files, planes, read_bytes
+
+RGB = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+
+
+def encoded(extension, image=RGB):
+    """The bytes of an RGB picture in a file format."""
+    done, data = cv2.imencode(extension, image[..., ::-1])
+    assert done
+    return data
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".tif"])
+def test_lossless_formats_come_back_as_rgb(extension):
+    np.testing.assert_array_equal(decode(encoded(extension), "x"), RGB)
+
+
+def test_jpeg_equals_opencv():
+    data = encoded(".jpg")
+    np.testing.assert_array_equal(decode(data, "x"), cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def test_grey_transparent_and_16_bit_pictures_become_8_bit_rgb():
+    grey = RGB[..., 0]
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", grey)[1], "x"), np.dstack([grey] * 3))
+    transparent = np.dstack([RGB[..., ::-1], np.full(RGB.shape[:2], 9, np.uint8)])
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", transparent)[1], "x"), RGB)
+    deep = RGB[..., ::-1].astype(np.uint16) * 257
+    np.testing.assert_array_equal(decode(cv2.imencode(".png", deep)[1], "x"), RGB)
+
+
+def test_exif_rotation_is_applied():
+    upright = np.zeros((16, 8, 3), np.uint8)
+    upright[:8] = 255
+    data = encoded(".jpg", np.rot90(upright)).tobytes()
+    # Orientation 6: turn a quarter clockwise to see it upright.
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    exif = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    seen = decode(np.frombuffer(data[:2] + exif + data[2:], np.uint8), "x")
+    assert seen.shape == upright.shape
+    assert np.abs(seen.astype(int) - upright).max() < 30
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
+def test_half_a_picture_is_an_error_that_names_it(extension, share):
+    data = encoded(extension)
+    with pytest.raises(BadImageError, match="half/a picture"):
+        decode(data[: int(len(data) * share)], "half/a picture")
+
+
+def test_a_cut_off_jpeg_is_refused_without_asking_opencv(monkeypatch):
+    # Releases of OpenCV before 5 return a picture whose lower part is grey.
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    data = encoded(".jpg")
+    assert decode(data, "whole").shape == (2, 2, 3)
+    with pytest.raises(BadImageError, match="cut off"):
+        decode(data[:-2], "cut")
+
+
+def test_other_files_are_errors(tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    with pytest.raises(BadImageError, match=r"notes\.jpg"):
+        decode(read_bytes(str(tmp_path / "notes.jpg")), str(tmp_path / "notes.jpg"))
+    with pytest.raises(BadImageError, match=r"absent\.jpg.*No such file"):
+        read_bytes(str(tmp_path / "absent.jpg"))
+
+
+@pytest.mark.parametrize("image", [RGB, RGB[:, ::-1], RGB[2:7, 1:4]])
+def test_planes_equal_a_transpose(image):
+    seen = planes(image)
+    assert seen.is_contiguous()
+    assert torch.equal(seen, torch.from_numpy(image.copy()).permute(2, 0, 1))
+
+
+def test_packed_strings_come_back():
+    strings = [b"", b"a", bytes(range(256)), b""]
+    assert [bytes(pack(strings).at(i)) for i in range(4)] == strings
+    assert len(pack([]).data) == 0
+
+
+def test_packed_files(tmp_path):
+    for name, content in (("a", b"one"), ("b", b"three")):
+        (tmp_path / name).write_bytes(content)
+    paths = [str(tmp_path / name) for name in ("a", "missing", "b")]
+    with pytest.raises(BadImageError, match="missing"):
+        pack_files(paths)
+    packed = pack_files(paths, missing_is_empty=True)
+    assert [bytes(packed.at(i)) for i in range(3)] == [b"one", b"", b"three"]
