@@ -11,13 +11,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from aelm.figures.lettering import drawable, font
+from aelm.figures.lettering import drawable, families, font
 from aelm.figures.page import DPI, INK, LABEL, MUTED, PAPER, RULE, SMALL
 from aelm.figures.writing import save
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; dashes tell them apart in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":")
+LONGEST_NAME = 56  # letters in a legend
 
 Place = Literal["best", "lower right"]
 
@@ -51,7 +52,7 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:
     axes.grid(visible=True, axis="y", color=RULE, linewidth=0.6, linestyle="-")
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=MUTED, labelsize=SMALL, labelcolor=MUTED)
+    axes.tick_params(length=0, colors=MUTED, labelsize=SMALL, labelcolor=MUTED, labelfontfamily=list(families()))
     axes.set_title(
         drawable(title), loc="left", color=INK, fontproperties=font(LABEL, bold=True), parse_math=False, pad=8
     )
@@ -67,7 +68,7 @@ def key(axes: Axes, lines: Sequence[Line2D], names: Sequence[str], place: Place 
     )  # fmt: skip
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(drawable(name))
+        text.set_text(drawable(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"))
 
 
 def cmc_curve(

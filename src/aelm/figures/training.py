@@ -32,6 +32,7 @@ FRACTIONS = {"Training accuracy", "Validation", "Erased fraction of the map"}
 
 MANY = 150  # points from which on a running mean is drawn over the faint raw line
 FEW = 30  # points up to which each is marked
+ENOUGH = 3000  # points; of longer series every n-th is drawn
 
 
 def read_history(metrics_csv: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -121,9 +122,11 @@ def _draw_panel(axes: Axes, title: str, series: History) -> None:
         steps, values = np.array(points, dtype=np.float64).T
         values = np.where(np.isfinite(values), values, np.nan) * (100 if title in FRACTIONS else 1)
         colour, dashes = line_style(index)
+        stride = -(-len(values) // ENOUGH)
         if len(values) >= MANY and title != "Learning rate":
-            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+            axes.plot(steps[::stride], values[::stride], color=colour, alpha=0.25, linewidth=0.7)
             values = running_mean(values, len(values) // 40)
+        steps, values = steps[::stride], values[::stride]
         marker = "o" if len(values) <= FEW else ""
         lines += axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, marker=marker, markersize=3)
         names.append(name if np.isfinite(values).any() else f"{name} (never finite)")
