@@ -1,0 +1,1 @@
+"""Synthetic pedestrians: people that are drawn, not downloaded, and know the truth about themselves."""

@@ -1,0 +1,126 @@
+"""Cameras: where they look from, in which light, and what their lens and sensor do to a picture."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from aelm.data.synthetic.paint import Bytes, Floats, Light
+from aelm.data.synthetic.people import CAMERAS, between, stream
+from aelm.data.synthetic.scenes import SCENE_HEIGHT, SCENE_WIDTH, scene
+
+
+class Camera(NamedTuple):
+    """What all pictures of one camera share.
+
+    Attributes:
+        number: Counts from 1.
+        seed: Of the world that it belongs to.
+        yaw: The side from which people are mostly seen; 0 is their front.
+        yaw_spread: How much that varies, in radians.
+        pitch: How far it looks down, in radians.
+        light: Where the light comes from.
+        gain: Of red, green and blue.
+        gamma: Above 1 darkens the middle tones.
+        haze: Share of grey veil, 0..1.
+        blur: Standard deviation of the lens blur, in heights of a picture.
+        detail: Share of the resolution that survives.
+        noise: Standard deviation of the sensor, in grey levels.
+    """
+
+    number: int
+    seed: int
+    yaw: float
+    yaw_spread: float
+    pitch: float
+    light: Light
+    gain: tuple[float, float, float]
+    gamma: float
+    haze: float
+    blur: float
+    detail: float
+    noise: float
+
+
+def camera(seed: int, number: int) -> Camera:
+    """The camera of this number; neighbours differ strongly in exposure and tint.
+
+    >>> camera(0, 1) == camera(0, 1), camera(0, 1).gain == camera(0, 2).gain
+    (True, False)
+    """
+    if number < 1:
+        raise ValueError(f"cameras count from 1, got {number}")
+    world = stream(CAMERAS, seed, 0, 0)
+    start_tint, start_side = world.random(), world.random()
+    draw = stream(CAMERAS, seed, number, 0)
+    # Steps of the golden ratio spread tints and sides evenly, whatever the number of cameras.
+    tint = 2 * np.pi * (start_tint + 0.618034 * number)
+    exposure = (0.62, 1.08, 0.8, 1.28, 0.7, 0.95)[number % 6] * between(draw, 0.95, 1.05)
+    strength = between(draw, 0.17, 0.26)
+    red, green, blue = (exposure * (1 + strength * np.cos(tint + shift)) for shift in (0.0, 2.3, 4.2))
+    direction = np.array([between(draw, -0.6, 0.6), -0.5, between(draw, 0.6, 0.9)])
+    x, y, z = (direction / np.linalg.norm(direction)).tolist()
+    return Camera(
+        number=number,
+        seed=seed,
+        yaw=2 * np.pi * float(start_side + 0.382 * number),
+        yaw_spread=between(draw, 0.6, 1.1),
+        pitch=between(draw, 0.1, 0.34),
+        light=Light(x, y, z),
+        gain=(float(red), float(green), float(blue)),
+        gamma=between(draw, 0.85, 1.25),
+        haze=between(draw, 0.0, 0.14),
+        blur=between(draw, 0.0028, 0.0068),
+        detail=between(draw, 0.6, 1.0),
+        noise=between(draw, 1.0, 4.0),
+    )
+
+
+def backdrop(eye: Camera, generator: np.random.Generator, height: int) -> Floats:
+    """One window of the camera's place: ``(height, height / 2, 3)``, 0..255."""
+    zoom = between(generator, 0.82, 1.0)
+    tall = int(SCENE_HEIGHT * zoom)
+    wide = tall // 2
+    left = int(generator.random() * (SCENE_WIDTH - wide))
+    top = int(generator.random() * (SCENE_HEIGHT - tall))
+    window = scene(eye.seed, eye.number)[top : top + tall, left : left + wide]
+    if generator.random() < 0.5:
+        window = np.ascontiguousarray(window[:, ::-1])
+    kind = cv2.INTER_AREA if tall > height else cv2.INTER_LINEAR
+    return cv2.resize(window, (height // 2, height), interpolation=kind).astype(np.float32)
+
+
+def shadow(eye: Camera, feet: tuple[float, float], reach: float, height: int) -> Floats:
+    """How bright the ground stays around the feet: ``(height, height / 2, 1)``; everything in heights of the picture."""
+    rows, columns = np.mgrid[0:height, 0 : height // 2].astype(np.float32)
+    x, y = columns / height - feet[0], rows / height - feet[1]
+    flat = max(float(np.sin(eye.pitch)), 0.2)
+    lean = x - eye.light.x * -0.5 * y / flat * 0.4 + eye.light.x * 0.05
+    contact = np.exp(-((lean / (0.13 * reach)) ** 2) - (y / (0.13 * reach * flat)) ** 2)
+    cast_x = x + eye.light.x * 0.16
+    cast = np.exp(-((cast_x / (0.2 * reach)) ** 2) - ((y + 0.02) / (0.1 * reach * flat)) ** 2)
+    return (1.0 - 0.5 * contact)[:, :, None] * (1.0 - 0.25 * cast)[:, :, None]
+
+
+def expose(eye: Camera, picture: Floats, generator: np.random.Generator) -> Bytes:
+    """Turns a scene into what the camera stores: blur, lost detail, light and tint, veil and noise.
+
+    Args:
+        eye: The camera.
+        picture: ``(h, w, 3)``, 0..255.
+        generator: The weather of this shot.
+    """
+    height, width = picture.shape[:2]
+    picture = cv2.GaussianBlur(picture, (0, 0), max(eye.blur * height * between(generator, 0.7, 1.3), 0.2))
+    detail = min(eye.detail * between(generator, 0.85, 1.15), 1.0)
+    if detail < 0.95:
+        small = cv2.resize(picture, (int(width * detail), int(height * detail)), interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    weather = between(generator, 0.8, 1.22)
+    warmth = between(generator, -0.07, 0.07)
+    gain = np.array(eye.gain, np.float32) * np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * np.float32(weather)
+    light = np.clip(picture / 255.0, 0, None) ** np.float32(eye.gamma) * gain
+    light = light / (1 + 0.35 * np.maximum(light - 0.75, 0))  # highlights roll off instead of clipping
+    light = light * (1 - eye.haze) + eye.haze * 0.6 * gain
+    noise = generator.standard_normal((height, width, 3), dtype=np.float32) * np.float32(eye.noise)
+    return np.clip(np.rint(light * 255.0 + noise), 0, 255).astype(np.uint8)

@@ -1,0 +1,165 @@
+"""The brush: anti-aliased layers, and tubes that are shaded and textured as cylinders.
+
+Everything is drawn on a canvas of fixed size, several times larger than the picture, and shrunk once at the end.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Texture = Callable[[Floats, Floats], Bytes]
+
+CANVAS_HEIGHT, CANVAS_WIDTH = 512, 256
+AMBIENT, DIFFUSE = 0.5, 0.62
+
+
+class Layer(NamedTuple):
+    """Something drawn on a transparent canvas: what it shows, and what it is (0 where it is nothing).
+
+    Attributes:
+        colour: ``(h, w, 3)`` uint8, RGB.
+        part: ``(h, w)`` uint8, a ``BodyPart`` or any non-zero mark.
+    """
+
+    colour: Bytes
+    part: Bytes
+
+
+class Light(NamedTuple):
+    """Where light comes from, as seen by the camera: right, down, towards the camera; of unit length."""
+
+    x: float
+    y: float
+    z: float
+
+
+def blank(height: int = CANVAS_HEIGHT, width: int = CANVAS_WIDTH) -> Layer:
+    """An empty layer."""
+    return Layer(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
+
+
+def _wrinkles() -> Floats:
+    """A fixed tile of soft noise around 1, wider than tall: creases run across a limb."""
+    generator = np.random.Generator(np.random.PCG64(20190714))
+    tile = np.zeros((128, 128), np.float32)
+    for cells, weight in ((6, 0.5), (14, 0.35), (30, 0.2)):
+        rough = generator.random((cells, cells // 2), dtype=np.float32) - 0.5
+        tile += weight * cv2.resize(np.pad(rough, ((0, 1), (0, 1)), mode="wrap"), (128, 128))
+    return 1.0 + 0.5 * tile
+
+
+WRINKLES = _wrinkles()
+
+
+def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, Floats, Floats] | None:
+    """The box around a polygon, its mask there, and the coordinates of the box; None when it lies off the canvas."""
+    height, width = layer.part.shape
+    x0, y0 = np.floor(outline.min(axis=0)).astype(int)
+    x1, y1 = np.ceil(outline.max(axis=0)).astype(int) + 1
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if x0 >= x1 or y0 >= y1:
+        return None
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    # Sixteenths of a pixel: rounding keeps the last bits of sin and cos out of the picture.
+    corners = np.rint((outline - (x0, y0)) * 16).astype(np.int32)
+    cv2.fillPoly(mask, [corners], 1, shift=4)
+    x = np.arange(x0, x1, dtype=np.float32)[None, :]
+    y = np.arange(y0, y1, dtype=np.float32)[:, None]
+    return (slice(y0, y1), slice(x0, x1)), mask, x, y
+
+
+def put(layer: Layer, box: tuple[slice, slice], mask: Bytes, colour: Floats, part: int) -> None:
+    """Lays colours (0..255, float) over the layer where the mask is set."""
+    cv2.copyTo(np.clip(colour, 0, 255).astype(np.uint8), mask, layer.colour[box])
+    layer.part[box][mask > 0] = part
+
+
+def flat(layer: Layer, outline: Floats, colour: Sequence[float], part: int, fade: float = 1.0) -> None:
+    """Fills a polygon with one colour, darkening it downwards to ``fade``."""
+    found = region(layer, outline)
+    if found is None:
+        return
+    box, mask, _, y = found
+    shade = 1.0 + (fade - 1.0) * (y - y[0]) / max(len(y) - 1, 1)
+    tint = np.asarray(colour, np.float32) * shade[:, :, None]
+    put(layer, box, mask, np.broadcast_to(tint, (*mask.shape, 3)), part)
+
+
+def dim(layer: Layer, outline: Floats, factor: float) -> None:
+    """Darkens what is drawn inside a polygon: the shadow that one part throws on another."""
+    found = region(layer, outline)
+    if found is None:
+        return
+    box, mask, _, _ = found
+    here = layer.colour[box]
+    cv2.copyTo(cv2.convertScaleAbs(here, alpha=factor), mask, here)
+
+
+def tube_outline(start: Floats, end: Floats, radii: Floats, round_start: bool, round_end: bool) -> Floats:
+    """The outline of a straight tube whose radius changes along evenly spaced stations; ends round or flat."""
+    axis = end - start
+    length = max(float(np.hypot(*axis)), 1e-3)
+    along = axis / length
+    across = np.array([-along[1], along[0]], np.float32)
+    stations = start + np.linspace(0, 1, len(radii), dtype=np.float32)[:, None] * axis
+    left = stations + radii[:, None] * across
+    right = stations - radii[:, None] * across
+    angles = np.linspace(0, np.pi, 9, dtype=np.float32)[1:-1, None]
+    cap_end = end + radii[-1] * (np.cos(angles) * across + np.sin(angles) * along)
+    cap_start = start - radii[0] * (np.cos(angles) * across + np.sin(angles) * along)
+    pieces = [left, *([cap_end] if round_end else []), right[::-1], *([cap_start] if round_start else [])]
+    return np.concatenate(pieces).astype(np.float32)
+
+
+class Cloth(NamedTuple):
+    """What a tube is made of.
+
+    Attributes:
+        palette: The colours a texture chooses from; the first one where there is no texture.
+        texture: From (position along 0..1, angle on screen in radians) to an index into the palette.
+        creases: How much the cloth is wrinkled; 0 for skin.
+        phase: Shifts the wrinkles, so that limbs differ.
+    """
+
+    palette: tuple[tuple[int, int, int], ...]
+    texture: Texture | None = None
+    creases: float = 1.0
+    phase: int = 0
+
+
+def tube(
+    layer: Layer, start: Floats, end: Floats, radii: Sequence[float], cloth: Cloth, light: Light, part: int,
+    ends: tuple[bool, bool] = (True, True),
+) -> None:
+    """Draws a limb, a torso or a skirt: a tube from ``start`` to ``end`` (canvas pixels), lit as a cylinder."""
+    profile = np.asarray(radii, np.float32)
+    found = region(layer, tube_outline(start, end, profile, *ends))
+    if found is None:
+        return
+    box, mask, x, y = found
+    axis = end - start
+    length = max(float(np.hypot(*axis)), 1e-3)
+    ax, ay = (axis / length).tolist()
+    dx, dy = x - float(start[0]), y - float(start[1])
+    along = np.clip((dx * ax + dy * ay) / length, 0.0, 1.0)  # (h, w)
+    table = np.interp(np.linspace(0, 1, 64), np.linspace(0, 1, len(profile)), profile).astype(np.float32)
+    radius = table[(along * 63).astype(np.intp)]
+    sine = np.clip((dx * -ay + dy * ax) / np.maximum(radius, 1e-3), -0.995, 0.995)
+    facing = np.sqrt(1.0 - sine * sine)
+    shade = AMBIENT + DIFFUSE * np.maximum(sine * (-ay * light.x + ax * light.y) + facing * light.z, 0.0)
+    if cloth.creases:
+        row = (along * (length * 0.5) + cloth.phase).astype(np.intp) % 128
+        column = ((sine + 1.0) * 30 + cloth.phase * 3).astype(np.intp) % 128
+        shade = shade * (1.0 + cloth.creases * (WRINKLES[row, column] - 1.0))
+    palette = np.asarray(cloth.palette, np.float32)
+    if cloth.texture is None:
+        colour = palette[0] * shade[:, :, None]
+    else:
+        # The angle around the tube: 0 faces the camera, +pi/2 is the right edge of a tube that points down.
+        colour = palette[cloth.texture(along, -np.arcsin(sine))] * shade[:, :, None]
+    put(layer, box, mask, colour, part)
