@@ -122,11 +122,13 @@ def _draw_panel(axes: Axes, title: str, series: History) -> None:
         steps, values = np.array(points, dtype=np.float64).T
         values = np.where(np.isfinite(values), values, np.nan) * (100 if title in FRACTIONS else 1)
         colour, dashes = line_style(index)
-        stride = -(-len(values) // ENOUGH)
+        shown = slice(None, None, -(-len(values) // ENOUGH))
         if len(values) >= MANY and title != "Learning rate":
-            axes.plot(steps[::stride], values[::stride], color=colour, alpha=0.25, linewidth=0.7)
-            values = running_mean(values, len(values) // 40)
-        steps, values = steps[::stride], values[::stride]
+            axes.plot(steps[shown], values[shown], color=colour, alpha=0.25, linewidth=0.7)
+            reach = len(values) // 40
+            # At its ends the mean has few neighbours and would show noise as a trend.
+            steps, values = (part[reach // 2 : -(reach // 2)] for part in (steps, running_mean(values, reach)))
+        steps, values = steps[shown], values[shown]
         marker = "o" if len(values) <= FEW else ""
         lines += axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, marker=marker, markersize=3)
         names.append(name if np.isfinite(values).any() else f"{name} (never finite)")
