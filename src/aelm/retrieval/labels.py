@@ -1,0 +1,133 @@
+"""Who may match whom: the identity and camera rules of re-ID, without any feature.
+
+For one query, a gallery picture of its own identity counts as a match when another camera took it and takes no part
+when the same camera did; pictures of pid -1 (junk) never take part; all others, distractors included, are negatives.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+IntArray = NDArray[np.int64]
+JUNK = -1
+
+
+class Labels(NamedTuple):
+    """Checked identities and cameras of both sides, each int64.
+
+    Attributes:
+        query_pids: ``(Q,)``, all 0 or above.
+        gallery_pids: ``(G,)``, -1 is junk.
+        query_camids: ``(Q,)``.
+        gallery_camids: ``(G,)``.
+    """
+
+    query_pids: IntArray
+    gallery_pids: IntArray
+    query_camids: IntArray
+    gallery_camids: IntArray
+
+    @property
+    def num_junk(self) -> int:
+        """Gallery pictures of pid -1."""
+        return int((self.gallery_pids == JUNK).sum())
+
+    @property
+    def num_distractors(self) -> int:
+        """Gallery pictures of an identity that no query has, junk left out."""
+        known = np.isin(self.gallery_pids, self.query_pids)
+        return int((~known & (self.gallery_pids != JUNK)).sum())
+
+
+class OwnPairs(NamedTuple):
+    """All (query, gallery) pairs of one identity, query by query, gallery order within a query.
+
+    Attributes:
+        query: ``(K,)`` int64, ascending.
+        gallery: ``(K,)`` int64.
+        is_match: ``(K,)`` bool: True where the cameras differ, False where the pair takes no part.
+        start: ``(Q + 1,)`` int64: the pairs of query ``q`` lie at ``start[q]:start[q + 1]``.
+    """
+
+    query: IntArray
+    gallery: IntArray
+    is_match: NDArray[np.bool_]
+    start: IntArray
+
+
+def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_camids: Any) -> Labels:
+    """Turns tensors, arrays or lists into :class:`Labels`.
+
+    Raises:
+        TypeError: If ids are not whole numbers.
+        ValueError: If a side is empty, lengths differ, a pid lies below -1, or a query is junk.
+
+    >>> check_labels([3, 4], [3, -1, 9], [1, 1], [2, 2, 2]).num_distractors
+    1
+    """
+    labels = Labels(
+        _whole_numbers("query_pids", query_pids),
+        _whole_numbers("gallery_pids", gallery_pids),
+        _whole_numbers("query_camids", query_camids),
+        _whole_numbers("gallery_camids", gallery_camids),
+    )
+    for side, pids, camids in (("query", labels[0], labels[2]), ("gallery", labels[1], labels[3])):
+        if len(pids) == 0:
+            raise ValueError(f"the {side} is empty: `{side}_pids` has no entry, so there is nothing to rank")
+        if len(pids) != len(camids):
+            raise ValueError(f"`{side}_pids` has {len(pids)} entries but `{side}_camids` has {len(camids)}")
+        if (pids < JUNK).any():
+            raise ValueError(
+                f"`{side}_pids` must be -1 (junk) or above, got {pids.min()} at row {int(pids.argmin())}; "
+                "number the identities from 0"
+            )
+    if (labels.query_pids == JUNK).any():
+        rows = np.flatnonzero(labels.query_pids == JUNK)
+        raise ValueError(
+            f"pid -1 marks junk, which only the gallery may hold, but {len(rows)} of {len(labels.query_pids)} queries "
+            f"have it (rows {first_few(rows)}); drop them from the query set"
+        )
+    return labels
+
+
+def own_pairs(labels: Labels, queries: IntArray | None = None) -> OwnPairs:
+    """Lists every pair of one identity, without a Q x G table.
+
+    Args:
+        labels: Checked labels.
+        queries: Query rows to list, in the order wanted; all when None. ``query`` then counts within this list.
+
+    >>> own_pairs(check_labels([3, 4], [3, -1, 4, 3], [1, 1], [2, 2, 1, 1])).gallery.tolist()
+    [0, 3, 2]
+    """
+    query_pids = labels.query_pids if queries is None else labels.query_pids[queries]
+    query_camids = labels.query_camids if queries is None else labels.query_camids[queries]
+    order = np.argsort(labels.gallery_pids, kind="stable")
+    grouped = labels.gallery_pids[order]
+    low = np.searchsorted(grouped, query_pids, side="left")
+    size = np.searchsorted(grouped, query_pids, side="right") - low
+    start = np.concatenate([[0], np.cumsum(size)])
+    query = np.repeat(np.arange(len(query_pids)), size)
+    gallery = order[np.arange(start[-1]) + np.repeat(low - start[:-1], size)]
+    is_match = query_camids[query] != labels.gallery_camids[gallery]
+    return OwnPairs(query, gallery, is_match, start)
+
+
+def first_few(rows: IntArray, most: int = 5) -> str:
+    """Names the first rows of a long list for an error message.
+
+    >>> first_few(np.arange(9), most=3)
+    '0, 1, 2, ...'
+    """
+    return ", ".join(str(row) for row in rows[:most]) + (", ..." if len(rows) > most else "")
+
+
+def _whole_numbers(name: str, values: Any) -> IntArray:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"`{name}` must have one axis, one id for each picture, got shape {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"`{name}` must hold whole numbers, got {array.dtype}; convert with `.astype('int64')`")
+    return array.astype(np.int64)

@@ -1,0 +1,150 @@
+"""From the ranks of the matches to every score that re-ID papers print."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aelm.retrieval.labels import IntArray, Labels
+
+FloatArray = NDArray[np.float64]
+
+
+class RankResult(NamedTuple):
+    """What a ranking is worth. All scores are fractions in 0 .. 1; ranks count from 1, with ignored pictures removed.
+
+    Attributes:
+        mAP: Mean of ``(1/R) sum k / r_k``, the formula of torchreid, fast-reid, BoT and TransReID.
+        mAP_trapezoid: Mean of ``(1/R) sum 1/2 [k / r_k + (k-1) / (r_k - 1)]``, Market-1501's official code.
+        mINP: Mean of ``R / r_R``.
+        cmc: ``(max_rank,)`` float64: share of queries whose first match stands at rank k or before.
+        average_precision: ``(Q,)`` float64, NaN for a skipped query; so are the next two.
+        average_precision_trapezoid: ``(Q,)`` float64.
+        inverse_negative_penalty: ``(Q,)`` float64, ``R / r_R`` of each query.
+        first_rank: ``(Q,)`` int64, rank of the first match; 0 for a skipped query.
+        match_query: ``(M,)`` int64, the query of every match, ascending.
+        match_gallery: ``(M,)`` int64, the gallery row of every match, best first within a query.
+        match_rank: ``(M,)`` int64, its rank.
+        query_pids: ``(Q,)`` int64, as given.
+        query_camids: ``(Q,)`` int64, as given.
+        num_queries: Q, skipped ones included.
+        num_skipped: Queries without any match, left out of every mean.
+        num_junk: Gallery pictures of pid -1.
+        num_distractors: Gallery pictures of an identity that no query has.
+    """
+
+    mAP: float
+    mAP_trapezoid: float
+    mINP: float
+    cmc: FloatArray
+    average_precision: FloatArray
+    average_precision_trapezoid: FloatArray
+    inverse_negative_penalty: FloatArray
+    first_rank: IntArray
+    match_query: IntArray
+    match_gallery: IntArray
+    match_rank: IntArray
+    query_pids: IntArray
+    query_camids: IntArray
+    num_queries: int
+    num_skipped: int
+    num_junk: int
+    num_distractors: int
+
+    def scalars(self) -> dict[str, float]:
+        """The scores by their names in logs: mAP, mAP_trapezoid, mINP, rank1, rank5, rank10."""
+        return _scalars(self, np.ones(self.num_queries, dtype=bool))
+
+    def by_camera(self) -> dict[int, dict[str, float]]:
+        """The same scores for the queries of each camera, with ``num_queries`` and ``num_skipped`` beside them.
+
+        A camera whose queries were all skipped has NaN for its scores.
+        """
+        cameras = {}
+        for camid in np.unique(self.query_camids).tolist():
+            chosen = self.query_camids == camid
+            skipped = int((chosen & (self.first_rank == 0)).sum())
+            counts = {"num_queries": float(chosen.sum()), "num_skipped": float(skipped)}
+            cameras[camid] = {**_scalars(self, chosen), **counts}
+        return cameras
+
+
+def score_ranks(
+    labels: Labels, match_query: IntArray, match_gallery: IntArray, match_rank: IntArray, max_rank: int
+) -> RankResult:
+    """Turns the ranks of all matches into a :class:`RankResult`.
+
+    Args:
+        labels: Checked labels.
+        match_query: ``(M,)`` ascending.
+        match_gallery: ``(M,)``.
+        match_rank: ``(M,)`` ascending within a query, from 1.
+        max_rank: Length of the CMC curve; may exceed the gallery.
+
+    Raises:
+        ValueError: If no query has a match.
+    """
+    Q = len(labels.query_pids)
+    matches = np.bincount(match_query, minlength=Q)
+    valid = matches > 0
+    if not valid.any():
+        raise ValueError(no_match_message(labels))
+    start = np.cumsum(matches) - matches
+    k = np.arange(len(match_query)) - start[match_query] + 1
+    precision = k / match_rank
+    before = np.where(match_rank == 1, 1.0, (k - 1) / np.maximum(match_rank - 1, 1))
+    first, last = np.zeros(Q, dtype=np.int64), np.ones(Q, dtype=np.int64)
+    first[valid] = match_rank[start[valid]]
+    last[valid] = match_rank[(start + matches - 1)[valid]]
+    divisor = np.where(valid, matches, np.nan)
+    ap = np.bincount(match_query, precision, Q) / divisor
+    trapezoid = np.bincount(match_query, (precision + before) / 2, Q) / divisor
+    inp = divisor / last
+    reached = np.bincount(np.minimum(first[valid], max_rank + 1), minlength=max_rank + 2)
+    return RankResult(
+        mAP=float(ap[valid].mean()),
+        mAP_trapezoid=float(trapezoid[valid].mean()),
+        mINP=float(inp[valid].mean()),
+        cmc=np.cumsum(reached[1 : max_rank + 1]) / valid.sum(),
+        average_precision=ap,
+        average_precision_trapezoid=trapezoid,
+        inverse_negative_penalty=inp,
+        first_rank=first,
+        match_query=match_query,
+        match_gallery=match_gallery,
+        match_rank=match_rank,
+        query_pids=labels.query_pids,
+        query_camids=labels.query_camids,
+        num_queries=Q,
+        num_skipped=int(Q - valid.sum()),
+        num_junk=labels.num_junk,
+        num_distractors=labels.num_distractors,
+    )
+
+
+def no_match_message(labels: Labels) -> str:
+    """Says why no query can be scored, and what to look at."""
+    shared = np.intersect1d(labels.query_pids, labels.gallery_pids)
+    head = f"none of the {len(labels.query_pids)} queries has a match in the gallery: "
+    if len(shared) == 0:
+        return head + "the two sides share no pid; check that both are numbered by the same label map"
+    cameras = np.union1d(labels.query_camids, labels.gallery_camids)
+    return head + (
+        f"{len(shared)} pids occur on both sides, but only in pictures of the query's own camera "
+        f"(camera ids seen: {cameras[:8].tolist()}); give each camera, or each side, its own camid"
+    )
+
+
+def _scalars(result: RankResult, chosen: NDArray[np.bool_]) -> dict[str, float]:
+    chosen = chosen & (result.first_rank > 0)
+    first = result.first_rank[chosen]
+    if not len(first):
+        return dict.fromkeys(("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"), float("nan"))
+    return {
+        "mAP": float(result.average_precision[chosen].mean()),
+        "mAP_trapezoid": float(result.average_precision_trapezoid[chosen].mean()),
+        "mINP": float(result.inverse_negative_penalty[chosen].mean()),
+        "rank1": float((first <= 1).mean()),
+        "rank5": float((first <= 5).mean()),
+        "rank10": float((first <= 10).mean()),
+    }
