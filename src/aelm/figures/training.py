@@ -132,8 +132,8 @@ def _draw_panel(axes: Axes, title: str, series: History) -> None:
         marker = "o" if len(values) <= FEW else ""
         lines += axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, marker=marker, markersize=3)
         names.append(name if np.isfinite(values).any() else f"{name} (never finite)")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter("{x:g}")  # no common factor above the axis, which would move the title
     axes.margins(x=0.03, y=0.08)
     if axes.dataLim.ymin >= 0:  # heights compare only above zero
