@@ -52,14 +52,14 @@ class Batch(NamedTuple):
         image: ``(B, 3, H, W)`` uint8, RGB; the model normalises it, on the device it runs on.
         pid: ``(B,)`` int64: in training the label 0 .. N-1, in evaluation the pid of the data set.
         camid: ``(B,)`` int64.
-        index: ``(B,)`` int64, the position in the data set: tells padded duplicates apart.
+        position: ``(B,)`` int64, where in the data set each picture stands: tells padded duplicates apart.
         is_query: ``(B,)`` bool; False throughout in training.
     """
 
     image: Tensor
     pid: Tensor
     camid: Tensor
-    index: Tensor
+    position: Tensor
     is_query: Tensor
 
 

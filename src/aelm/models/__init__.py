@@ -1,0 +1,19 @@
+"""The paper, one file a name: IFCN, CoAM, AELM; the backbone they stand on and the network they make."""
+
+from aelm.models.aelm import AELM, RandomAELM, TwoHeads, discriminative_region
+from aelm.models.backbone import TimmBackbone
+from aelm.models.coam import CoAM
+from aelm.models.ifcn import IFCN
+from aelm.models.network import ReIDNetwork, joined
+
+__all__ = [
+    "AELM",
+    "IFCN",
+    "CoAM",
+    "RandomAELM",
+    "ReIDNetwork",
+    "TimmBackbone",
+    "TwoHeads",
+    "discriminative_region",
+    "joined",
+]

@@ -1,0 +1,104 @@
+"""Losses over what the classifiers say: identity (cross-entropy) and batch-hard triplet."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aelm.models.ifcn import check_labels
+from aelm.models.network import StageOutputs
+
+
+class IdentityLoss(nn.Module):
+    """Cross-entropy of every classifier, summed.
+
+    Args:
+        label_smoothing: Share of the target spread over all identities, in [0, 1) (Szegedy et al. 2016).
+        head_weights: A weight each for A, B, ... at every stage; None for 1.
+        weight: Factor of the whole term.
+
+    Shape:
+        outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
+
+    Raises:
+        ValueError: If a label is out of range, or the number of weights is not that of the classifiers.
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, head_weights: Sequence[float] | None = None, weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+        self.head_weights = None if head_weights is None else tuple(head_weights)
+        self.weight = weight
+
+    def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        total = outputs[0][0].logits.new_zeros((), dtype=torch.float32)
+        for heads in outputs:
+            weights = self.head_weights or (1.0,) * len(heads)
+            if len(weights) != len(heads):
+                raise ValueError(
+                    f"`head_weights` must hold a weight for each of {len(heads)} heads, got {len(weights)}"
+                )
+            for head, weight in zip(heads, weights, strict=True):
+                check_labels(pids, head.logits.shape[1])
+                total = total + weight * F.cross_entropy(
+                    head.logits.float(), pids, label_smoothing=self.label_smoothing
+                )
+        return self.weight * total
+
+
+class TripletLoss(nn.Module):
+    """Batch-hard triplet loss on the joined embedding in front of the BNNeck (Hermans et al. 2017).
+
+    Args:
+        margin: By how much the hardest other person must be farther than the hardest picture of the same one, in units
+            of the embedding; None for the soft margin ``log(1 + exp(positive - negative))``.
+        weight: Factor of the whole term.
+
+    Shape:
+        outputs of a network, pids ``(B,)`` -> scalar.
+    """
+
+    def __init__(self, margin: float | None = 0.3, weight: float = 1.0) -> None:
+        super().__init__()
+        if margin is not None and margin < 0:
+            raise ValueError(f"`margin` must be 0 or more, or null for the soft margin; got {margin}")
+        self.margin = margin
+        self.weight = weight
+
+    def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        features = torch.cat([head.pooled for heads in outputs for head in heads], 1)
+        return self.weight * batch_hard_triplet(features, pids, self.margin)
+
+
+def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
+    """Mean over anchors of ``max(0, hardest positive - hardest negative + margin)``, Euclidean, in float32.
+
+    Anchors without another picture of their identity, or without another identity in the batch, take no part; with none
+    left the loss is 0. Identical pictures give a gradient of 0, not NaN.
+
+    Args:
+        features: ``(B, D)``.
+        pids: ``(B,)``.
+        margin: None for the soft margin.
+
+    >>> features = torch.tensor([[0.0], [1.0], [3.0], [3.0]])
+    >>> batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=2.5)
+    tensor(0.6250)
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        # Difference by difference: the way over the product loses small distances, and has no gradient at 0.
+        distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+        same = pids[:, None] == pids[None, :]
+        itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+        positive = distances.masked_fill(~same | itself, -torch.inf).amax(1)
+        negative = distances.masked_fill(same, torch.inf).amin(1)
+        valid = torch.isfinite(positive) & torch.isfinite(negative)
+        gap = torch.where(valid, positive, 0) - torch.where(valid, negative, 0)
+        loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
+        return (loss * valid).sum() / valid.sum().clamp(min=1)

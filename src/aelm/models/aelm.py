@@ -1,0 +1,191 @@
+"""AELM: the most discriminative region is erased from the map, and a second classifier learns the rest."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from aelm.models.ifcn import IFCN
+from aelm.types import HeadOutput
+
+Fill = Literal["drop", "zero"]
+
+
+class TwoHeads(nn.Module):
+    """Classifiers A and B on the same map, with nothing erased: the control for the second head's width.
+
+    Args:
+        channels: Depth C of the incoming map.
+        num_ids: Number N of identities.
+        embed_dim: Depth E of each classifier's embedding map.
+        neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
+
+    Shape:
+        features ``(B, C, H, W)``, pids ``(B,)`` -> the outputs of A and of B.
+    """
+
+    def __init__(self, channels: int, num_ids: int, embed_dim: int = 512, *, neck: bool = False) -> None:
+        super().__init__()
+        self.a = IFCN(channels, num_ids, embed_dim, neck=neck)
+        self.b = IFCN(channels, num_ids, embed_dim, neck=neck)
+
+    def forward(
+        self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False
+    ) -> tuple[HeadOutput, HeadOutput]:
+        """Scores a batch; ``pids`` (or ``explain``, for A's best identity) asks for heat maps."""
+        a = self.a(features, pids, explain=explain)
+        return a, self.b(features, wanted(a, pids) if explain else pids)
+
+
+class AELM(TwoHeads):
+    """Adversarially erased learning: B sees the map without the region that convinced A.
+
+    A's heat map of the picture's identity is min-max normalised; positions at or above ``threshold`` are erased from
+    what B sees, so that B must find other body regions. No gradient runs through the mask. In evaluation nothing is
+    erased, since no label is known: ``embedding`` of both classifiers describes the whole picture.
+
+    The paper states the two classifiers, the heat map out of the forward pass and the erased map. Chosen here: the
+    normalisation and its threshold (ACoL, Zhang et al. 2018, uses 0.6), and what erased means (``fill``).
+
+    Args:
+        channels: Depth C of the incoming map.
+        num_ids: Number N of identities.
+        embed_dim: Depth E of each classifier's embedding map.
+        threshold: Share of the heat map's range from which on a position is erased, in (0, 1].
+        fill: ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased positions
+            become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
+        neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
+
+    Shape:
+        features ``(B, C, H, W)``, pids ``(B,)`` -> the outputs of A and of B; B's ``mask`` is what was erased.
+
+    Raises:
+        ValueError: If ``threshold`` lies outside (0, 1] or ``fill`` is unknown.
+
+    >>> aelm = AELM(channels=8, num_ids=5, embed_dim=4, threshold=0.7)
+    >>> a, b = aelm(torch.rand(2, 8, 6, 3), pids=torch.tensor([0, 4]))
+    >>> b.mask.shape, b.mask.dtype
+    (torch.Size([2, 6, 3]), torch.bool)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_ids: int,
+        embed_dim: int = 512,
+        *,
+        threshold: float = 0.7,
+        fill: Fill = "drop",
+        neck: bool = False,
+    ) -> None:
+        super().__init__(channels, num_ids, embed_dim, neck=neck)
+        if not 0 < threshold <= 1:
+            raise ValueError(f"`threshold` must lie in (0, 1], got {threshold}")
+        if fill not in get_args(Fill):
+            raise ValueError(f"`fill` must be one of {', '.join(get_args(Fill))}, got {fill!r}")
+        self.threshold = threshold
+        self.fill = fill
+
+    def forward(
+        self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False
+    ) -> tuple[HeadOutput, HeadOutput]:
+        """Scores a batch.
+
+        In training B sees the erased map. In evaluation it sees the whole one; where ``pids`` or ``explain`` ask for
+        heat maps, ``mask`` tells what training would have erased.
+
+        Args:
+            features: ``(B, C, H, W)``.
+            pids: ``(B,)`` labels in 0 .. N-1 that choose the heat maps; None for A's best identity where one is needed.
+            explain: Whether heat maps and mask are wanted also without ``pids``.
+        """
+        a = self.a(features, pids, explain=explain or self.training)
+        if a.heatmap is None:
+            return a, self.b(features)
+        mask = self.mask(a.heatmap)
+        if not self.training:
+            return a, self.b(features, wanted(a, pids))._replace(mask=mask)
+        if self.fill == "drop":
+            return a, self.b(features, erased=mask)
+        return a, self.b(features * ~mask[:, None])._replace(mask=mask)
+
+    def mask(self, heatmap: Tensor) -> Tensor:
+        """What to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
+        return discriminative_region(heatmap, self.threshold)
+
+
+class RandomAELM(AELM):
+    """AELM whose mask is shifted at random around the map: same area and shape, another place.
+
+    The control for *where* AELM erases. Arguments and shapes as :class:`AELM`. The shifts come from a counter that is
+    saved with the weights and starts from torch's seed, not from the global stream.
+    """
+
+    draws: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        num_ids: int,
+        embed_dim: int = 512,
+        *,
+        threshold: float = 0.7,
+        fill: Fill = "drop",
+        neck: bool = False,
+    ) -> None:
+        super().__init__(channels, num_ids, embed_dim, threshold=threshold, fill=fill, neck=neck)
+        self.register_buffer("draws", torch.randint(2**31, ()))
+
+    def mask(self, heatmap: Tensor) -> Tensor:
+        B, H, W = heatmap.shape
+        numbers = hashed(self.draws + torch.arange(B, device=heatmap.device))  # (B,)
+        if self.training:
+            self.draws += B
+        return shifted(discriminative_region(heatmap, self.threshold), numbers % H, (numbers // H) % W)
+
+
+def wanted(a: HeadOutput, pids: Tensor | None) -> Tensor:
+    """Whose heat maps are shown, ``(B,)``: ``pids`` where given, else A's best identity."""
+    return a.logits.argmax(1) if pids is None else pids
+
+
+def discriminative_region(heatmap: Tensor, threshold: float) -> Tensor:
+    """Positions whose heat, min-max normalised within its map, is at least ``threshold``.
+
+    The maximum is always marked; a higher threshold marks no more. A constant map has no range and marks nothing, nor
+    does one that would be marked whole.
+
+    Args:
+        heatmap: ``(B, H, W)``, any float type; compared in float32 at least, without gradient.
+        threshold: In (0, 1].
+
+    Returns:
+        ``(B, H, W)`` bool.
+
+    >>> discriminative_region(torch.tensor([[[0.0, 1.0, 2.0, 10.0]], [[3.0, 3.0, 3.0, 3.0]]]), 0.5).int()
+    tensor([[[0, 0, 0, 1]],
+    <BLANKLINE>
+            [[0, 0, 0, 0]]], dtype=torch.int32)
+    """
+    heat = heatmap.detach().to(torch.promote_types(heatmap.dtype, torch.float32))
+    low = heat.amin((1, 2), keepdim=True)
+    span = heat.amax((1, 2), keepdim=True) - low
+    mask = (heat - low >= threshold * span) & (span > 0)
+    return mask & ~mask.flatten(1).all(1)[:, None, None]
+
+
+def shifted(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``mask`` (B, H, W), each rolled around its map by ``rows`` (B,) down and ``columns`` (B,) to the right."""
+    B, H, W = mask.shape
+    batch = torch.arange(B, device=mask.device)[:, None, None]
+    row = (torch.arange(H, device=mask.device) - rows[:, None]) % H
+    column = (torch.arange(W, device=mask.device) - columns[:, None]) % W
+    return mask[batch, row[:, :, None], column[:, None, :]]
+
+
+def hashed(counter: Tensor) -> Tensor:
+    """Spreads whole numbers ``(B,)`` over 0 .. 2^31 - 1 as if drawn at random (Wang's 32-bit mix), on any device."""
+    x = counter & 0xFFFFFFFF
+    x = ((x ^ 61) ^ (x >> 16)) * 9 & 0xFFFFFFFF
+    x = (x ^ (x >> 4)) * 0x27D4EB2D & 0xFFFFFFFF
+    return (x ^ (x >> 15)) & 0x7FFFFFFF

@@ -1,0 +1,150 @@
+"""Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from aelm.models.weights import load_weights
+
+
+class TimmBackbone(nn.Module):
+    """The last stages of a timm network as feature maps, shallow to deep.
+
+    Args:
+        name: A timm model that offers ``features_only``, such as ``resnet50``.
+        stages: How many stages to return, counted from the deepest: 2 is the last two.
+        last_stride: Stride of the last stage: 1 sets the strides there to 1 and dilates nothing, which keeps maps large
+            (Sun et al. 2018); 2 leaves the network as it is.
+        output_stride: timm's own way to keep maps large, by dilation; another network for the same weights. None leaves
+            it alone; together with it ``last_stride`` must be 2.
+        pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
+        weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
+
+    Shape:
+        images ``(B, 3, H, W)``, normalised -> ``stages`` maps ``(B, C_i, H_i, W_i)``.
+
+    Raises:
+        ValueError: If timm does not know ``name``, the network gives no maps, or an option does not fit it.
+        RuntimeError: If pretrained weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet50",
+        stages: int = 2,
+        *,
+        last_stride: int = 1,
+        output_stride: int | None = None,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if stages < 1:
+            raise ValueError(f"`stages` must be at least 1, got {stages}")
+        if last_stride not in (1, 2):
+            raise ValueError(f"`last_stride` must be 1 or 2, got {last_stride}")
+        if output_stride is not None and last_stride == 1:
+            raise ValueError(
+                f"`output_stride`={output_stride} dilates the last stage and `last_stride`=1 changes its stride: "
+                "choose one, with `last_stride=2` for the dilated network"
+            )
+        self.network = create(name, stages, output_stride, pretrained=pretrained and weights is None)
+        if last_stride == 1:
+            remove_last_stride(self.network, name)
+        if weights is not None:
+            load_weights(self.network, weights)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.network(images)
+        return maps
+
+
+def create(name: str, stages: int, output_stride: int | None, *, pretrained: bool) -> nn.Module:
+    """timm's ``features_only`` network with the last ``stages`` maps; errors say what does not fit and what to do."""
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+        raise ValueError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
+    options = {} if output_stride is None else {"output_stride": output_stride}
+    try:
+        network: nn.Module = timm.create_model(
+            name, features_only=True, out_indices=tuple(range(-stages, 0)), pretrained=pretrained, **options
+        )
+    except (OSError, RuntimeError) as error:
+        if not pretrained or "state_dict" in str(error):
+            raise ValueError(f"timm's `{name}` does not work as a backbone: {error}") from error
+        raise RuntimeError(
+            f"the pretrained weights of `{name}` cannot be had ({type(error).__name__}: {str(error)[:200]}). "
+            "Give a local file with `model.backbone.weights=FILE`, or start from scratch with "
+            "`model.backbone.pretrained=false`"
+        ) from error
+    except (AssertionError, AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"timm's `{name}` does not work as a backbone with {stages} stages"
+            f"{'' if output_stride is None else f' and output_stride={output_stride}'} "
+            f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
+        ) from error
+    return network
+
+
+def remove_last_stride(network: nn.Module, name: str) -> None:
+    """Sets the strides behind the last map but one to 1, in place, and checks that the last map doubles.
+
+    Raises:
+        ValueError: If the network does not keep its size that way.
+    """
+    before = map_shapes(network)[-1][1:]
+    info: list[dict[str, Any]] = getattr(network.feature_info, "info", [])  # timm's own table of its stages
+    shallow = [stage["module"] for stage in info if stage["reduction"] * 2 == info[-1]["reduction"]]
+    keys = list(dict(network.named_modules()))
+    # FeatureListNet flattens `stages.2` into `stages_2`; what is defined behind it belongs to the last stage.
+    start = [i for i, key in enumerate(keys) if shallow and key.replace(".", "_") == shallow[-1].replace(".", "_")]
+    for key in keys[start[0] + 1 :] if start else []:
+        module = network.get_submodule(key)
+        if key.startswith(f"{keys[start[0]]}."):
+            continue
+        if isinstance(module, nn.AvgPool2d) and module.stride == 2:
+            parent, _, child = key.rpartition(".")  # the shortcut of ResNet-D: timm too builds nothing at stride 1
+            setattr(network.get_submodule(parent), child, nn.Identity())
+        elif isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+    way_out = "use `last_stride=2`, or a network such as resnet50"
+    try:
+        after = map_shapes(network)[-1][1:]
+    except ValueError as error:
+        raise ValueError(f"`last_stride=1` does not fit `{name}` ({error}); {way_out}") from error
+    if after != (2 * before[0], 2 * before[1]):
+        raise ValueError(
+            f"`last_stride=1` does not fit `{name}`: its last map went from {before} to {after} instead of doubling; "
+            f"{way_out}"
+        )
+
+
+def map_shapes(backbone: nn.Module, size: tuple[int, int] = (256, 128)) -> list[tuple[int, int, int]]:
+    """(C, H, W) of each map that ``backbone`` gives for a picture of ``size`` (height, width); a dry run in eval mode.
+
+    Raises:
+        ValueError: If it cannot take such a picture, or gives anything but maps with channels first.
+    """
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            maps = as_maps(backbone(torch.zeros(1, 3, *size)))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the backbone cannot take a picture of {size[0]} x {size[1]}: {error}") from error
+    finally:
+        backbone.train(training)
+    shapes = [tuple(m.shape) for m in maps]
+    tall = size[0] > size[1]
+    if not shapes or any(len(s) != 4 or (tall and s[2] < s[3]) for s in shapes):
+        raise ValueError(f"a backbone must return maps (B, C, H, W), channels first; got {shapes or 'nothing'}")
+    return [(s[1], s[2], s[3]) for s in shapes]
+
+
+def as_maps(output: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """What a backbone returned, as a sequence of maps: one map counts as one stage."""
+    return (output,) if isinstance(output, Tensor) else output

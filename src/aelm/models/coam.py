@@ -1,0 +1,81 @@
+"""CoAM: attention over feature types (channels) and positions."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Mode = Literal["sequential", "parallel", "residual"]
+
+
+class ChannelGate(nn.Module):
+    """Which feature types matter: one factor in (0, 1) a channel, from its mean and its maximum.
+
+    Shape: ``(B, C, H, W)`` -> ``(B, C, 1, 1)``.
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        gate: Tensor = torch.sigmoid(self.mlp(features.mean((2, 3))) + self.mlp(features.amax((2, 3))))
+        return gate[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """Which positions matter: one factor in (0, 1) a position, from the mean and maximum over channels.
+
+    Shape: ``(B, C, H, W)`` -> ``(B, 1, H, W)``.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], 1)  # (B, 2, H, W)
+        return torch.sigmoid(self.norm(self.conv(pooled)))
+
+
+class CoAM(nn.Module):
+    """Reweights a feature map by channel and by position.
+
+    Args:
+        channels: Depth C of the incoming map.
+        reduction: Bottleneck factor of the channel gate; must divide ``channels``.
+        kernel_size: Side of the spatial gate's convolution; odd.
+        mode: ``sequential``: the channel gate, then the spatial gate on its result. ``parallel``: both gates read the
+            incoming map and multiply. ``residual``: as sequential, and the incoming map is added.
+
+    Shape:
+        features ``(B, C, H, W)`` -> ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: If ``reduction`` does not divide ``channels``, ``kernel_size`` is even, or ``mode`` is unknown.
+
+    Reference: Liu et al. 2019 name the two parts; the gates follow Woo et al. 2018 (CBAM), a choice of this project.
+
+    >>> CoAM(channels=8, reduction=2)(torch.zeros(2, 8, 4, 2)).shape
+    torch.Size([2, 8, 4, 2])
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, mode: Mode = "sequential") -> None:
+        super().__init__()
+        if reduction < 1 or channels % reduction:
+            raise ValueError(f"`reduction` must divide the {channels} channels of the map, got {reduction}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"`kernel_size` must be odd, got {kernel_size}")
+        if mode not in get_args(Mode):
+            raise ValueError(f"`mode` must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        self.channel = ChannelGate(channels, reduction)
+        self.spatial = SpatialGate(kernel_size)
+        self.mode = mode
+
+    def forward(self, features: Tensor) -> Tensor:
+        by_channel: Tensor = features * self.channel(features)
+        gated: Tensor = by_channel * self.spatial(features if self.mode == "parallel" else by_channel)
+        return features + gated if self.mode == "residual" else gated

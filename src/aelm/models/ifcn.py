@@ -1,0 +1,125 @@
+"""IFCN: the identity classifier as a fully convolutional head, whose class maps are heat maps."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aelm.types import HeadOutput
+
+
+class IFCN(nn.Module):
+    """Classifies identities by convolution alone, so that each identity owns a map.
+
+    A 1x1 convolution, batch norm and ReLU turn features into the embedding map ``E``; a second 1x1 convolution ``W``
+    (no bias) would turn it into one map per identity, ``M = W * E``, with logits ``mean(M)``. Mean and 1x1 convolution
+    commute, so the logits are ``W mean(E)`` and the heat map of identity y is ``W[y] . E``: the N maps are never built,
+    and the heat map's cost does not grow with N. :meth:`class_maps` builds them for those who want them.
+
+    The paper states that the identity model is fully convolutional and that the map of the picture's own identity is
+    selected; the embedding layer in front of the classifier, and the BNNeck, are choices of this project.
+
+    Args:
+        channels: Depth C of the incoming map.
+        num_ids: Number N of identities.
+        embed_dim: Depth E of the embedding map.
+        neck: Whether a batch norm without shift (BNNeck, Luo et al. 2019) stands between pooling and classifier.
+            Ranking then uses what is behind it, metric losses what is in front, and class maps carry its scale.
+
+    Shape:
+        features ``(B, C, H, W)``, pids ``(B,)`` -> :class:`aelm.types.HeadOutput`.
+
+    Raises:
+        ValueError: If a size is below 1.
+
+    >>> head = IFCN(channels=8, num_ids=5, embed_dim=4)
+    >>> output = head(torch.rand(2, 8, 6, 3), pids=torch.tensor([0, 4]))
+    >>> output.logits.shape, output.heatmap.shape
+    (torch.Size([2, 5]), torch.Size([2, 6, 3]))
+    """
+
+    def __init__(self, channels: int, num_ids: int, embed_dim: int = 512, *, neck: bool = False) -> None:
+        super().__init__()
+        for name, value in (("channels", channels), ("num_ids", num_ids), ("embed_dim", embed_dim)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        self.num_ids = num_ids
+        self.embed_dim = embed_dim
+        convolution = nn.Conv2d(channels, embed_dim, 1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
+        self.embed = nn.Sequential(convolution, nn.BatchNorm2d(embed_dim), nn.ReLU())
+        self.neck = nn.BatchNorm1d(embed_dim) if neck else None
+        self.weight = nn.Parameter(torch.empty(num_ids, embed_dim))
+        nn.init.normal_(self.weight, std=0.001 if neck else 0.01)
+        if self.neck is not None:
+            self.neck.bias.requires_grad_(False)
+
+    def forward(
+        self, features: Tensor, pids: Tensor | None = None, *, erased: Tensor | None = None, explain: bool = False
+    ) -> HeadOutput:
+        """Scores a batch; with ``pids`` or ``explain`` heat maps come along.
+
+        Args:
+            features: ``(B, C, H, W)``.
+            pids: ``(B,)`` labels in 0 .. N-1 whose heat maps are wanted.
+            erased: ``(B, H, W)`` bool; True positions are left out of the pooling.
+            explain: Whether heat maps are wanted also without ``pids``: those of the best-scored identity.
+        """
+        maps = self.embed(features)  # (B, E, H, W)
+        pooled = mean_over_kept(maps, erased)  # (B, E)
+        embedding = pooled if self.neck is None else self.neck(pooled)
+        logits = F.linear(embedding, self.weight)  # (B, N)
+        if explain and pids is None:
+            pids = logits.argmax(1)
+        heatmap = None if pids is None else self.heatmaps(maps, pooled, pids)
+        return HeadOutput(pooled, embedding, logits, heatmap, erased)
+
+    @torch.no_grad()
+    def heatmaps(self, maps: Tensor, pooled: Tensor, pids: Tensor) -> Tensor:
+        """Class maps ``(B, H, W)`` of ``pids`` (B,), from ``maps`` (B, E, H, W) and ``pooled`` (B, E)."""
+        check_labels(pids, self.num_ids)
+        wide = torch.promote_types(maps.dtype, torch.float32)
+        with torch.autocast(maps.device.type, enabled=False):
+            scale, shift = self._neck_affine(pooled)
+            rows = self.weight[pids].to(wide)  # (B, E)
+            heat = torch.einsum("behw,be->bhw", maps.to(wide), rows * scale)
+            return heat + (rows @ shift)[:, None, None]
+
+    def class_maps(self, features: Tensor) -> Tensor:
+        """All class maps ``(B, N, H, W)``, whose spatial mean is the logits; grows with N, unlike ``forward``."""
+        maps = self.embed(features)
+        scale, shift = self._neck_affine(maps.mean((2, 3)))
+        return F.conv2d(maps, (self.weight * scale)[:, :, None, None], self.weight @ shift)
+
+    def _neck_affine(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift ``(E,)`` by which the neck turns ``pooled`` into the embedding; 1 and 0 without one."""
+        if self.neck is None:
+            return self.weight.new_ones(self.embed_dim), self.weight.new_zeros(self.embed_dim)
+        variance, mean = self.neck.running_var, self.neck.running_mean
+        if self.training or variance is None or mean is None:  # the neck has just used the statistics of this batch
+            variance, mean = torch.var_mean(pooled.detach().to(self.weight.dtype), 0, correction=0)
+        scale = self.neck.weight * torch.rsqrt(variance + self.neck.eps)
+        return scale, self.neck.bias - mean * scale
+
+
+def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
+    """Average of ``maps`` (B, E, H, W) over the positions that ``erased`` (B, H, W) does not mark -> (B, E).
+
+    A picture of which every position is marked is averaged whole.
+    """
+    if erased is None:
+        return maps.mean((2, 3))
+    kept = (~erased | erased.flatten(1).all(1)[:, None, None]).to(maps.dtype)  # (B, H, W)
+    return torch.einsum("behw,bhw->be", maps, kept) / kept.sum((1, 2))[:, None]
+
+
+def check_labels(pids: Tensor, num_ids: int) -> None:
+    """Raises ValueError where a label lies outside 0 .. num_ids - 1; on a GPU the check is left to the kernel.
+
+    Reading a value back from a GPU would make every step wait for it.
+    """
+    if pids.device.type == "cpu" and pids.numel() and (pids.min() < 0 or pids.max() >= num_ids):
+        bad = sorted({int(p) for p in pids if p < 0 or p >= num_ids})
+        raise ValueError(
+            f"labels must lie in 0 .. {num_ids - 1} ({num_ids} identities), got {bad[:5]}: "
+            "number the training identities from 0 (`aelm.data.splits.label_map`)"
+        )

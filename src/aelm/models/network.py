@@ -1,0 +1,92 @@
+"""The whole network: a backbone, and on each of its last stages attention (CoAM) and classifiers (IFCN or AELM)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aelm.models.backbone import as_maps, map_shapes
+from aelm.types import HeadOutput
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+StageOutputs = tuple[tuple[HeadOutput, ...], ...]
+
+
+class ReIDNetwork(nn.Module):
+    """Pictures to identities in training, to one embedding each in use.
+
+    The cascade of attention and classifiers stands on each map that the backbone returns, beside the trunk: the next
+    stage of the backbone reads the plain map. The paper states that the cascade is applied to outputs of different
+    layers; which ones, and that it does not feed back, is chosen here.
+
+    Args:
+        backbone: Any module that turns normalised pictures ``(B, 3, H, W)`` into one or several maps ``(B, C, H, W)``.
+        num_ids: Number N of training identities.
+        coam: Builds attention for a map, given its channels, such as ``partial(CoAM, reduction=16)``.
+        aelm: Builds classifiers for a map, given its channels and N, such as ``AELM`` or ``IFCN``.
+        mean: Mean of each colour of RGB / 255 that uint8 pictures are normalised with.
+        std: Standard deviation likewise.
+
+    Shape:
+        images ``(B, 3, H, W)``: uint8 RGB, normalised here; or float, which must be normalised already.
+
+    >>> from aelm.models import AELM, CoAM
+    >>> trunk = nn.Conv2d(3, 16, 8, stride=8)
+    >>> network = ReIDNetwork(trunk, num_ids=5, coam=CoAM, aelm=AELM)
+    >>> network.embed(torch.zeros(2, 3, 64, 32, dtype=torch.uint8)).shape
+    torch.Size([2, 1024])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_ids: int,
+        coam: Callable[[int], nn.Module],
+        aelm: Callable[[int, int], nn.Module],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        channels = [shape[0] for shape in map_shapes(backbone)]
+        self.backbone = backbone
+        self.num_ids = num_ids
+        self.attention = nn.ModuleList(coam(depth) for depth in channels)
+        self.heads = nn.ModuleList(aelm(depth, num_ids) for depth in channels)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> StageOutputs:
+        """What each classifier says, ``outputs[stage][head]``, shallow to deep and A before B.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            pids: ``(B,)`` labels 0 .. N-1, for heat maps and erasing.
+            explain: Whether heat maps, and what AELM would erase, are wanted also without ``pids``.
+        """
+        outputs = []
+        for features, attention, head in zip(self.features(images), self.attention, self.heads, strict=True):
+            output = head(attention(features), pids, explain=explain)
+            outputs.append((output,) if isinstance(output, HeadOutput) else output)
+        return tuple(outputs)
+
+    def features(self, images: Tensor) -> Sequence[Tensor]:
+        """The backbone's maps ``(B, C_i, H_i, W_i)``."""
+        if images.dtype == torch.uint8:
+            images = (images / 255 - self.mean) / self.std
+        return as_maps(self.backbone(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """One embedding ``(B, D)`` of unit length a picture: the joined unit embeddings of every classifier."""
+        return joined(self(images))
+
+
+def joined(outputs: StageOutputs) -> Tensor:
+    """The embedding that ranking compares, ``(B, D)``: unit embeddings of all classifiers side by side, unit length."""
+    parts = [F.normalize(head.embedding.float(), dim=1) for stage in outputs for head in stage]
+    return F.normalize(torch.cat(parts, 1), dim=1)

@@ -1,0 +1,82 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork, TimmBackbone, TwoHeads
+
+
+class Trunk(nn.Module):
+    """Two maps of different depth and size."""
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 8, 8, stride=8), nn.Conv2d(8, 16, 3, padding=1)
+
+    def forward(self, images):
+        low = self.low(images).relu()
+        return [low, self.high(low).relu()]
+
+
+COAM = partial(CoAM, reduction=4)
+
+
+def network(aelm=AELM, coam=COAM, trunk=None):
+    torch.manual_seed(0)
+    return ReIDNetwork(trunk or Trunk(), 5, coam, partial(aelm, embed_dim=6))
+
+
+@pytest.mark.parametrize(("aelm", "heads"), [(AELM, 2), (RandomAELM, 2), (TwoHeads, 2), (IFCN, 1)])
+@pytest.mark.parametrize("size", [(64, 32), (40, 48)])
+def test_outputs_by_stage_and_head(aelm, heads, size):
+    outputs = network(aelm)(torch.rand(3, 3, *size), torch.tensor([0, 1, 4]))
+    assert [len(stage) for stage in outputs] == [heads, heads]
+    assert all(head.logits.shape == (3, 5) for stage in outputs for head in stage)
+
+
+@pytest.mark.parametrize("aelm", [AELM, RandomAELM, TwoHeads, IFCN])
+def test_every_parameter_gets_a_gradient(aelm):
+    net = network(aelm)
+    outputs = net(torch.rand(6, 3, 64, 32), torch.arange(6) % 5)
+    sum(nn.functional.cross_entropy(head.logits, torch.arange(6) % 5) for s in outputs for head in s).backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_embedding_is_the_unit_join_of_unit_parts_and_does_not_depend_on_the_batch():
+    net = network().eval()
+    images = torch.rand(4, 3, 64, 32)
+    embedding = net.embed(images)
+    parts = [nn.functional.normalize(h.embedding, dim=1) for stage in net(images) for h in stage]
+    torch.testing.assert_close(embedding, torch.cat(parts, 1) / 2)  # four unit parts: length 2
+    torch.testing.assert_close(net.embed(images[1:2]), embedding[1:2])
+
+
+def test_uint8_pictures_are_normalised_inside():
+    net = network().eval()
+    images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    ready = (images / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(net.embed(images), net.embed(ready))
+
+
+def test_a_backbone_with_one_map_and_channels_last():
+    net = network(trunk=nn.Conv2d(3, 8, 4, stride=4)).eval()
+    images = torch.rand(2, 3, 32, 16)
+    plain = net.embed(images)
+    torch.testing.assert_close(net.to(memory_format=torch.channels_last).embed(images), plain)
+
+
+def test_explaining_changes_no_embedding():
+    net = network().eval()
+    images = torch.rand(2, 3, 64, 32)
+    plain, shown = net(images), net(images, explain=True)
+    for s in range(2):
+        for h in range(2):
+            assert torch.equal(plain[s][h].embedding, shown[s][h].embedding)
+        assert shown[s][1].mask.shape == shown[s][1].heatmap.shape
+
+
+def test_on_a_real_backbone():
+    net = network(trunk=TimmBackbone("resnet10t", pretrained=False), coam=partial(CoAM, reduction=16)).eval()
+    assert net.embed(torch.zeros(2, 3, 128, 64)).shape == (2, 24)

@@ -1,0 +1,104 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aelm.losses import IdentityLoss, TripletLoss, batch_hard_triplet
+from aelm.types import HeadOutput
+
+
+def outputs(B=6, N=4, stages=2, heads=2, seed=0):
+    torch.manual_seed(seed)
+    return tuple(
+        tuple(HeadOutput(torch.randn(B, 3), torch.randn(B, 3), torch.randn(B, N)) for _ in range(heads))
+        for _ in range(stages)
+    )
+
+
+PIDS = torch.tensor([0, 0, 1, 1, 2, 3])
+
+
+def test_identity_loss_sums_over_heads_with_their_weights():
+    out = outputs()
+    expected = sum(
+        w * F.cross_entropy(h.logits, PIDS, label_smoothing=0.1)
+        for stage in out for h, w in zip(stage, (1.0, 0.5), strict=True)
+    )  # fmt: skip
+    loss = IdentityLoss(label_smoothing=0.1, head_weights=(1.0, 0.5), weight=2.0)
+    torch.testing.assert_close(loss(out, PIDS), 2 * expected)
+
+
+def test_label_smoothing_by_hand():
+    logits = torch.randn(6, 4)
+    target = torch.full((6, 4), 0.2 / 4)
+    target[torch.arange(6), PIDS] += 0.8
+    head = HeadOutput(logits, logits, logits)
+    torch.testing.assert_close(IdentityLoss(0.2)(((head,),), PIDS), -(target * logits.log_softmax(1)).sum(1).mean())
+
+
+@pytest.mark.parametrize("pids", [[0, 0, 1, 1, 2, 4], [-1, 0, 1, 1, 2, 3]])
+def test_labels_out_of_range_are_named(pids):
+    with pytest.raises(ValueError, match=r"labels must lie in 0 \.\. 3"):
+        IdentityLoss()(outputs(), torch.tensor(pids))
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(ValueError, match=r"`label_smoothing` must lie in \[0, 1\), got 1"):
+        IdentityLoss(1.0)
+    with pytest.raises(ValueError, match="`head_weights` must hold a weight for each of 2 heads, got 3"):
+        IdentityLoss(head_weights=(1, 1, 1))(outputs(), PIDS)
+    with pytest.raises(ValueError, match="`margin` must be 0 or more"):
+        TripletLoss(-1)
+
+
+def slow_triplet(features, pids, margin):
+    """The hardest pair of each anchor, by loops."""
+    terms = []
+    for i in range(len(pids)):
+        positive = [
+            (features[i] - features[j]).norm().item() for j in range(len(pids)) if j != i and pids[j] == pids[i]
+        ]
+        negative = [(features[i] - features[j]).norm().item() for j in range(len(pids)) if pids[j] != pids[i]]
+        if positive and negative:
+            gap = torch.tensor(max(positive) - min(negative), dtype=torch.float64)
+            terms.append(F.softplus(gap) if margin is None else F.relu(gap + margin))
+    return torch.stack(terms).mean() if terms else torch.tensor(0.0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3, None])
+@pytest.mark.parametrize("seed", range(10))
+def test_triplet_equals_a_loop(margin, seed):
+    torch.manual_seed(seed)
+    features, pids = torch.randn(12, 5, dtype=torch.float64), torch.randint(4, (12,))
+    torch.testing.assert_close(batch_hard_triplet(features, pids, margin), slow_triplet(features, pids, margin))
+
+
+@pytest.mark.parametrize("margin", [0.3, None])
+def test_identical_pictures_give_no_nan(margin):
+    features = torch.ones(6, 4, requires_grad=True)
+    loss = batch_hard_triplet(features, PIDS, margin)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("pids", [[0, 1, 2, 3, 4, 5], [7] * 6])
+def test_a_batch_without_pairs_has_loss_zero_and_a_gradient(pids):
+    features = torch.randn(6, 4, requires_grad=True)
+    loss = batch_hard_triplet(features, torch.tensor(pids))
+    loss.backward()
+    assert loss == 0
+    assert features.grad.abs().sum() == 0
+
+
+def test_distances_are_float32_under_autocast():
+    features = 100 + torch.randn(6, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = batch_hard_triplet(features, PIDS)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, batch_hard_triplet(features, PIDS))
+
+
+def test_triplet_loss_acts_on_the_joined_pooled_embedding():
+    out = outputs()
+    joined = torch.cat([h.pooled for stage in out for h in stage], 1)
+    torch.testing.assert_close(TripletLoss(0.3, weight=0.5)(out, PIDS), 0.5 * batch_hard_triplet(joined, PIDS, 0.3))
