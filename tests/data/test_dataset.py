@@ -122,9 +122,9 @@ def test_ram_cache_does_not_touch_the_files_again(tmp_path):
     for picture in pictures:
         (tmp_path / picture.path).unlink()
     assert all(torch.equal(cached[i].image, before[i]) for i in range(12))
-    with pytest.raises(BadImageError, match="00.png"):
+    with pytest.raises(BadImageError, match=r"00\.png"):
         ReIDDataset(pictures, recipe(16, 8).test)[0]
-    with pytest.raises(BadImageError, match="00.png"):
+    with pytest.raises(BadImageError, match=r"00\.png"):
         ReIDDataset(pictures, recipe(16, 8).test, cache="ram")
 
 

@@ -101,8 +101,8 @@ def slow_erasing(height, width, rng, probability, area, aspect):
     for _attempt in range(100):
         target_area = rng.uniform(area[0], area[1]) * (height * width)
         aspect_ratio = rng.uniform(aspect, 1 / aspect)
-        h = int(round((target_area * aspect_ratio) ** 0.5))
-        w = int(round((target_area / aspect_ratio) ** 0.5))
+        h = round((target_area * aspect_ratio) ** 0.5)
+        w = round((target_area / aspect_ratio) ** 0.5)
         if w < width and h < height and w > 0 and h > 0:
             x1 = rng.randint(0, height - h)
             y1 = rng.randint(0, width - w)

@@ -41,7 +41,7 @@ class RandomErasing:
         if not 0 < aspect <= 1:
             raise ValueError(f"`aspect` must lie in (0, 1], got {aspect}")
         self.probability = probability
-        self.area = area
+        self.area = (area[0], area[1])
         self.fill = fill
         self.aspect = aspect
 

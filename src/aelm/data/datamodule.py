@@ -1,0 +1,228 @@
+"""ReIDDataModule: from benchmarks to the loaders of training, validation and test."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from aelm.data.dataset import ReIDDataset, Sample
+from aelm.data.evaluation_sets import EvaluationSet, evaluation_sets
+from aelm.data.loader import Loader
+from aelm.data.sampler import ShardSampler, TrainSampler
+from aelm.data.splits import (
+    HeldOut,
+    camera_map,
+    check,
+    count_warnings,
+    hold_out,
+    join,
+    label_map,
+    relabel,
+    split_table,
+)
+from aelm.data.transforms import Transforms
+from aelm.types import Benchmark, Picture
+
+log = logging.getLogger(__name__)
+
+Reader = Callable[[], Benchmark]
+
+
+class ReIDDataModule(pl.LightningDataModule):
+    """Training pictures of one or several benchmarks, held-out identities to validate on, and test sets.
+
+    It needs neither Lightning's Trainer nor Hydra: ``data.setup()``, then loop over ``data.train_dataloader()``; its
+    sampler moves on to the next epoch with each pass. Loaders yield :class:`aelm.types.Batch`. A test loader goes over
+    queries, then gallery; ``Batch.position`` counts through both. Under a Trainer each process gets its share without
+    duplicates, so ``use_distributed_sampler`` must be False.
+
+    Args:
+        benchmarks: What there is, by name; readers are called when they are needed, on rank zero first.
+        transform: Augmentation, and what is done to pictures in use.
+        sampler: Builds the sampler of training, such as ``partial(IdentitySampler, identities=16, images=4)``; called
+            with labels, cameras, ``seed``, ``rank`` and ``world_size``.
+        train: Names to train on, identities and cameras kept apart; None: all that have training pictures.
+        test: Names to test on; None: all that have queries.
+        val_fraction: Share of the training identities of each benchmark that is held out for validation. Which ones
+            does not depend on ``seed``, so that runs with several seeds are compared on the same people.
+        loader: How pictures are loaded.
+        seed: Where sampling and augmentation start.
+
+    Raises:
+        ValueError: From the constructor if ``train`` or ``test`` name what is not there; from :meth:`setup` if a split
+            is empty, a query set has no match from another camera, or there are fewer identities than a step needs.
+    """
+
+    def __init__(
+        self,
+        benchmarks: Mapping[str, Reader | Benchmark],
+        transform: Transforms,
+        sampler: Callable[..., TrainSampler],
+        train: Sequence[str] | None = None,
+        test: Sequence[str] | None = None,
+        val_fraction: float = 0.0,
+        loader: Loader | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for argument, names in (("train", train), ("test", test)):
+            if isinstance(names, str):
+                raise ValueError(f"`{argument}` must be a list of names, got {names!r}: write [{names}]")
+            if unknown := sorted(set(names or ()) - benchmarks.keys()):
+                raise ValueError(f"`{argument}` names {', '.join(unknown)}, found only {', '.join(sorted(benchmarks))}")
+        self.benchmarks = dict(benchmarks)
+        self.transform = transform
+        self.sampler = sampler
+        self.train = train
+        self.test = test
+        self.val_fraction = val_fraction
+        self.loader = loader or Loader()
+        self.seed = seed
+        self.train_pictures: tuple[Picture, ...] = ()
+        self.val_sets: tuple[EvaluationSet, ...] = ()
+        self.test_sets: tuple[EvaluationSet, ...] = ()
+        self._labels: dict[tuple[str, int], int] = {}
+        self._read: dict[str, Benchmark] = {}
+        self._datasets: dict[str, ReIDDataset] = {}
+        self._told = False
+
+    @property
+    def num_ids(self) -> int:
+        """Number N of training identities; known after ``setup``."""
+        return len(self._labels)
+
+    @property
+    def label_map(self) -> dict[str, int]:
+        """What each label stands for, such as ``{"market1501:2": 0}``, in the order of the labels."""
+        return {f"{name}:{pid}": label for (name, pid), label in self._labels.items()}
+
+    @property
+    def val_names(self) -> list[str]:
+        """Prefix of the metrics of each validation loader."""
+        return [one.name for one in self.val_sets]
+
+    @property
+    def test_names(self) -> list[str]:
+        """Prefix of the metrics of each test loader."""
+        return [one.name for one in self.test_sets]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Files that were skipped so far in this process and its workers, each once."""
+        return tuple(sorted({path for dataset in self._datasets.values() for path in dataset.unreadable}))
+
+    def prepare_data(self) -> None:
+        """Reads what is needed, on rank zero alone, so that what has to be drawn or unpacked is so once."""
+        self._benchmarks_for(self.trainer.state.fn if self.trainer else None)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads, checks and numbers; for the stage ``test`` training pictures need not be there."""
+        train, test = self._benchmarks_for(stage)
+        held_out: dict[str, HeldOut] = {}
+        trained, tested = ({one.name for one in part} for part in (train, test))
+        used = [_used(self._read[name], name in trained, name in tested) for name in sorted(trained | tested)]
+        for benchmark in used:
+            check(benchmark)
+        self.test_sets = evaluation_sets(test)
+        if stage not in ("test", "predict"):
+            held_out = {one.name: hold_out(one.train, self.val_fraction, seed=0) for one in train}
+            kept = [one._replace(train=held_out[one.name].train) for one in train]
+            self._labels = label_map(kept)
+            self.train_pictures = relabel(kept, self._labels, camera_map(kept))
+            if self.val_fraction:
+                joined = join([Benchmark(name, (), part.query, part.gallery) for name, part in held_out.items()])
+                self.val_sets = (EvaluationSet("val", joined.query, joined.gallery),)
+        self._tell(used, held_out if self.val_fraction else {})
+
+    def teardown(self, stage: str | None = None) -> None:
+        if bad := self.unreadable:
+            log.warning("%d pictures could not be read and were skipped:\n%s", len(bad), "\n".join(bad))
+
+    def train_sampler(self) -> TrainSampler:
+        """A new sampler of the training pictures, for this process."""
+        rank, world_size = self._place()
+        labels, camids = ([getattr(picture, what) for picture in self.train_pictures] for what in ("pid", "camid"))
+        return self.sampler(labels, camids, seed=self.seed, rank=rank, world_size=world_size)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        if not self.train_pictures:
+            raise RuntimeError("There are no training pictures yet: call setup() or setup('fit') first")
+        return self._build("train", self.train_pictures, sampler=self.train_sampler())
+
+    def val_dataloader(self) -> list[DataLoader[Sample]]:
+        return [self._ranking(one) for one in self.val_sets]
+
+    def test_dataloader(self) -> list[DataLoader[Sample]]:
+        if not self.test_sets:
+            names = ", ".join(self.benchmarks)
+            raise RuntimeError(f"There is nothing to test on: no queries in {names}, or setup() was not called")
+        return [self._ranking(one) for one in self.test_sets]
+
+    def _benchmarks_for(self, stage: str | None) -> tuple[list[Benchmark], list[Benchmark]]:
+        """What is trained on and what is tested on in ``stage``; no reader is called without need."""
+        testing = stage in ("test", "predict")
+        test = [self._benchmark(name) for name in (self.benchmarks if self.test is None else self.test)]
+        if self.test is None:
+            test = [one for one in test if one.query or one.more_queries]
+        if testing:
+            return [], test
+        train = [self._benchmark(name) for name in (self.benchmarks if self.train is None else self.train)]
+        return [one for one in train if one.train or self.train is not None], test
+
+    def _benchmark(self, name: str) -> Benchmark:
+        if name not in self._read:
+            given = self.benchmarks[name]
+            read = given if isinstance(given, Benchmark) else given()
+            # The name given here is the one that `train`, `test` and the metrics use.
+            self._read[name] = read._replace(name=name)
+        return self._read[name]
+
+    def _tell(self, used: Sequence[Benchmark], held_out: Mapping[str, HeldOut]) -> None:
+        """Logs what there is, once; also builds the sampler, which checks that a step can be filled."""
+        batch = f"\n{self.train_sampler().describe()}" if self.train_pictures else ""
+        if self._told or self._place()[0] != 0:
+            return
+        self._told = True
+        log.info("%s%s", split_table(used, held_out), batch)
+        for benchmark in used:
+            for sentence in count_warnings(benchmark):
+                log.warning(sentence)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process and number of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _build(
+        self, name: str, pictures: Sequence[Picture], num_queries: int = 0, sampler: TrainSampler | None = None
+    ) -> DataLoader[Sample]:
+        """A loader of training, if it is given a sampler, or of an evaluation; files are cached but once."""
+        lives_on = not name.startswith("test")
+        if name not in self._datasets:
+            self._datasets[name] = ReIDDataset(
+                pictures,
+                self.transform.train if sampler else self.transform.test,
+                num_queries=num_queries,
+                cache=self.loader.cache if lives_on else "none",
+                on_bad_image=self.loader.on_bad_image,
+                seed=self.seed,
+            )
+        return self.loader.build(
+            self._datasets[name],
+            sampler or ShardSampler(len(pictures), *self._place()),
+            sampler.batch_size if sampler else self.loader.test_batch_size,
+            lives_on=lives_on,
+            processes=self.trainer.num_devices if self.trainer else 1,
+        )
+
+    def _ranking(self, one: EvaluationSet) -> DataLoader[Sample]:
+        return self._build(one.name, (*one.query, *one.gallery), len(one.query))
+
+
+def _used(benchmark: Benchmark, train: bool, test: bool) -> Benchmark:
+    """The benchmark without what is neither trained nor tested on: that may be incomplete."""
+    splits = (["train"] if train else []) + (["query", "gallery"] if test else [])
+    official = {key: number for key, number in benchmark.official.items() if key.split()[0] in splits}
+    if not test:
+        return Benchmark(benchmark.name, train=benchmark.train, official=official)
+    return benchmark._replace(train=benchmark.train if train else (), official=official)
