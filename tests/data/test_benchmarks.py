@@ -100,6 +100,19 @@ def test_occluded_duke_is_found_and_read_under_every_usual_root(tmp_path: Path, 
     assert benchmark.official["query images"] == 2210
 
 
+def test_of_several_copies_the_preferred_name_wins_and_the_directory_itself_comes_last(tmp_path: Path) -> None:
+    for at in ("", "market1501", "Market-1501-v15.09.15", "market1501/market1501"):
+        trees.market1501(tmp_path / at)
+    assert Path(benchmarks.market1501(tmp_path).query[0].path).parent == tmp_path / "Market-1501-v15.09.15" / "query"
+    assert Path(benchmarks.market1501(tmp_path / "market1501").query[0].path).parts[-4:-2] == (
+        "market1501",
+        "market1501",
+    )
+    for at in ("duke", "dukemtmc-reid"):
+        trees.duke(tmp_path / at)
+    assert Path(benchmarks.duke(tmp_path).query[0].path).parent == tmp_path / "dukemtmc-reid" / "query"
+
+
 def test_duke_and_occluded_duke_side_by_side_are_not_taken_for_each_other(tmp_path: Path) -> None:
     trees.duke(tmp_path / "dukemtmcreid" / "DukeMTMC-reID")
     trees.fill(tmp_path / "dukemtmcreid" / "Occluded_Duke" / "query", ["0042_c1_f0000001.jpg"])
@@ -168,6 +181,7 @@ def test_cuhk03_is_extracted_once_and_needs_the_mat_no_more(tmp_path: Path) -> N
     first = benchmarks.cuhk03(tmp_path)
     images = root / "cuhk03_release" / "images_detected"
     assert sorted(path.name for path in images.iterdir()) == sorted(trees.cuhk03_shots())
+    assert images.stat().st_mode & 0o055 == 0o055  # others of the group can read it
     stamps = {path: path.stat().st_mtime_ns for path in images.iterdir()}
     (root / "cuhk03_release" / "cuhk-03.mat").unlink()
     assert benchmarks.cuhk03(tmp_path) == first
@@ -291,6 +305,17 @@ def test_occluded_reid_has_two_made_up_cameras(tmp_path: Path, at: str) -> None:
     assert benchmark.train == ()
     assert facts(benchmark.query) == [("001_01.tif", 1, 0), ("001_02.tif", 1, 0), ("200_01.tif", 200, 0)]
     assert facts(benchmark.gallery) == [("001_06.tif", 1, 1), ("200_06.tif", 200, 1), ("200_07.tif", 200, 1)]
+
+
+def test_occluded_reid_takes_the_identity_from_the_numbered_folder_else_from_the_name(tmp_path: Path) -> None:
+    trees.fill(tmp_path / "occluded_body_images", ["007/a.tif", "008_1.tif"])
+    trees.fill(tmp_path / "whole_body_images", ["007/12.tif", "front/008_2.tif"])
+    benchmark = benchmarks.occluded_reid(tmp_path)
+    assert [p.pid for p in benchmark.query] == [7, 8]
+    assert [p.pid for p in benchmark.gallery] == [7, 8]
+    trees.fill(tmp_path / "whole_body_images", ["front/x.tif"])
+    with pytest.raises(ValueError, match=r"1 of 3 file names carry no identity: front/x\.tif"):
+        benchmarks.occluded_reid(tmp_path)
 
 
 @pytest.mark.parametrize("at", PARTIAL_REID_ROOTS)

@@ -176,6 +176,11 @@ class TestHoldOut:
         assert list(query) == [rich[1], rich[4], poor[0]]
         assert list(gallery) == [rich[0], rich[2], rich[3], poor[1]]
 
+    def test_a_camera_with_pictures_to_spare_asks_before_one_without(self) -> None:
+        # Would camera 1 ask first, its only picture were no match for camera 2 any more.
+        pictures = shots(1, 2, 2, pid=1) + shots(1, 2, 2, pid=2) + shots(1, pid=8) + shots(1, pid=9)
+        assert [p.camid for p in hold_out(pictures, 0.5, seed=0).query] == [2, 2]
+
     def test_nothing_is_held_out_for_a_fraction_of_zero(self) -> None:
         pictures = world(0)
         assert hold_out(pictures, 0, seed=0) == HeldOut(pictures)
@@ -297,7 +302,7 @@ class TestCounts:
     def test_plain_duke_taken_for_occluded_duke_is_recognised(self) -> None:
         benchmark = exact("duke")._replace(name="occluded_duke", official=OFFICIAL["occluded_duke"])
         warnings = count_warnings(benchmark)
-        assert any("train has 16,522 images, not 15,618" in warning for warning in warnings)
+        assert any("train has 16,522 images, not 15,618. " in warning for warning in warnings)
         assert "occluded_duke: these are the published counts of duke. Is it the right folder?" in warnings
 
     def test_queries_without_a_match_are_counted(self) -> None:
