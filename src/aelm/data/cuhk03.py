@@ -113,7 +113,7 @@ def _pictures_of(mat: Path, labels: Labels) -> Iterator[tuple[str, NDArray[np.ui
             for person, shots in enumerate(file[pair_cell][()].T, start=1):
                 for shot, cell in enumerate(shots):
                     image = file[cell][()].T
-                    if image.ndim == 3:  # an empty cell has two axes
+                    if image.ndim == 3:  # an empty cell has fewer axes
                         view = 1 if shot < _SHOTS_OF_FIRST_VIEW else 2
                         yield f"{pair}_{person:03d}_{view}_{shot + 1:02d}.png", image
 
