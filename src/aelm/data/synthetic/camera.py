@@ -55,9 +55,12 @@ def camera(seed: int, number: int) -> Camera:
     draw = stream(CAMERAS, seed, number, 0)
     # Steps of the golden ratio spread tints and sides evenly, whatever the number of cameras.
     tint = 2 * np.pi * (start_tint + 0.618034 * number)
-    exposure = (0.62, 1.08, 0.8, 1.28, 0.7, 0.95)[number % 6] * between(draw, 0.95, 1.05)
-    strength = between(draw, 0.17, 0.26)
-    red, green, blue = (exposure * (1 + strength * np.cos(tint + shift)) for shift in (0.0, 2.3, 4.2))
+    exposure = (0.68, 1.05, 0.84, 1.2, 0.74, 0.95)[number % 6] * between(draw, 0.95, 1.05)
+    strength = between(draw, 0.13, 0.24)
+    # Daylight and lamps differ along warm and cold more than along green and magenta.
+    red = exposure * (1 + strength * np.cos(tint))
+    green = exposure * (1 + 0.4 * strength * np.cos(tint + 2.3))
+    blue = exposure * (1 + strength * np.cos(tint + 3.7))
     direction = np.array([between(draw, -0.6, 0.6), -0.5, between(draw, 0.6, 0.9)])
     x, y, z = (direction / np.linalg.norm(direction)).tolist()
     return Camera(
@@ -87,19 +90,20 @@ def backdrop(eye: Camera, generator: np.random.Generator, height: int) -> Floats
     if generator.random() < 0.5:
         window = np.ascontiguousarray(window[:, ::-1])
     kind = cv2.INTER_AREA if tall > height else cv2.INTER_LINEAR
-    return cv2.resize(window, (height // 2, height), interpolation=kind).astype(np.float32)
+    resized: Bytes = cv2.resize(window, (height // 2, height), interpolation=kind)
+    return resized.astype(np.float32)
 
 
 def shadow(eye: Camera, feet: tuple[float, float], reach: float, height: int) -> Floats:
-    """How bright the ground stays around the feet: ``(height, height / 2, 1)``; everything in heights of the picture."""
+    """How bright the ground stays around the feet: ``(height, height / 2, 1)``; lengths in heights of the picture."""
     rows, columns = np.mgrid[0:height, 0 : height // 2].astype(np.float32)
     x, y = columns / height - feet[0], rows / height - feet[1]
     flat = max(float(np.sin(eye.pitch)), 0.2)
-    lean = x - eye.light.x * -0.5 * y / flat * 0.4 + eye.light.x * 0.05
-    contact = np.exp(-((lean / (0.13 * reach)) ** 2) - (y / (0.13 * reach * flat)) ** 2)
+    contact = np.exp(-((x / (0.13 * reach)) ** 2) - (y / (0.13 * reach * flat)) ** 2)
     cast_x = x + eye.light.x * 0.16
     cast = np.exp(-((cast_x / (0.2 * reach)) ** 2) - ((y + 0.02) / (0.1 * reach * flat)) ** 2)
-    return (1.0 - 0.5 * contact)[:, :, None] * (1.0 - 0.25 * cast)[:, :, None]
+    bright: Floats = (1.0 - 0.5 * contact) * (1.0 - 0.25 * cast)
+    return bright[:, :, None]
 
 
 def expose(eye: Camera, picture: Floats, generator: np.random.Generator) -> Bytes:
@@ -123,4 +127,5 @@ def expose(eye: Camera, picture: Floats, generator: np.random.Generator) -> Byte
     light = light / (1 + 0.35 * np.maximum(light - 0.75, 0))  # highlights roll off instead of clipping
     light = light * (1 - eye.haze) + eye.haze * 0.6 * gain
     noise = generator.standard_normal((height, width, 3), dtype=np.float32) * np.float32(eye.noise)
-    return np.clip(np.rint(light * 255.0 + noise), 0, 255).astype(np.uint8)
+    levels: Bytes = np.clip(np.rint(light * 255.0 + noise), 0, 255).astype(np.uint8)
+    return levels

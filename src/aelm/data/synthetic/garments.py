@@ -17,7 +17,7 @@ Palette = tuple[Colour, ...]
 
 def palette(person: Person) -> Palette:
     """Colours of the upper garment, in the order of the constants above."""
-    seam = darker(person.top, 0.62) if sum(person.top) > 150 else (86, 88, 96)
+    seam = darker(person.top, 0.62) if sum(person.top) > 150 else (64, 67, 76)
     return (person.top, person.second, person.logo_colour, person.inner, person.bag_colour, seam)
 
 
@@ -45,7 +45,7 @@ def pattern(kind: str, down: Floats, around: Floats) -> Bytes:
         shown = down < 0.105
     else:
         shown = np.zeros(np.broadcast_shapes(down.shape, around.shape), bool)
-    return shown.astype(np.uint8)
+    return np.asarray(shown, np.uint8)
 
 
 def logo(kind: str, down: Floats, around: Floats) -> Bytes:
@@ -63,7 +63,7 @@ def logo(kind: str, down: Floats, around: Floats) -> Bytes:
         shown = (np.minimum(np.abs(x), np.abs(y)) < 0.012) & (np.maximum(np.abs(x), np.abs(y)) < 0.042)
     else:
         shown = np.zeros(x.shape, bool)
-    return shown.astype(np.uint8)
+    return np.asarray(shown, np.uint8)
 
 
 def trunk_texture(person: Person, yaw: float, length: float) -> Texture:
@@ -132,6 +132,6 @@ def leg_texture(yaw: float, side: int) -> Texture:
 
     def texture(along: Floats, angle: Floats) -> Bytes:
         around = np.mod(angle - np.float32(yaw + side * np.pi / 2 - np.pi), np.float32(2 * np.pi)) - np.float32(np.pi)
-        return (np.abs(around) < 0.32).astype(np.uint8)
+        return np.asarray(np.abs(around) < 0.32, np.uint8)
 
     return texture

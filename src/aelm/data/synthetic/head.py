@@ -1,11 +1,10 @@
-"""The head: an ellipsoid whose every pixel knows where on the skull it lies, so that face, hair and hat turn with it."""
+"""The head: an ellipsoid whose every pixel knows where on the skull it lies; face, hair and hat turn with it."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.data.synthetic.body import View
 from aelm.data.synthetic.paint import AMBIENT, DIFFUSE, Bytes, Cloth, Floats, Layer, Light, flat, put, region, tube
 from aelm.data.synthetic.people import BodyPart, Colour, Person
 
@@ -174,10 +173,18 @@ def _hair(layer: Layer, skull: Skull, person: Person) -> None:
 def draw_hair_drop(layer: Layer, skull: Skull, person: Person) -> None:
     """Draws what hangs from the back of the head: long hair, a ponytail, a bun."""
     cloth = Cloth((darker(person.hair, 0.9),), creases=1.6)
-    width, tall = skull.half
+    width = skull.half[0]
     if person.haircut == "long":
         start, end = skull.at(0, 0.1, -0.35), skull.at(0, -2.35, -0.75)
-        tube(layer, start, end, [width * 1.05, width * 1.2, width * 1.15, width * 0.75], cloth, skull.light, BodyPart.HAIR)
+        tube(
+            layer,
+            start,
+            end,
+            [width * 1.05, width * 1.2, width * 1.15, width * 0.75],
+            cloth,
+            skull.light,
+            BodyPart.HAIR,
+        )
     elif person.haircut == "bob":
         start, end = skull.at(0, 0.1, -0.25), skull.at(0, -1.15, -0.3)
         tube(layer, start, end, [width * 1.1, width * 1.22, width * 1.1], cloth, skull.light, BodyPart.HAIR)
@@ -185,9 +192,8 @@ def draw_hair_drop(layer: Layer, skull: Skull, person: Person) -> None:
         radii = [width * 0.28, width * 0.42, width * 0.36, width * 0.12]
         tube(layer, skull.at(0, 0.3, -1.05), skull.at(0, -1.5, -1.35), radii, cloth, skull.light, BodyPart.HAIR)
     elif person.haircut == "bun":
-        knot = skull.at(0, 0.55, -0.95)
         radii = [width * 0.3, width * 0.46, width * 0.3]
-        tube(layer, knot - (0, tall * 0.25), knot + (0, tall * 0.2), radii, cloth, skull.light, BodyPart.HAIR)
+        tube(layer, skull.at(0, 0.8, -0.95), skull.at(0, 0.35, -0.95), radii, cloth, skull.light, BodyPart.HAIR)
 
 
 def _hat(layer: Layer, skull: Skull, person: Person) -> None:
@@ -212,7 +218,9 @@ def _hat(layer: Layer, skull: Skull, person: Person) -> None:
     if person.hat == "cap" and np.cos(skull.yaw) > -0.6:
         angles = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 14)
         visor = [
-            skull.at(0.85 * float(np.sin(angle)), rim + 0.02 - 0.1 * float(np.cos(angle)), 0.75 + 0.95 * float(np.cos(angle)))
+            skull.at(
+                0.85 * float(np.sin(angle)), rim + 0.02 - 0.1 * float(np.cos(angle)), 0.75 + 0.95 * float(np.cos(angle))
+            )
             for angle in angles
         ]
         flat(layer, np.stack(visor), darker(colour, 0.72), BodyPart.HAIR, fade=0.85)

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from aelm.data.synthetic.body import Pose, View
-from aelm.data.synthetic.dress import draw_person
-from aelm.data.synthetic.head import darker
-from aelm.data.synthetic.paint import Cloth, Layer, Light, blank, tube
-from aelm.data.synthetic.people import Colour, between, person, pick
-from aelm.data.synthetic.scenes import Rng, clouds
+from aelm.data.synthetic import objects
+from aelm.data.synthetic.paint import Bytes, Layer, Light, blank
+from aelm.data.synthetic.scenes import Rng
 
-STRANGERS = 1_000_000  # identities from here on are nobody's: they only stand in front
+Bools = NDArray[np.bool_]
 
 
 class Kind(StrEnum):
@@ -36,13 +35,13 @@ FROM_BELOW = (Kind.WALL, Kind.CAR, Kind.BUSH, Kind.CRATES)  # the others come in
 def sheet(kind: Kind, generator: Rng, height: int, width: int, light: Light) -> Layer:
     """Draws one thing as large as the canvas: what comes from below fills it but for its ragged upper edge."""
     draw: dict[Kind, Callable[[Layer, Rng, Light], None]] = {
-        Kind.WALL: _wall,
-        Kind.PILLAR: _pillar,
-        Kind.CAR: _car,
-        Kind.BUSH: _bush,
-        Kind.BOARD: _board,
-        Kind.CRATES: _crates,
-        Kind.PERSON: _person,
+        Kind.WALL: objects.wall,
+        Kind.PILLAR: objects.pillar,
+        Kind.CAR: objects.car,
+        Kind.BUSH: objects.bush,
+        Kind.BOARD: objects.board,
+        Kind.CRATES: objects.crates,
+        Kind.PERSON: objects.stranger,
     }
     layer = blank(height, width)
     draw[kind](layer, generator, light)
@@ -61,7 +60,7 @@ def moved(layer: Layer, down: int, right: int) -> Layer:
     return result
 
 
-def place(layer: Layer, moves: list[tuple[int, int]], target: np.ndarray, share: float) -> tuple[tuple[int, int], float]:
+def place(layer: Layer, moves: list[tuple[int, int]], target: Bools, share: float) -> tuple[tuple[int, int], float]:
     """The move (down, right) after which the layer hides a share of the target as near as possible to the wanted one.
 
     Args:
@@ -91,7 +90,7 @@ def place(layer: Layer, moves: list[tuple[int, int]], target: np.ndarray, share:
     return best, best_share
 
 
-def cover(target: np.ndarray, share: float, kind: Kind, generator: Rng, light: Light) -> Layer:
+def cover(target: Bools, share: float, kind: Kind, generator: Rng, light: Light) -> Layer:
     """Puts a thing in front of a target so that it hides the wanted share of it, as nearly as its shape allows.
 
     Args:
@@ -112,129 +111,110 @@ def cover(target: np.ndarray, share: float, kind: Kind, generator: Rng, light: L
     return moved(layer, down, right)
 
 
-def _fill(layer: Layer, top: np.ndarray, colour: np.ndarray) -> None:
-    """Shows ``colour`` ``(h, w, 3)`` below the row ``top`` ``(w,)`` of every column."""
-    solid = np.arange(layer.part.shape[0])[:, None] >= top[None, :]
-    layer.colour[:] = np.clip(colour, 0, 255).astype(np.uint8) * solid[:, :, None].astype(np.uint8)
-    layer.part[:] = solid
+Manner = Literal["below", "side", "object", "person"]
+MANNERS: tuple[Manner, ...] = ("below", "side", "object", "person")
+NOON = Light(-0.42, -0.52, 0.74)
 
 
-def _wall(layer: Layer, generator: Rng, light: Light) -> None:
-    """Large concrete blocks under a coping stone."""
-    height, width = layer.part.shape
-    stone = np.asarray(pick(generator, ((168, 164, 156), (146, 140, 132), (176, 158, 134))), np.float32)
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    shifted = columns + 44 * np.mod(np.floor(rows / 46), 2) + between(generator, 0, 88)
-    joint = (np.mod(rows, 46) < 3) | (np.mod(shifted, 88) < 3)
-    tone = generator.random((32, 32), dtype=np.float32) * 0.16 + 0.88
-    shade = tone[(rows / 46).astype(np.intp) % 32, (shifted / 88).astype(np.intp) % 32] * np.where(joint, 0.78, 1.0)
-    shade[:20] = 1.12
-    shade[20:26] = 0.66
-    _fill(layer, np.zeros(width), stone * shade[:, :, None] + 7 * clouds(generator, 60, (height, width)))
+def occlude(image: Bytes, fraction: float, kind: Manner, generator: Rng) -> tuple[Bytes, Bools]:
+    """Hides a share of any picture behind a thing that training never shows.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB; left as it is.
+        fraction: Of the picture's pixels to hide, 0 .. 0.75.
+        kind: ``below`` and ``side`` come in from an edge, ``object`` stands anywhere, ``person`` walks past.
+        generator: Draws what it is, how it looks and where it stands.
+
+    Returns:
+        The picture with the thing in front, and the ``(H, W)`` bool mask of the hidden pixels.
+
+    Raises:
+        ValueError: If the picture, the fraction or the kind is of another form.
+
+    >>> picture = np.zeros((64, 32, 3), np.uint8)
+    >>> covered, hidden = occlude(picture, 0.5, "below", np.random.default_rng(0))
+    >>> covered.shape, bool(hidden[-1].all()), bool(hidden[0].any())
+    ((64, 32, 3), True, False)
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"`image` must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if not 0.0 <= fraction <= 0.75:
+        raise ValueError(f"`fraction` must lie in 0 .. 0.75, got {fraction}")
+    if kind not in MANNERS:
+        raise ValueError(f"`kind` must be one of {', '.join(MANNERS)}, got {kind!r}")
+    height, width = image.shape[:2]
+    if fraction == 0.0:
+        return image.copy(), np.zeros((height, width), bool)
+    canvas = (512, max(round(512 * width / height), 8))
+    front = {"below": _below, "side": _side, "object": _standing, "person": _passing}[kind](canvas, fraction, generator)
+    size = (width, height)
+    shrink = cv2.INTER_AREA if height <= 512 else cv2.INTER_LINEAR
+    alpha = cv2.resize(front.part * np.uint8(255), size, interpolation=shrink)
+    colour = cv2.resize(front.colour, size, interpolation=shrink)
+    kept = image * (1.0 - alpha[:, :, None].astype(np.float32) / 255.0)
+    return np.clip(np.rint(kept + colour), 0, 255).astype(np.uint8), alpha > 127
 
 
-def _pillar(layer: Layer, generator: Rng, light: Light) -> None:
-    """A round column or a tree trunk."""
-    height, width = layer.part.shape
-    bark = pick(generator, ((112, 92, 72), (150, 146, 140), (96, 84, 74), (176, 168, 152)))
-    radius = width * between(generator, 0.2, 0.32)
-    start, end = np.array([width / 2, -30], np.float32), np.array([width / 2, height + 30], np.float32)
-    tube(layer, start, end, [radius, radius, radius * 1.06], Cloth((bark,), creases=2.2), light, 1, (False, False))
+def _below(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
+    kind = Kind.BUSH if generator.random() < 0.5 else Kind.CRATES
+    layer = sheet(kind, generator, *canvas, NOON)
+    (down, _), _ = place(layer, [(down, 0) for down in range(canvas[0], -1, -4)], np.ones(canvas, bool), fraction)
+    return moved(layer, down, 0)
 
 
-def _car(layer: Layer, generator: Rng, light: Light) -> None:
-    """The side of a parked car: roof, windows, doors, wheels."""
-    height, width = layer.part.shape
-    paint = np.asarray(pick(generator, ((172, 40, 44), (58, 84, 130), (206, 206, 204), (52, 54, 60), (120, 126, 132))), np.float32)
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    lean = between(generator, -0.25, 0.45) * width
-    roof = np.maximum((np.arange(width) - width * 0.5) * np.sign(lean) * 0.9 - width * 0.2, 0) * abs(lean) / width * 2.2
-    depth = rows - roof[None, :]
-    colour = np.broadcast_to(paint, (height, width, 3)) * np.clip(1.2 - np.abs(depth - 130) / 420, 0.6, 1.2)[:, :, None]
-    colour = np.where(((depth < 16) & (depth > 7))[:, :, None], paint * 0.75, colour)
-    glass = (depth > 18) & (depth < 104) & (np.mod(columns + between(generator, 0, 150), 168) > 14)
-    pane = np.float32((74, 88, 98)) + 46 * np.clip(np.sin((columns + rows) / 34), 0, 1)[:, :, None]
-    colour = np.where(glass[:, :, None], pane, colour)
-    seam = (np.abs(depth - 128) < 3) | (np.mod(columns + 40, 168) < 3) & (depth > 104)
-    colour = np.where(seam[:, :, None], colour * 0.66, colour)
-    colour = np.where((depth > 262)[:, :, None], np.float32((44, 44, 48)), colour)
-    wheel = np.hypot(columns - width * between(generator, 0.1, 0.9), depth - 258)
-    colour = np.where((wheel < 66)[:, :, None], np.float32((30, 30, 33)), colour)
-    colour = np.where((wheel < 38)[:, :, None], np.float32((150, 152, 156)), colour)
-    _fill(layer, roof, colour)
+def _side(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
+    # A board as wide as the canvas: what reaches in from the edge has no second edge.
+    wide = sheet(Kind.BOARD, generator, canvas[0], canvas[1] * 3, NOON)
+    solid = np.flatnonzero(wide.part[0])
+    from_left = generator.random() < 0.5
+    shown = round(canvas[1] * fraction)
+    layer = blank(*canvas)
+    source = slice(solid[-1] + 1 - shown, solid[-1] + 1) if from_left else slice(solid[0], solid[0] + shown)
+    target = slice(0, shown) if from_left else slice(canvas[1] - shown, canvas[1])
+    for ours, theirs in zip(layer, wide, strict=True):
+        ours[:, target] = theirs[:, source]
+    return layer
 
 
-def _bush(layer: Layer, generator: Rng, light: Light) -> None:
-    """A hedge of leaves in three shades."""
-    height, width = layer.part.shape
-    green: Colour = pick(generator, ((70, 100, 54), (88, 112, 58), (58, 88, 62)))
-    top = 26 + 20 * clouds(generator, 10, (width * 2, width))[0, :, 0]
-    _fill(layer, top, np.broadcast_to(np.float32(darker(green, 0.72)), (height, width, 3)))
-    for number in range(420):
-        x = generator.random() * width
-        y = top[int(x)] + (generator.random() ** 1.3) * height * 0.9
-        size = between(generator, 7, 14)
-        turn = between(generator, 0, 180)
-        tone = darker(green, pick(generator, (0.62, 0.8, 0.95, 1.12, 1.3)) * (1.0 - 0.25 * y / height))
-        axes = (int(size), int(size * 0.6))
-        for canvas, value in ((layer.colour, tone), (layer.part, 1)):
-            cv2.ellipse(canvas, (int(x), int(y)), axes, turn, 0, 360, value, -1)
-        if number % 90 == 0:
-            cv2.circle(layer.colour, (int(x), int(y)), 5, (216, 190, 200), -1)
+def _standing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
+    height, width = canvas
+    kind = (Kind.BUSH, Kind.CRATES, Kind.BOARD)[int(generator.random() * 3)]
+    is_round = kind is Kind.BUSH and fraction < 0.6
+    area = fraction * height * width * (4 / np.pi if is_round else 1.0)
+    # Height over width, as far as the thing still fits into the picture.
+    low, high = area / width**2, height**2 / area
+    slim = float(np.clip(np.exp(generator.random() * 1.4 - 0.4), low, high))
+    tall, wide = min(round(float(np.sqrt(area * slim))), height), min(round(float(np.sqrt(area / slim))), width)
+    top, left = int(generator.random() * (height - tall + 1)), int(generator.random() * (width - wide + 1))
+    layer = sheet(kind, generator, *canvas, NOON)
+    if kind is Kind.BOARD:
+        solid = np.flatnonzero(layer.part[0])
+        colour = cv2.resize(layer.colour[:, solid[0] : solid[-1] + 1], (wide, tall), interpolation=cv2.INTER_AREA)
+    else:
+        # The middle of the sheet: its upper edge is ragged.
+        colour = cv2.resize(layer.colour[height // 6 :], (width, height))[:tall, :wide]
+    shape = np.zeros(canvas, np.uint8)
+    if is_round:
+        cv2.ellipse(shape, (left + wide // 2, top + tall // 2), (wide // 2, tall // 2), 0, 0, 360, 1, -1)
+    else:
+        shape[top : top + tall, left : left + wide] = 1
+    result = blank(*canvas)
+    result.colour[top : top + tall, left : left + wide] = colour
+    result.colour[shape == 0] = 0
+    result.part[:] = shape
+    return result
 
 
-def _board(layer: Layer, generator: Rng, light: Light) -> None:
-    """A poster in a frame, as tall as the picture."""
-    height, width = layer.part.shape
-    paper = np.asarray(pick(generator, ((206, 196, 170), (62, 92, 110), (178, 84, 66), (220, 216, 208), (96, 124, 98))), np.float32)
-    half = width * between(generator, 0.3, 0.42)
-    left, right = int(width / 2 - half), int(width / 2 + half)
-    layer.part[:, left:right] = 1
-    layer.colour[:, left:right] = (70, 72, 78)
-    poster = layer.colour[:, left + 10 : right - 10]
-    poster[:] = np.clip(paper * np.linspace(1.06, 0.86, height)[:, None, None], 0, 255)
-    tall, wide = poster.shape[:2]
-    ink: Colour = pick(generator, ((210, 84, 60), (236, 196, 84), (48, 66, 92), (244, 240, 230)))
-    cv2.circle(poster, (int(wide * between(generator, 0.2, 0.8)), int(tall * between(generator, 0.15, 0.5))), int(wide * 0.36), ink, -1)
-    other: Colour = pick(generator, ((48, 56, 70), (240, 236, 226), (150, 60, 70)))
-    base = int(tall * between(generator, 0.55, 0.8))
-    slope = int(wide * between(generator, -0.5, 0.5))
-    corners = [[0, base], [wide, base + slope], [wide, base + slope + 90], [0, base + 90]]
-    cv2.fillPoly(poster, [np.array(corners, np.int32)], other)
-    for line in range(3):
-        y = 26 + line * 20
-        cv2.rectangle(poster, (12, y), (12 + int((wide - 24) * between(generator, 0.4, 1.0)), y + 8), other, -1)
-
-
-def _crates(layer: Layer, generator: Rng, light: Light) -> None:
-    """A stack of cardboard boxes and crates."""
-    height, width = layer.part.shape
-    y = float(height) + 20
-    while y > 30:
-        tall = between(generator, 70, 110)
-        x = -between(generator, 0, 80)
-        while x < width:
-            wide = between(generator, 80, 140)
-            board: Colour = pick(generator, ((176, 138, 94), (160, 122, 82), (190, 156, 112), (140, 112, 84), (96, 120, 132)))
-            up = max(y - tall + (between(generator, -24, 16) if y - tall < 60 else 0), 0)
-            corner, opposite = (int(x), int(up)), (int(x + wide) - 1, int(y))
-            cv2.rectangle(layer.part, corner, opposite, 1, -1)
-            cv2.rectangle(layer.colour, corner, opposite, darker(board, between(generator, 0.86, 1.06)), -1)
-            cv2.rectangle(layer.colour, corner, opposite, darker(board, 0.58), 4)
-            for slat in (0.36, 0.68) if generator.random() < 0.5 else ():
-                row = int(up + slat * (y - up))
-                cv2.rectangle(layer.colour, (int(x) + 4, row), (int(x + wide) - 4, row + 5), darker(board, 0.66), -1)
-            tape = int(x + wide * 0.45)
-            cv2.rectangle(layer.colour, (tape, int(up) + 3), (tape + 10, int(up) + 22), (214, 198, 160), -1)
-            x += wide
-        y -= tall
-
-
-def _person(layer: Layer, generator: Rng, light: Light) -> None:
-    """Somebody else, nearer to the camera."""
-    height, width = layer.part.shape
-    stranger = person(int(generator.random() * 2**31), STRANGERS)
-    pose = Pose(between(generator, 0, 6.28), 0.25, 0.25, between(generator, 0.2, 0.6), 0.03, between(generator, -0.4, 0.4))
-    scale = height * between(generator, 1.1, 1.35)
-    view = View(between(generator, -np.pi, np.pi), 0.15, scale, (width / 2, height * 0.12 + scale * 0.96))
-    draw_person(layer, stranger, pose, view, light)
+def _passing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
+    side = 1 if generator.random() < 0.5 else -1
+    start = int(generator.random() * 2**31)
+    moves = [(0, side * right) for right in range(canvas[1], -1, -4)]
+    whole = np.ones(canvas, bool)
+    # The same person comes nearer until enough can be hidden.
+    for size in (1.1, 1.35, 1.7, 2.1, 2.7, 3.5, 4.6, 6.0):
+        layer = blank(*canvas)
+        objects.stranger(layer, np.random.Generator(np.random.PCG64(start)), NOON, size)
+        move, share = place(layer, moves, whole, fraction)
+        if abs(share - fraction) < 0.012:
+            break
+    return moved(layer, *move)

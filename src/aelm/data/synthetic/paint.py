@@ -133,7 +133,13 @@ class Cloth(NamedTuple):
 
 
 def tube(
-    layer: Layer, start: Floats, end: Floats, radii: Sequence[float], cloth: Cloth, light: Light, part: int,
+    layer: Layer,
+    start: Floats,
+    end: Floats,
+    radii: Sequence[float],
+    cloth: Cloth,
+    light: Light,
+    part: int,
     ends: tuple[bool, bool] = (True, True),
 ) -> None:
     """Draws a limb, a torso or a skirt: a tube from ``start`` to ``end`` (canvas pixels), lit as a cylinder."""

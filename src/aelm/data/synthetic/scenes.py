@@ -16,7 +16,8 @@ Rng = np.random.Generator
 def clouds(generator: Rng, cells: int, shape: tuple[int, int] = (SCENE_HEIGHT, SCENE_WIDTH)) -> Floats:
     """Smooth noise in -1..1 with ``cells`` bumps from top to bottom; ``(h, w, 1)``."""
     rough = generator.random((cells, max(cells * shape[1] // shape[0], 2)), dtype=np.float32) * 2 - 1
-    return cv2.resize(rough, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)[:, :, None]
+    smooth: Floats = cv2.resize(rough, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    return smooth[:, :, None]
 
 
 def grain(generator: Rng, scene: Floats, amount: float) -> Floats:
@@ -72,7 +73,14 @@ def street(generator: Rng, base: int) -> Floats:
         for row in range(int(base) - 62, -60, -52):
             for column in np.arange(left + 10, left + width - 20, 30):
                 box(scene, column - 2, row - 2, column + 18, row + 36, (206, 200, 190))
-                box(scene, column, row, column + 16, row + 34, pick(generator, ((62, 72, 84), (84, 98, 110), (48, 54, 62))))
+                box(
+                    scene,
+                    column,
+                    row,
+                    column + 16,
+                    row + 34,
+                    pick(generator, ((62, 72, 84), (84, 98, 110), (48, 54, 62))),
+                )
         box(scene, left + width - 3, 0, left + width, base, (84, 80, 78))
         left += width
     box(scene, 0, base - 14, SCENE_WIDTH, base, (104, 98, 94))
@@ -93,7 +101,9 @@ def brick(generator: Rng, base: int) -> Floats:
     tint = generator.random((64, 64), dtype=np.float32) * 0.36 + 0.8
     shade = tint[course.astype(np.intp) % 64, np.floor(shifted / 26).astype(np.intp) % 64]
     mortar = (np.mod(rows, 11) < 1.6) | (np.mod(shifted, 26) < 1.6)
-    scene = np.where(mortar[:, :, None], np.float32((170, 160, 150)), clay * shade[:, :, None]).astype(np.float32)
+    scene = np.where(mortar[:, :, None], np.array((170, 160, 150), np.float32), clay * shade[:, :, None]).astype(
+        np.float32
+    )
     for column in np.arange(between(generator, 0, 150), SCENE_WIDTH, between(generator, 150, 260)):
         box(scene, column, -1, column + 26, base, pick(generator, ((110, 104, 100), (92, 64, 54))))
         box(scene, column + 22, -1, column + 26, base, (70, 62, 58))
@@ -111,7 +121,9 @@ def park(generator: Rng, base: int) -> Floats:
         leaf = pick(generator, ((74, 104, 58), (58, 86, 50), (96, 124, 68), (48, 72, 46)))
         radius = int(between(generator, 14, 34))
         cv2.circle(scene, (int(x), int(y)), radius, leaf, -1)
-        cv2.circle(scene, (int(x - radius * 0.3), int(y - radius * 0.3)), radius // 2, [value * 1.18 for value in leaf], -1)
+        cv2.circle(
+            scene, (int(x - radius * 0.3), int(y - radius * 0.3)), radius // 2, [value * 1.18 for value in leaf], -1
+        )
     for column in np.arange(between(generator, 0, 60), SCENE_WIDTH, between(generator, 80, 140)):
         box(scene, column, base - 110, column + between(generator, 8, 14), base, (84, 66, 50))
     scene = cv2.GaussianBlur(scene, (0, 0), 2.2)
@@ -132,7 +144,13 @@ def plaza(generator: Rng, base: int) -> Floats:
         box(scene, column, base - 66, column + 64, base - 60, (84, 80, 78))
         for _ in range(14):
             x, y = column + between(generator, 2, 62), base - 96 - between(generator, 0, 22)
-            cv2.circle(scene, (int(x), int(y)), int(between(generator, 6, 13)), pick(generator, ((74, 108, 62), (92, 126, 74))), -1)
+            cv2.circle(
+                scene,
+                (int(x), int(y)),
+                int(between(generator, 6, 13)),
+                pick(generator, ((74, 108, 62), (92, 126, 74))),
+                -1,
+            )
     return grain(generator, scene, 5)
 
 
@@ -151,7 +169,14 @@ def shop(generator: Rng, base: int) -> Floats:
         box(scene, column + 60, 26, column + 64, base - 20, (70, 66, 64))
         awning = pick(generator, ((150, 58, 52), (56, 96, 86), (58, 80, 120)))
         for stripe in range(10):
-            box(scene, column + 2 + stripe * 12, 12, column + 14 + stripe * 12, 40, awning if stripe % 2 else (222, 216, 204))
+            box(
+                scene,
+                column + 2 + stripe * 12,
+                12,
+                column + 14 + stripe * 12,
+                40,
+                awning if stripe % 2 else (222, 216, 204),
+            )
     box(scene, 0, base - 8, SCENE_WIDTH, base, (54, 52, 54))
     ground(generator, scene, base - 80, base, 0.24, (150, 148, 148), 0.84)
     return grain(generator, scene, 4)
@@ -163,7 +188,12 @@ def crossing(generator: Rng, base: int) -> Floats:
     start = between(generator, 30, 120)
     for stripe in range(9):
         left = start + stripe * 54
-        corners = [[left, base + 4], [left + 24, base + 4], [left * 1.2 - 70, SCENE_HEIGHT], [left * 1.2 - 40, SCENE_HEIGHT]]
+        corners = [
+            [left, base + 4],
+            [left + 24, base + 4],
+            [left * 1.2 - 70, SCENE_HEIGHT],
+            [left * 1.2 - 40, SCENE_HEIGHT],
+        ]
         cv2.fillPoly(scene, [np.array([corners[0], corners[1], corners[3], corners[2]], np.int32)], (206, 206, 200))
     box(scene, 0, base - 60, SCENE_WIDTH, base - 40, (170, 166, 160))
     box(scene, 0, base - 42, SCENE_WIDTH, base - 37, (128, 124, 120))
@@ -183,6 +213,6 @@ def scene(seed: int, camera: int) -> Bytes:
     generator = stream(CAMERAS, seed, camera, 1)
     paint = SCENES[(seed + camera) % len(SCENES)]
     picture = paint(generator, int(between(generator, 0.5, 0.66) * SCENE_HEIGHT))
-    place = cv2.GaussianBlur(np.clip(picture, 0, 255), (0, 0), 0.9).astype(np.uint8)
+    place: Bytes = cv2.GaussianBlur(np.clip(picture, 0, 255), (0, 0), 0.9).astype(np.uint8)
     place.setflags(write=False)
     return place

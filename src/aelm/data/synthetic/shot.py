@@ -102,11 +102,13 @@ def over(picture: Floats, layer: Layer) -> Floats:
     alpha = cv2.resize((layer.part > 0).astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
     colour = cv2.resize(layer.colour, size, interpolation=cv2.INTER_AREA)
     # The canvas is black where it is empty, so the shrunk colour is already weighted by the coverage.
-    return picture * (1.0 - alpha[:, :, None].astype(np.float32) / 255.0) + colour
+    result: Floats = picture * (1.0 - alpha[:, :, None].astype(np.float32) / 255.0) + colour
+    return result
 
 
 def shrink_labels(part: Bytes, height: int) -> Bytes:
     """Takes the label in the middle of every pixel of the smaller picture."""
     rows = ((np.arange(height) + 0.5) * part.shape[0] / height).astype(np.intp)
     columns = ((np.arange(height // 2) + 0.5) * part.shape[1] / (height // 2)).astype(np.intp)
-    return part[rows[:, None], columns[None, :]]
+    labels: Bytes = part[rows[:, None], columns[None, :]]
+    return labels

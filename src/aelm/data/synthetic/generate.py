@@ -1,0 +1,209 @@
+"""Writes the set once, whole or not at all, and reads it back as a benchmark."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from aelm.data.synthetic.plan import FOLDERS, GALLERY, OCCLUDED, QUERY, SIZES, TRAIN
+from aelm.data.synthetic.worker import Order, work
+
+if TYPE_CHECKING:  # the workers draw without torch, which takes seconds to import
+    from aelm.types import Benchmark, Picture
+
+VERSION = 1  # of the drawing: counts up whenever a pixel of the set changes
+MARKER = "complete.json"
+ENOUGH_FOR_WORKERS = 400  # pictures; fewer are drawn faster than processes start
+
+
+def synthetic(
+    root: str | Path,
+    size: str = "small",
+    seed: int = 0,
+    *,
+    height: int = 128,
+    train_occluded: float = 0.1,
+    workers: int | None = None,
+    progress: bool = True,
+) -> "Benchmark":
+    """Draws the synthetic pedestrians below ``root`` unless they are there, and lists them.
+
+    The folder is laid out as Market-1501 is, with the further queries ``query_occluded`` and the truth in ``masks``.
+    It appears whole: an interrupted run leaves nothing that is taken for the set, and of two processes that draw at
+    once one waits for the other.
+
+    Args:
+        root: Folder of the data sets.
+        size: ``tiny`` (tests), ``small`` (quickstart) or ``standard``.
+        seed: Of the world: other people, other cameras.
+        height: Of the pictures in pixels; they are half as wide.
+        train_occluded: Share of the training pictures with something in front; evaluation uses other things.
+        workers: Processes that draw; 0 draws in this one, None takes one for each processor, up to eight.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+        OSError: If ``root`` cannot be written.
+    """
+    if size not in SIZES:
+        raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {size!r}")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative, got {seed}")
+    if height < 16 or height % 2:
+        raise ValueError(f"`height` must be even and at least 16, got {height}")
+    if not 0.0 <= train_occluded <= 1.0:
+        raise ValueError(f"`train_occluded` must lie in 0 .. 1, got {train_occluded}")
+    if workers is not None and workers < 0:
+        raise ValueError(f"`workers` must not be negative, got {workers}")
+    name = f"synthetic-{size}-s{seed}-h{height}-o{100 * train_occluded:g}-v{VERSION}"
+    order = Order(str(Path(root) / name), size, seed, height, train_occluded)
+    if not is_complete(order):
+        try:
+            _generate(order, workers, progress)
+        except OSError as error:
+            raise OSError(
+                f"cannot write the synthetic pictures to {order.target}: {error}; "
+                "free some space there, or name another folder (`data_dir=...` or $AELM_DATA)"
+            ) from error
+    return read(Path(order.target))
+
+
+def is_complete(order: Order) -> bool:
+    """Whether the set lies there whole: the marker, and as many files in every folder as planned."""
+    target = Path(order.target)
+    if not (target / MARKER).is_file():
+        return False
+    wanted = Counter(task.folder for task in order.tasks())
+    folders = ((folder, target / where / folder) for folder in FOLDERS for where in ("", "masks"))
+    return all(path.is_dir() and len(os.listdir(path)) >= wanted[folder] for folder, path in folders)
+
+
+def _generate(order: Order, workers: int | None, progress: bool) -> None:
+    target = Path(order.target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(target.parent / f".{target.name}.lock") as is_alone:
+        if is_complete(order):
+            return
+        if is_alone:
+            for left in target.parent.glob(f".{target.name}.partial-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        try:
+            partial.chmod(0o755)  # temporary folders are private, data sets are shared
+            _draw(order._replace(target=str(partial)), workers, progress)
+            facts = {**order._asdict(), "version": VERSION, "pictures": len(order.tasks())}
+            del facts["target"]
+            (partial / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            _publish(partial, order)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(partial: Path, order: Order) -> None:
+    """Gives the finished folder its name; what lay there incomplete goes, what another process finished stays."""
+    target = Path(order.target)
+    if target.exists() and not is_complete(order):
+        broken = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        target.rename(broken / "broken")
+        shutil.rmtree(broken, ignore_errors=True)
+    try:
+        partial.rename(target)
+    except OSError:
+        if not is_complete(order):
+            raise
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[bool]:
+    """Waits for its turn at a lock file; yields False where there are none, as on Windows and some network disks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    with path.open("w") as file:
+        is_locked = False
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            is_locked = True
+        yield is_locked
+
+
+def _draw(order: Order, workers: int | None, progress: bool) -> None:
+    target = Path(order.target)
+    for folder in FOLDERS:
+        (target / folder).mkdir()
+        (target / "masks" / folder).mkdir(parents=True)
+    total = len(order.tasks())
+    if workers is None:
+        workers = 0 if total < ENOUGH_FOR_WORKERS else min(os.cpu_count() or 1, 8)
+    with tqdm(total=total, desc="drawing synthetic pedestrians", unit="picture", disable=not progress) as bar:
+        if workers == 0:
+            for _ in work(order):
+                bar.update()
+        else:
+            for count in _share(order, workers):
+                bar.update(count)
+
+
+def _share(order: Order, workers: int) -> Iterator[int]:
+    """Starts the worker program several times; yields how many pictures were written since the last time."""
+    ours, theirs = os.pipe()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    processes = []
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            for part in range(workers):
+                command = [
+                    sys.executable,
+                    "-m",
+                    "aelm.data.synthetic.worker",
+                    json.dumps(order),
+                    str(part),
+                    str(workers),
+                ]
+                processes.append(subprocess.Popen(command, stdout=theirs, stderr=complaints, env=environment))
+            os.close(theirs)
+            while dots := os.read(ours, 4096):
+                yield len(dots)
+            if any(process.wait() for process in processes):
+                complaints.seek(0)
+                raise RuntimeError(f"a drawing process failed:\n{complaints.read().decode(errors='replace')[-2000:]}")
+        finally:
+            os.close(ours)
+            for process in processes:
+                process.terminate()
+                process.wait()
+
+
+def read(folder: Path) -> "Benchmark":
+    """Lists the pictures of a set on disk, sorted by name."""
+    from aelm.types import Benchmark
+
+    return Benchmark(
+        name="synthetic",
+        train=_pictures(folder / TRAIN),
+        query=_pictures(folder / QUERY),
+        gallery=_pictures(folder / GALLERY),
+        more_queries={"occluded": _pictures(folder / OCCLUDED)},
+    )
+
+
+def _pictures(folder: Path) -> "tuple[Picture, ...]":
+    """Reads Market-1501's names: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1."""
+    from aelm.types import Picture
+
+    found = []
+    for path in sorted(folder.glob("*.jpg")):
+        pid, camera = path.name.split("_")[:2]
+        found.append(Picture(str(path), int(pid), int(camera[1 : camera.index("s")])))
+    return tuple(found)
