@@ -92,27 +92,64 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
     return labels
 
 
-def own_pairs(labels: Labels, queries: IntArray | None = None) -> OwnPairs:
+def own_pairs(labels: Labels) -> OwnPairs:
     """Lists every pair of one identity, without a Q x G table.
-
-    Args:
-        labels: Checked labels.
-        queries: Query rows to list, in the order wanted; all when None. ``query`` then counts within this list.
 
     >>> own_pairs(check_labels([3, 4], [3, -1, 4, 3], [1, 1], [2, 2, 1, 1])).gallery.tolist()
     [0, 3, 2]
     """
-    query_pids = labels.query_pids if queries is None else labels.query_pids[queries]
-    query_camids = labels.query_camids if queries is None else labels.query_camids[queries]
     order = np.argsort(labels.gallery_pids, kind="stable")
     grouped = labels.gallery_pids[order]
-    low = np.searchsorted(grouped, query_pids, side="left")
-    size = np.searchsorted(grouped, query_pids, side="right") - low
+    low = np.searchsorted(grouped, labels.query_pids, side="left")
+    size = np.searchsorted(grouped, labels.query_pids, side="right") - low
     start = np.concatenate([[0], np.cumsum(size)])
-    query = np.repeat(np.arange(len(query_pids)), size)
+    query = np.repeat(np.arange(len(size)), size)
     gallery = order[np.arange(start[-1]) + np.repeat(low - start[:-1], size)]
-    is_match = query_camids[query] != labels.gallery_camids[gallery]
+    is_match = labels.query_camids[query] != labels.gallery_camids[gallery]
     return OwnPairs(query, gallery, is_match, start)
+
+
+def some_queries(pairs: OwnPairs, begin: int, end: int) -> OwnPairs:
+    """The pairs of queries ``begin`` to ``end``, which then count from 0."""
+    own = slice(pairs.start[begin], pairs.start[end])
+    start = pairs.start[begin : end + 1] - pairs.start[begin]
+    return OwnPairs(pairs.query[own] - begin, pairs.gallery[own], pairs.is_match[own], start)
+
+
+def order_matches(pairs: OwnPairs, similarity: NDArray[Any]) -> IntArray:
+    """Positions of the matches among the pairs: query by query, most similar first, ties by gallery order."""
+    match = np.flatnonzero(pairs.is_match)
+    order: IntArray = match[np.lexsort((pairs.gallery[match], -similarity[match], pairs.query[match]))]
+    return order
+
+
+def place_within(row: IntArray) -> IntArray:
+    """Numbers the entries of each row from 1, for an ascending list of rows.
+
+    >>> place_within(np.array([0, 0, 2])).tolist()
+    [1, 2, 1]
+    """
+    _, begin, size = np.unique(row, return_index=True, return_counts=True)
+    return np.arange(1, len(row) + 1) - np.repeat(begin, size)
+
+
+def require_matches(labels: Labels, pairs: OwnPairs) -> None:
+    """Says why no query can be scored, and what to look at.
+
+    Raises:
+        ValueError: If no query has a match.
+    """
+    if pairs.is_match.any():
+        return
+    shared = np.intersect1d(labels.query_pids, labels.gallery_pids)
+    head = f"none of the {len(labels.query_pids)} queries has a match in the gallery: "
+    if len(shared) == 0:
+        raise ValueError(head + "the two sides share no pid; are both numbered by the same label map?")
+    cameras = np.union1d(labels.query_camids, labels.gallery_camids)
+    raise ValueError(
+        f"{head}{len(shared)} pids occur on both sides, but only in pictures of the query's own camera (camera ids "
+        f"seen: {first_few(cameras)}); give each camera, or each side, its own camid"
+    )
 
 
 def first_few(rows: IntArray, most: int = 5) -> str:

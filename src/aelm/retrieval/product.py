@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from aelm.retrieval.labels import IntArray, first_few
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -38,37 +40,70 @@ def multiply(query: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def row_lengths(features: Tensor, name: str, metric: Metric, first_row: int = 0) -> Tensor:
-    """Euclidean length of every row, checked on the way.
+def prepare_queries(query: Tensor, metric: Metric) -> Tensor:
+    """Queries such that ``finish(query @ gallery.T)`` is the similarity: of unit length, or doubled.
+
+    Raises:
+        ValueError: As :func:`gallery_weights`.
+    """
+    weights = gallery_weights(query, metric, "query_features")
+    return query / weights[:, None] if metric == "cosine" else query * 2
+
+
+def finish(values: Any, weights: Tensor, metric: Metric) -> None:
+    """Turns products into similarities, in place: the cosine, or minus the squared distance plus ``|q|^2``.
+
+    The term of the query moves its whole row alike and so leaves the ranking as it is.
+
+    Args:
+        values: ``(Q, G)`` products of prepared queries and gallery, a tensor or an array.
+        weights: ``(G,)``, on the same device, from :func:`gallery_weights`.
+        metric: Which similarity.
+    """
+    aligned = weights if isinstance(values, Tensor) else weights.numpy()
+    if metric == "cosine":
+        values /= aligned
+    else:
+        values -= aligned
+
+
+def gallery_weights(
+    features: Tensor, metric: Metric, name: str = "gallery_features", rows: IntArray | None = None
+) -> Tensor:
+    """Length (cosine) or squared length (euclidean) of every row, which finds unusable rows on the way.
 
     Args:
         features: ``(N, D)``.
-        name: What to call the features in an error.
         metric: Zero rows have no direction, so ``cosine`` refuses them.
-        first_row: Row number of ``features[0]`` in the whole, for the error.
+        name: What to call the features in an error.
+        rows: ``(N,)`` row numbers to name in an error; 0 .. N-1 when None.
 
     Raises:
         ValueError: If a row holds NaN or infinity, is too long for its type, or is zero under ``cosine``.
     """
-    lengths = torch.linalg.vector_norm(features, dim=1)
-    if not torch.isfinite(lengths.sum()):
-        bad = ~torch.isfinite(features).all(dim=1)
-        if bad.any():
-            raise ValueError(f"{_rows(name, bad, first_row)} hold NaN or infinite values; look for a diverged model")
-        bad = ~torch.isfinite(lengths)
-        if bad.any():
-            raise ValueError(
-                f"{_rows(name, bad, first_row)} are too long for {features.dtype}; pass float64 or rescale"
-            )
-    if metric == "cosine" and not lengths.all():
-        bad = lengths == 0
+    # A root would round, and whole-number features would lose their exact ties.
+    weights = torch.linalg.vector_norm(features, dim=1) if metric == "cosine" else (features * features).sum(dim=1)
+    finite = torch.isfinite(weights)
+    if not finite.all():
+        broken = ~torch.isfinite(features).all(dim=1)
+        if broken.any():
+            raise ValueError(f"{_rows(name, broken, rows)} hold NaN or infinite values; has the model diverged?")
+        raise ValueError(f"{_rows(name, ~finite, rows)} are too long for {features.dtype}; rescale or pass float64")
+    if metric == "cosine" and not weights.all():
         raise ValueError(
-            f"{_rows(name, bad, first_row)} are zero vectors, which have no cosine; drop them or use metric='euclidean'"
+            f"{_rows(name, weights == 0, rows)} are zero vectors, which have no cosine; "
+            "drop them or use metric='euclidean'"
         )
-    return lengths
+    return weights
 
 
-def _rows(name: str, bad: Tensor, first_row: int) -> str:
-    rows = torch.nonzero(bad).flatten().add(first_row)
-    listed = ", ".join(str(row) for row in rows[:5].tolist()) + (", ..." if len(rows) > 5 else "")
-    return f"{len(rows)} of `{name}` (rows {listed})"
+def check_metric(metric: str) -> None:
+    """Refuses a metric that does not exist."""
+    if metric not in get_args(Metric):
+        raise ValueError(f"`metric` must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+
+
+def _rows(name: str, bad: Tensor, rows: IntArray | None) -> str:
+    found = torch.nonzero(bad).flatten().cpu().numpy()
+    found = found if rows is None else rows[found]
+    return f"{len(found)} of the `{name}` (rows {first_few(found)})"

@@ -1,55 +1,189 @@
 """Exact mAP, CMC and mINP at the speed of the matrix product. The idea is in counting.py; here it meets features."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from aelm.retrieval.counting import Values, rank_rows
-from aelm.retrieval.labels import JUNK, IntArray, Labels, check_labels, own_pairs
-from aelm.retrieval.product import Metric, full_precision, multiply, row_lengths
+from aelm.retrieval.blocks import Array, Features, GalleryBlocks, as_tensor, check_features
+from aelm.retrieval.counting import rank_rows
+from aelm.retrieval.labels import (
+    JUNK,
+    IntArray,
+    Labels,
+    OwnPairs,
+    check_labels,
+    first_few,
+    own_pairs,
+    require_matches,
+    some_queries,
+)
+from aelm.retrieval.parallel import ALONE, CACHED, Share, each_rows, each_span, spans
+from aelm.retrieval.product import (
+    Metric,
+    check_metric,
+    finish,
+    full_precision,
+    gallery_weights,
+    multiply,
+    prepare_queries,
+)
 from aelm.retrieval.result import RankResult, score_ranks
-
-Features = Tensor | NDArray[np.floating]
+from aelm.retrieval.streaming import rank_streamed
+from aelm.retrieval.sweep import COLUMNS, ROWS, query_tensor
 
 
 def rank_metrics(
-    query_features: Features,
-    gallery_features: Features,
-    query_pids: Tensor | NDArray[np.integer],
-    gallery_pids: Tensor | NDArray[np.integer],
-    query_camids: Tensor | NDArray[np.integer],
-    gallery_camids: Tensor | NDArray[np.integer],
+    query_features: Array | None,
+    gallery_features: Features | None,
+    query_pids: Any,
+    gallery_pids: Any,
+    query_camids: Any,
+    gallery_camids: Any,
     *,
     metric: Metric = "cosine",
+    distances: Features | None = None,
     max_rank: int = 50,
+    memory: int = 256,
 ) -> RankResult:
-    """first version"""
+    """Ranks the gallery for every query and scores the ranking, exactly.
+
+    Gallery pictures of pid -1 (junk) take no part, nor, for each query, those of its own pid and camera. Ties resolve
+    as a stable sort by gallery order would. Queries without a match are skipped and counted.
+
+    Args:
+        query_features: ``(Q, D)`` tensor or array of any floating-point type; what lies below float32 is widened to
+            it. The work happens on the device of this tensor.
+        gallery_features: ``(G, D)`` tensor, array or memory map, or an iterable of ``(b, D)`` blocks in gallery order.
+        query_pids: ``(Q,)`` identities, 0 or above.
+        gallery_pids: ``(G,)`` identities, -1 for junk.
+        query_camids: ``(Q,)`` cameras.
+        gallery_camids: ``(G,)`` cameras.
+        metric: ``cosine`` or ``euclidean``.
+        distances: Instead of both features (then None): ``(Q, G)`` distances, smaller is closer, from :func:`rerank`
+            or elsewhere; or an iterable of ``(b, G)`` blocks in query order.
+        max_rank: Length of the CMC curve; may exceed the gallery.
+        memory: Megabytes for similarities; results do not depend on it, beyond the rounding of float32.
+
+    Raises:
+        TypeError: If ids are not whole numbers or features not floating-point.
+        ValueError: If shapes disagree, a side is empty, an id is below -1, a query is junk, a value is NaN or infinite,
+            a row is zero under ``cosine``, or no query at all has a match. The message says which rows and what to do.
+
+    >>> features = torch.eye(3)
+    >>> rank_metrics(features, features, [0, 1, 2], [0, 1, 2], [1, 1, 1], [2, 2, 2]).mAP
+    1.0
+    """
     labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
-    query, gallery = _tensor(query_features), _tensor(gallery_features)
-    dtype = torch.promote_types(torch.promote_types(query.dtype, gallery.dtype), torch.float32)
-    query, gallery = query.to(dtype), gallery.to(dtype)
+    if max_rank < 1:
+        raise ValueError(f"`max_rank` must be at least 1, got {max_rank}")
+    pairs = own_pairs(labels)
+    require_matches(labels, pairs)
+    if distances is not None:
+        if query_features is not None or gallery_features is not None:
+            raise ValueError("give either features or `distances`, not both: pass None for both features")
+        rank = _rank_distances(distances, labels, pairs)
+    elif query_features is None or gallery_features is None:
+        raise ValueError("`query_features` and `gallery_features` are needed unless `distances` are given")
+    else:
+        rank = rank_pairs(query_features, gallery_features, labels, pairs, metric, memory)
+    return score_ranks(labels, pairs, rank, max_rank)
+
+
+def rank_pairs(
+    query_features: Array,
+    gallery_features: Features,
+    labels: Labels,
+    pairs: OwnPairs,
+    metric: Metric = "cosine",
+    memory: int = 256,
+    share: Share = ALONE,
+) -> IntArray:
+    """Ranks every match; each process does its share of the work and has the whole result.
+
+    Returns:
+        ``(K,)`` int64 for the K pairs: ranks from 1, and 0 where the pair is no match.
+    """
+    check_metric(metric)
+    query = query_tensor(query_features, gallery_features)
+    if len(query) != len(labels.query_pids):
+        raise ValueError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
+    taking_part = labels.gallery_pids != JUNK
+    # Junk is dropped, so columns are counted among what is left.
+    pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
+    G = int(taking_part.sum())
+    room = max(1, memory * 2**20 // query.element_size())
     with full_precision(query.device):
-        q_len = row_lengths(query, "query_features", metric)
-        g_len = row_lengths(gallery, "gallery_features", metric)
-        S = torch.empty(len(query), len(gallery), dtype=dtype)
-        if metric == "cosine":
-            query = query / q_len[:, None]
-        else:
-            query = query * 2
-        multiply(query, gallery, S)
-        if metric == "cosine":
-            S /= g_len
-        else:
-            S -= g_len.square()
-        pairs = own_pairs(labels)
-        junk = np.flatnonzero(labels.gallery_pids == JUNK)
-        order, rank = rank_rows(S.numpy(), pairs.query, pairs.gallery, pairs.is_match, junk)
-    return score_ranks(labels, pairs.query[order], pairs.gallery[order], rank, max_rank)
+        query = prepare_queries(query, metric)
+        gallery = GalleryBlocks(gallery_features, query, taking_part)
+        rows, is_array = room // G, isinstance(gallery_features, (Tensor, np.ndarray))
+        if rows < len(query) and (rows < ROWS or not is_array):
+            return rank_streamed(query, gallery, pairs, labels, metric, memory, share)
+        groups = spans(len(query), min(rows, ROWS) if is_array else len(query))
+        return _rank_whole_rows(query, gallery, pairs, metric, groups, G, share)
 
 
-def _tensor(x):
-    return x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x))
+def _rank_whole_rows(
+    query: Tensor,
+    gallery: GalleryBlocks,
+    pairs: OwnPairs,
+    metric: Metric,
+    groups: list[tuple[int, int]],
+    columns: int,
+    share: Share,
+) -> IntArray:
+    """Ranks by full rows of similarities, some queries at a time."""
+    rank = np.zeros(len(pairs.query), dtype=np.int64)
+    buffer = query.new_empty(max(end - begin for begin, end in groups), columns)
+    weights = query.new_empty(0)
+    # A process without a group still looks for broken rows, so that all of them stop at the same error.
+    for begin, end in share.deal(groups) or [(0, 0)]:
+        values, found = buffer[: end - begin], []
+        for first, row_numbers, block in gallery.blocks(COLUMNS):
+            multiply(query[begin:end], block, values[:, first : first + len(block)])
+            if not len(weights):
+                found.append(gallery_weights(block, metric, rows=row_numbers))
+        weights = torch.cat(found) if found else weights
+        if end > begin:
+            own = slice(pairs.start[begin], pairs.start[end])
+            _rank_group(values, weights, some_queries(pairs, begin, end), metric, rank[own])
+    return share.sum(rank)
+
+
+def _rank_group(values: Tensor, weights: Tensor, pairs: OwnPairs, metric: Metric, out: IntArray) -> None:
+    def work(begin: int, end: int, rows: Any) -> None:
+        finish(rows, weights, metric)
+        out[pairs.start[begin] : pairs.start[end]] = rank_rows(rows, some_queries(pairs, begin, end))
+
+    each_rows(values, work)
+
+
+def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> IntArray:
+    """Ranks every match by ready distances, some rows at a time."""
+    rank = np.zeros(len(pairs.query), dtype=np.int64)
+    junk = np.flatnonzero(labels.gallery_pids == JUNK)
+    done = 0
+    for block in [distances] if isinstance(distances, (Tensor, np.ndarray)) else distances:
+        check_features("distances", block)
+        first, done = done, done + len(block)
+        if block.shape[1] != len(labels.gallery_pids) or done > len(labels.query_pids):
+            break
+
+        def work(begin: int, end: int, first: int = first, block: Array = block) -> None:
+            values = -as_tensor(block[begin:end]).cpu().numpy()
+            values = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
+            if not np.isfinite(values).all():
+                bad = np.flatnonzero(~np.isfinite(values).all(axis=1)) + first + begin
+                raise ValueError(f"`distances` holds NaN or infinite values in rows {first_few(bad)}")
+            values[:, junk] = -np.inf
+            begin, end = first + begin, first + end
+            rank[pairs.start[begin] : pairs.start[end]] = rank_rows(values, some_queries(pairs, begin, end))
+
+        each_span(work, len(block), max(1, CACHED // (block.shape[1] * 4)))
+    if done != len(labels.query_pids) or block.shape[1] != len(labels.gallery_pids):
+        raise ValueError(
+            f"`distances` must have shape {len(labels.query_pids), len(labels.gallery_pids)} to fit the ids, "
+            f"got {done} rows of {block.shape[1]} entries"
+        )
+    return rank

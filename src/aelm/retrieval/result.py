@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.retrieval.labels import IntArray, Labels
+from aelm.retrieval.labels import IntArray, Labels, OwnPairs
 
 FloatArray = NDArray[np.float64]
 
@@ -33,9 +33,9 @@ class RankResult(NamedTuple):
         num_distractors: Gallery pictures of an identity that no query has.
     """
 
-    mAP: float
-    mAP_trapezoid: float
-    mINP: float
+    mAP: float  # noqa: N815
+    mAP_trapezoid: float  # noqa: N815
+    mINP: float  # noqa: N815
     cmc: FloatArray
     average_precision: FloatArray
     average_precision_trapezoid: FloatArray
@@ -69,26 +69,21 @@ class RankResult(NamedTuple):
         return cameras
 
 
-def score_ranks(
-    labels: Labels, match_query: IntArray, match_gallery: IntArray, match_rank: IntArray, max_rank: int
-) -> RankResult:
+def score_ranks(labels: Labels, pairs: OwnPairs, rank: IntArray, max_rank: int) -> RankResult:
     """Turns the ranks of all matches into a :class:`RankResult`.
 
     Args:
         labels: Checked labels.
-        match_query: ``(M,)`` ascending.
-        match_gallery: ``(M,)``.
-        match_rank: ``(M,)`` ascending within a query, from 1.
+        pairs: All pairs of one identity; at least one of them a match.
+        rank: ``(K,)`` int64, the rank of every match from 1.
         max_rank: Length of the CMC curve; may exceed the gallery.
-
-    Raises:
-        ValueError: If no query has a match.
     """
     Q = len(labels.query_pids)
+    match = np.flatnonzero(pairs.is_match)
+    match = match[np.lexsort((rank[match], pairs.query[match]))]
+    match_query, match_rank = pairs.query[match], rank[match]
     matches = np.bincount(match_query, minlength=Q)
     valid = matches > 0
-    if not valid.any():
-        raise ValueError(no_match_message(labels))
     start = np.cumsum(matches) - matches
     k = np.arange(len(match_query)) - start[match_query] + 1
     precision = k / match_rank
@@ -111,7 +106,7 @@ def score_ranks(
         inverse_negative_penalty=inp,
         first_rank=first,
         match_query=match_query,
-        match_gallery=match_gallery,
+        match_gallery=pairs.gallery[match],
         match_rank=match_rank,
         query_pids=labels.query_pids,
         query_camids=labels.query_camids,
@@ -119,19 +114,6 @@ def score_ranks(
         num_skipped=int(Q - valid.sum()),
         num_junk=labels.num_junk,
         num_distractors=labels.num_distractors,
-    )
-
-
-def no_match_message(labels: Labels) -> str:
-    """Says why no query can be scored, and what to look at."""
-    shared = np.intersect1d(labels.query_pids, labels.gallery_pids)
-    head = f"none of the {len(labels.query_pids)} queries has a match in the gallery: "
-    if len(shared) == 0:
-        return head + "the two sides share no pid; check that both are numbered by the same label map"
-    cameras = np.union1d(labels.query_camids, labels.gallery_camids)
-    return head + (
-        f"{len(shared)} pids occur on both sides, but only in pictures of the query's own camera "
-        f"(camera ids seen: {cameras[:8].tolist()}); give each camera, or each side, its own camid"
     )
 
 

@@ -1,0 +1,113 @@
+"""Ranking against a gallery that is read block by block and never held.
+
+The similarities of the matches are needed before anything can be counted, so they come first, from small products of
+each identity with itself. Then every block is multiplied with all queries, and counted.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aelm.retrieval.blocks import GalleryBlocks
+from aelm.retrieval.counting import Values, count_above, take_and_mask
+from aelm.retrieval.labels import IntArray, Labels, OwnPairs, order_matches, place_within
+from aelm.retrieval.parallel import Share, spans
+from aelm.retrieval.product import Metric, finish, gallery_weights, multiply
+from aelm.retrieval.sweep import COLUMNS, sweep
+
+# Pairs of one identity that are multiplied at once, all queries with all pictures among them.
+PAIRS = 512
+# BLAS takes another path, with other last bits, for products of very few rows.
+FEWEST = 16
+
+
+def rank_streamed(
+    query: Tensor, gallery: GalleryBlocks, pairs: OwnPairs, labels: Labels, metric: Metric, memory: int, share: Share
+) -> IntArray:
+    """Ranks every match against a gallery of any size.
+
+    Args:
+        query: ``(Q, D)`` prepared queries.
+        gallery: The gallery; iterated twice.
+        pairs: All pairs of one identity; ``gallery`` counts among the rows that take part.
+        labels: Checked labels.
+        metric: Which similarity.
+        memory: Megabytes for one block and its similarities.
+        share: This process's part.
+
+    Returns:
+        ``(K,)`` int64: ranks from 1, and 0 where the pair is no match.
+    """
+    gallery.keep()
+    by_gallery = np.argsort(pairs.gallery, kind="stable")
+    similarity = _own_similarities(query, gallery, pairs, labels, by_gallery, metric, share)
+    for _ in range(2):
+        order = order_matches(pairs, similarity)
+        counter = _Counter(pairs, by_gallery, order, similarity[order])
+        sweep(query, gallery, metric, counter.visit, memory, share)
+        seen = share.sum(counter.seen)
+        if (seen[order] == similarity[order]).all():
+            break
+        # This BLAS rounds small products unlike large ones; the large ones decide, or ties would break at random.
+        similarity = seen
+    rank = np.zeros(len(pairs.query), dtype=np.int64)
+    rank[order] = share.sum(counter.above) + place_within(pairs.query[order])
+    return rank
+
+
+class _Counter:
+    """Adds up, block by block, what stands above each match."""
+
+    def __init__(self, pairs: OwnPairs, by_gallery: IntArray, order: IntArray, threshold: Values) -> None:
+        self.pairs, self.by_gallery, self.threshold = pairs, by_gallery, threshold
+        self.by_gallery_column = pairs.gallery[by_gallery]
+        self.row, self.column = pairs.query[order], pairs.gallery[order]
+        self.above = np.zeros(len(order), dtype=np.int64)
+        # What its own block says of each pair: the test of the thresholds.
+        self.seen: Values = np.zeros(len(pairs.query), dtype=threshold.dtype)
+
+    def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
+        """Counts one block."""
+        low, high = np.searchsorted(self.by_gallery_column, [first, first + values.shape[1]])
+        own = self.by_gallery[low:high]
+        own = np.sort(own[(self.pairs.query[own] >= begin) & (self.pairs.query[own] < end)])
+        self.seen[own] = take_and_mask(values, self.pairs.query[own] - begin, self.pairs.gallery[own] - first)
+        part = slice(*np.searchsorted(self.row, [begin, end]))
+        row, column = self.row[part] - begin, self.column[part] - first
+        self.above[part] += count_above(values, row, column, self.threshold[part])
+
+
+def _own_similarities(
+    query: Tensor,
+    gallery: GalleryBlocks,
+    pairs: OwnPairs,
+    labels: Labels,
+    by_gallery: IntArray,
+    metric: Metric,
+    share: Share,
+) -> Values:
+    similarity: Values = np.zeros(len(pairs.query), dtype=query.new_empty(0).cpu().numpy().dtype)
+    _, position = np.unique(pairs.gallery, return_inverse=True)
+    own = GalleryBlocks(gallery.source, query, np.isin(labels.gallery_pids, labels.query_pids))
+    for first, row_numbers, block in own.blocks(COLUMNS):
+        weights = gallery_weights(block, metric, rows=row_numbers)
+        low, high = np.searchsorted(position[by_gallery], [first, first + len(block)])
+        inside = by_gallery[low:high]
+        inside = inside[np.argsort(labels.query_pids[pairs.query[inside]], kind="stable")]
+        for begin, end in share.deal(spans(len(inside), PAIRS)):
+            part = inside[begin:end]
+            similarity[part] = _few_by_few(query, block, weights, pairs.query[part], position[part] - first, metric)
+    return share.sum(similarity)
+
+
+def _few_by_few(
+    query: Tensor, block: Tensor, weights: Tensor, row: IntArray, column: IntArray, metric: Metric
+) -> Values:
+    chosen, r = np.unique(row, return_inverse=True)
+    rows = torch.from_numpy(np.resize(chosen, max(FEWEST, len(chosen)))).to(block.device)
+    chosen, c = np.unique(column, return_inverse=True)
+    columns = torch.from_numpy(np.resize(chosen, max(FEWEST, len(chosen)))).to(block.device)
+    values = multiply(query[rows], block[columns], block.new_empty(len(rows), len(columns)))
+    finish(values, weights[columns], metric)
+    picked: Values = values.cpu().numpy()[r, c]
+    return picked

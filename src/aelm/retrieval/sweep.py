@@ -1,0 +1,74 @@
+"""All similarities of queries and gallery, passed by in blocks and forgotten."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aelm.retrieval.blocks import Array, Features, GalleryBlocks, as_tensor, check_features
+from aelm.retrieval.parallel import ALONE, Share, each_rows, spans
+from aelm.retrieval.product import Metric, finish, gallery_weights, multiply
+
+# Queries multiplied at once: fewer leave the matrix product short of work, more only take memory.
+ROWS = 1152
+# Gallery pictures multiplied at once.
+COLUMNS = 4096
+
+Visit = Callable[[int, int, int, Any], None]
+
+
+def sweep(
+    query: Tensor, gallery: GalleryBlocks, metric: Metric, visit: Visit, memory: int = 256, share: Share = ALONE
+) -> None:
+    """Calls ``visit(begin, end, first, values)`` for every block of similarities.
+
+    ``values`` are those of queries ``begin`` to ``end`` with the gallery from ``first`` on; an array, which may be
+    overwritten, in several threads at once on a CPU, and a tensor on a GPU. Each query meets the gallery in order.
+
+    Args:
+        query: ``(Q, D)`` prepared queries.
+        gallery: The gallery; its blocks are made as wide as suits the memory.
+        metric: Which similarity.
+        visit: What to do with a block.
+        memory: Megabytes for one block and its similarities.
+        share: Of several processes, each visits its own gallery blocks; all of them look for broken rows.
+    """
+    room = memory * 2**20 // query.element_size()
+    rows = max(1, min(len(query), room // COLUMNS))
+    width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2, 4 * COLUMNS))
+    buffer = query.new_empty(0)
+    for number, (first, row_numbers, block) in enumerate(gallery.blocks(width)):
+        weights = gallery_weights(block, metric, rows=row_numbers)
+        if number % share.size != share.rank:
+            continue
+        # The first block is the widest.
+        buffer = buffer if len(buffer) else query.new_empty(rows, len(block))
+        for start, stop in spans(len(query), rows):
+
+            def work(
+                begin: int, end: int, values: Any, start: int = start, first: int = first, weights: Tensor = weights
+            ) -> None:
+                finish(values, weights, metric)
+                visit(start + begin, start + end, first, values)
+
+            each_rows(multiply(query[start:stop], block, buffer[: stop - start, : len(block)]), work)
+
+
+def query_tensor(features: Array, gallery: Features, name: str = "query_features") -> Tensor:
+    """Queries in the type that both sides are compared in: at least float32.
+
+    Raises:
+        TypeError: If features are not floating-point tensors or arrays.
+        ValueError: If there is no row, or not two axes.
+    """
+    check_features(name, features)
+    if len(features) == 0:
+        raise ValueError(f"`{name}` has no rows, so there is nothing to rank")
+    query = as_tensor(features)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    if isinstance(gallery, (Tensor, np.ndarray)):
+        check_features("gallery_features", gallery)
+        dtype = torch.promote_types(dtype, as_tensor(gallery[:0]).dtype)
+    return query.to(dtype)
