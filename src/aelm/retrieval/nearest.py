@@ -44,7 +44,7 @@ class RankedRows(NamedTuple):
     verdict: NDArray[np.int8]
 
 
-def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine", memory: int = 256) -> Nearest:
+def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine", memory: float = 256) -> Nearest:
     """Finds the k most similar gallery rows of each query.
 
     Args:

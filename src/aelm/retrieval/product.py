@@ -11,9 +11,11 @@ from aelm.retrieval.labels import IntArray, first_few
 
 Metric = Literal["cosine", "euclidean"]
 
-# Longer sums are cut into runs of this many dimensions: within one run, BLAS adds in one order whatever the shape of
-# the block and the number of threads; beyond it, it may split the sum, and the last bit changes.
-RUN = 512
+# Longer sums are cut into runs of this many dimensions: within one run, BLAS (Intel's MKL was tried) adds in one order
+# whatever the shape of the block and the number of threads; beyond it, it may split the sum, and the last bit changes.
+RUN = {torch.float32: 512, torch.float64: 128}
+# For products of very few rows it takes another path, with other last bits: they are filled up to this many.
+FEWEST = 16
 
 
 @contextmanager
@@ -29,14 +31,19 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def multiply(query: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
-    """Writes ``query @ gallery.T`` into ``out``.
+    """Writes ``query @ gallery.T`` into ``out``; what one pair gives does not depend on the others.
 
     Shape:
         query ``(Q, D)``, gallery ``(G, D)``, out ``(Q, G)``.
     """
-    torch.mm(query[:, :RUN], gallery[:, :RUN].T, out=out)
-    for begin in range(RUN, query.shape[1], RUN):
-        out.addmm_(query[:, begin : begin + RUN], gallery[:, begin : begin + RUN].T)
+    rows, columns = len(query), len(gallery)
+    if min(rows, columns) < FEWEST:
+        query, gallery = _fill_up(query), _fill_up(gallery)
+        return out.copy_(multiply(query, gallery, out.new_empty(len(query), len(gallery)))[:rows, :columns])
+    run = RUN[query.dtype]
+    torch.mm(query[:, :run], gallery[:, :run].T, out=out)
+    for begin in range(run, query.shape[1], run):
+        out.addmm_(query[:, begin : begin + run], gallery[:, begin : begin + run].T)
     return out
 
 
@@ -107,3 +114,8 @@ def _rows(name: str, bad: Tensor, rows: IntArray | None) -> str:
     found = torch.nonzero(bad).flatten().cpu().numpy()
     found = found if rows is None else rows[found]
     return f"{len(found)} of the `{name}` (rows {first_few(found)})"
+
+
+def _fill_up(features: Tensor) -> Tensor:
+    missing = max(0, FEWEST - len(features))
+    return torch.cat([features, features.new_zeros(missing, features.shape[1])])

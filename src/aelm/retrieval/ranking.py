@@ -45,7 +45,7 @@ def rank_metrics(
     metric: Metric = "cosine",
     distances: Features | None = None,
     max_rank: int = 50,
-    memory: int = 256,
+    memory: float = 256,
 ) -> RankResult:
     """Ranks the gallery for every query and scores the ranking, exactly.
 
@@ -97,7 +97,7 @@ def rank_pairs(
     labels: Labels,
     pairs: OwnPairs,
     metric: Metric = "cosine",
-    memory: int = 256,
+    memory: float = 256,
     share: Share = ALONE,
 ) -> IntArray:
     """Ranks every match; each process does its share of the work and has the whole result.
@@ -113,7 +113,7 @@ def rank_pairs(
     # Junk is dropped, so columns are counted among what is left.
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
     G = int(taking_part.sum())
-    room = max(1, memory * 2**20 // query.element_size())
+    room = int(memory * 2**20) // query.element_size()
     with full_precision(query.device):
         query = prepare_queries(query, metric)
         gallery = GalleryBlocks(gallery_features, query, taking_part)

@@ -17,12 +17,10 @@ from aelm.retrieval.sweep import COLUMNS, sweep
 
 # Pairs of one identity that are multiplied at once, all queries with all pictures among them.
 PAIRS = 512
-# BLAS takes another path, with other last bits, for products of very few rows.
-FEWEST = 16
 
 
 def rank_streamed(
-    query: Tensor, gallery: GalleryBlocks, pairs: OwnPairs, labels: Labels, metric: Metric, memory: int, share: Share
+    query: Tensor, gallery: GalleryBlocks, pairs: OwnPairs, labels: Labels, metric: Metric, memory: float, share: Share
 ) -> IntArray:
     """Ranks every match against a gallery of any size.
 
@@ -104,9 +102,9 @@ def _few_by_few(
     query: Tensor, block: Tensor, weights: Tensor, row: IntArray, column: IntArray, metric: Metric
 ) -> Values:
     chosen, r = np.unique(row, return_inverse=True)
-    rows = torch.from_numpy(np.resize(chosen, max(FEWEST, len(chosen)))).to(block.device)
+    rows = torch.from_numpy(chosen).to(block.device)
     chosen, c = np.unique(column, return_inverse=True)
-    columns = torch.from_numpy(np.resize(chosen, max(FEWEST, len(chosen)))).to(block.device)
+    columns = torch.from_numpy(chosen).to(block.device)
     values = multiply(query[rows], block[columns], block.new_empty(len(rows), len(columns)))
     finish(values, weights[columns], metric)
     picked: Values = values.cpu().numpy()[r, c]

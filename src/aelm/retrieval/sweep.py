@@ -20,7 +20,7 @@ Visit = Callable[[int, int, int, Any], None]
 
 
 def sweep(
-    query: Tensor, gallery: GalleryBlocks, metric: Metric, visit: Visit, memory: int = 256, share: Share = ALONE
+    query: Tensor, gallery: GalleryBlocks, metric: Metric, visit: Visit, memory: float = 256, share: Share = ALONE
 ) -> None:
     """Calls ``visit(begin, end, first, values)`` for every block of similarities.
 
@@ -35,7 +35,7 @@ def sweep(
         memory: Megabytes for one block and its similarities.
         share: Of several processes, each visits its own gallery blocks; all of them look for broken rows.
     """
-    room = memory * 2**20 // query.element_size()
+    room = int(memory * 2**20) // query.element_size()
     rows = max(1, min(len(query), room // COLUMNS))
     width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2, 4 * COLUMNS))
     buffer = query.new_empty(0)
