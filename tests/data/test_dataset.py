@@ -56,10 +56,10 @@ def test_batch_holds_what_the_pictures_say(tmp_path):
     dataset = ReIDDataset(pictures, Augment([]), num_queries=5)
     order = [7, 0, 4]
     for index in order:
-        batch = collate(dataset.__getitems__([index]))
+        batch = dataset.__getitems__([index])
         image = cv2.imdecode(np.fromfile(pictures[index].path, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         assert torch.equal(batch.image[0], torch.from_numpy(image.copy()).permute(2, 0, 1))
-    batch = collate(ReIDDataset(pictures, recipe(16, 8).test, num_queries=5).__getitems__(order))
+    batch = ReIDDataset(pictures, recipe(16, 8).test, num_queries=5).__getitems__(order)
     assert batch.image.shape == (3, 3, 16, 8)
     assert batch.image.dtype == torch.uint8
     assert batch.image.is_contiguous()
@@ -93,7 +93,7 @@ def test_augmentation_follows_seed_and_epoch(tmp_path):
 
     def images(seed, epoch, order=(0, 1, 2, 3)):
         dataset = ReIDDataset(pictures, recipe(16, 8).train, seed=seed)
-        return collate(dataset.__getitems__([(epoch, index) for index in order])).image
+        return dataset.__getitems__([(epoch, index) for index in order]).image
 
     assert torch.equal(images(0, 0), images(0, 0))
     assert not torch.equal(images(0, 0), images(0, 1))
@@ -104,13 +104,13 @@ def test_augmentation_follows_seed_and_epoch(tmp_path):
 
 def test_one_picture_many_times_is_augmented_anew_each_time(tmp_path):
     dataset = ReIDDataset(draw(tmp_path), recipe(16, 8).train)
-    images = collate(dataset.__getitems__([(0, 3)] * 8)).image
+    images = dataset.__getitems__([(0, 3)] * 8).image
     assert len({image.numpy().tobytes() for image in images}) == 8
 
 
 def test_a_single_item_is_a_batch_of_one(tmp_path):
     dataset = ReIDDataset(draw(tmp_path), recipe(16, 8).train)
-    assert torch.equal(dataset[(4, 2)].image, dataset.__getitems__([(4, 2)])[0].image)
+    assert torch.equal(dataset[(4, 2)].image, dataset.__getitems__([(4, 2)]).image[0])
     assert torch.equal(dataset[2].image, dataset[(0, 2)].image)
     assert len(dataset) == 12
 
@@ -131,9 +131,10 @@ def test_ram_cache_does_not_touch_the_files_again(tmp_path):
 def test_a_bad_picture_stops_the_loader_and_is_named(tmp_path):
     pictures = draw(tmp_path)
     (tmp_path / "ü 05.png").write_bytes(b"no picture")
-    for workers in (0, 1):
-        with pytest.raises(BadImageError, match=r"ü 05\.png.*on_bad_image=skip"):
-            loaded(ReIDDataset(pictures, recipe(16, 8).train), workers=workers, epochs=4)
+    with pytest.raises(BadImageError, match=r"ü 05\.png.*on_bad_image=skip") as raised:
+        loaded(ReIDDataset(pictures, recipe(16, 8).train), epochs=4)
+    # As torch carries it out of a worker: made anew from its text.
+    assert str(type(raised.value)(str(raised.value))) == str(raised.value)
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
@@ -164,8 +165,8 @@ def test_a_skipped_picture_is_logged_once(tmp_path, caplog):
 
 def test_transforms_that_do_not_fit_are_named(tmp_path):
     pictures = draw(tmp_path)
-    with pytest.raises(ValueError, match=r"same size, got heights and widths \[\(20, 10\), \(21, 11\)\]"):
-        collate(ReIDDataset(pictures, Augment([])).__getitems__([0, 1]))
+    with pytest.raises(ValueError, match=r"same size, got heights and widths \(20, 10\) and \(21, 11\)"):
+        ReIDDataset(pictures, Augment([])).__getitems__([0, 1])
 
     class Floats(Augment):
         def __call__(self, image):

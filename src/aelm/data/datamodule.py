@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from aelm.data.dataset import ReIDDataset, Sample
+from aelm.data.dataset import ReIDDataset
 from aelm.data.evaluation_sets import EvaluationSet, evaluation_sets
 from aelm.data.loader import Loader
 from aelm.data.sampler import ShardSampler, TrainSampler
@@ -22,7 +22,7 @@ from aelm.data.splits import (
     split_table,
 )
 from aelm.data.transforms import Transforms
-from aelm.types import Benchmark, Picture
+from aelm.types import Batch, Benchmark, Picture
 
 log = logging.getLogger(__name__)
 
@@ -145,15 +145,15 @@ class ReIDDataModule(pl.LightningDataModule):
         labels, camids = ([getattr(picture, what) for picture in self.train_pictures] for what in ("pid", "camid"))
         return self.sampler(labels, camids, seed=self.seed, rank=rank, world_size=world_size)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         if not self.train_pictures:
             raise RuntimeError("There are no training pictures yet: call setup() or setup('fit') first")
         return self._build("train", self.train_pictures, sampler=self.train_sampler())
 
-    def val_dataloader(self) -> list[DataLoader[Sample]]:
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
         return [self._ranking(one) for one in self.val_sets]
 
-    def test_dataloader(self) -> list[DataLoader[Sample]]:
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
         if not self.test_sets:
             names = ", ".join(self.benchmarks)
             raise RuntimeError(f"There is nothing to test on: no queries in {names}, or setup() was not called")
@@ -195,7 +195,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def _build(
         self, name: str, pictures: Sequence[Picture], num_queries: int = 0, sampler: TrainSampler | None = None
-    ) -> DataLoader[Sample]:
+    ) -> DataLoader[Batch]:
         """A loader of training, if it is given a sampler, or of an evaluation; files are cached but once."""
         lives_on = not name.startswith("test")
         if name not in self._datasets:
@@ -215,7 +215,7 @@ class ReIDDataModule(pl.LightningDataModule):
             processes=self.trainer.num_devices if self.trainer else 1,
         )
 
-    def _ranking(self, one: EvaluationSet) -> DataLoader[Sample]:
+    def _ranking(self, one: EvaluationSet) -> DataLoader[Batch]:
         return self._build(one.name, (*one.query, *one.gallery), len(one.query))
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from aelm.data.decoding import BadImageError, Pixels, decode, pack, pack_files, planes, read_bytes
 from aelm.types import Batch, Picture
@@ -30,7 +30,7 @@ class ImageTransform(Protocol):
 
 
 class Sample(NamedTuple):
-    """One picture of a batch; the fields of :class:`aelm.types.Batch` without the axis B."""
+    """One picture: the fields of :class:`aelm.types.Batch` without the axis B."""
 
     image: Tensor
     pid: int
@@ -108,19 +108,37 @@ class ReIDDataset(Dataset[Sample]):
         return decode(read_bytes(path) if self._files is None else self._files.at(index), path)
 
     def __getitem__(self, item: Item) -> Sample:
-        return self.__getitems__([item])[0]
+        batch = self.__getitems__([item])
+        image, *numbers = (field[0] for field in batch)
+        pid, camid, position, is_query = (number.item() for number in numbers)
+        return Sample(image, int(pid), int(camid), int(position), bool(is_query))
 
-    def __getitems__(self, items: Sequence[Item]) -> list[Sample]:
-        """The samples of one batch, without those that are skipped."""
-        pairs = [(0, item) if isinstance(item, int) else item for item in items]
-        self.transform.seed(batch_seed(self.seed, pairs[0][0], [index for _, index in pairs]))
-        samples = [sample for _, index in pairs if (sample := self._sample(index)) is not None]
-        if not samples:
-            first = self.path(pairs[0][1])
-            raise BadImageError(f"None of the {len(pairs)} pictures of a batch can be read; the first is {first!r}")
-        return samples
+    def __getitems__(self, items: Sequence[Item]) -> Batch:
+        """A batch, without the pictures that are skipped; all of one seed."""
+        epochs, indices = zip(*((0, item) if isinstance(item, int) else item for item in items), strict=True)
+        self.transform.seed(batch_seed(self.seed, epochs[0], indices))
+        images = np.empty((0, 3, 0, 0), np.uint8)
+        kept: list[int] = []
+        for index in indices:
+            picture = self._image(index)
+            if picture is None:
+                continue
+            if not kept:
+                # One block of memory, filled picture by picture: it takes a quarter off the time of stacking them.
+                images = np.empty((len(indices), 3, *picture.shape[:2]), np.uint8)
+            if picture.shape[:2] != images.shape[2:]:
+                sizes = f"{images.shape[2:]} and {picture.shape[:2]}"
+                raise ValueError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
+            planes(picture, images[len(kept)])
+            kept.append(index)
+        if not kept:
+            first = self.path(indices[0])
+            raise BadImageError(f"None of the {len(indices)} pictures of a batch can be read; the first is {first!r}")
+        image, position = torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
+        return Batch(image, self._pids[position], self._camids[position], position, position < self.num_queries)
 
-    def _sample(self, index: int) -> Sample | None:
+    def _image(self, index: int) -> Pixels | None:
+        """Picture ``index``, transformed, ``(H, W, 3)``; None if it is skipped."""
         try:
             image = self.read(index)
         except BadImageError as error:
@@ -133,8 +151,7 @@ class ReIDDataset(Dataset[Sample]):
         image = self.transform(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise TypeError(f"The transform must return (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        pid, camid = int(self._pids[index]), int(self._camids[index])
-        return Sample(planes(image), pid, camid, index, index < self.num_queries)
+        return image
 
 
 def batch_seed(seed: int, epoch: int, indices: Sequence[int]) -> int:
@@ -147,23 +164,9 @@ def batch_seed(seed: int, epoch: int, indices: Sequence[int]) -> int:
     return int.from_bytes(hashlib.blake2b(numbers.tobytes(), digest_size=8).digest(), "little")
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch; in a worker the pictures go straight into shared memory.
-
-    Raises:
-        ValueError: If the pictures differ in size.
-    """
-    images = [sample.image for sample in samples]
-    sizes = sorted({(image.shape[1], image.shape[2]) for image in images})
-    if len(sizes) > 1:
-        raise ValueError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
-    return Batch(
-        image=default_collate(images),
-        pid=torch.tensor([sample.pid for sample in samples]),
-        camid=torch.tensor([sample.camid for sample in samples]),
-        position=torch.tensor([sample.position for sample in samples]),
-        is_query=torch.tensor([sample.is_query for sample in samples]),
-    )
+def collate(batch: Batch) -> Batch:
+    """The ``collate_fn`` of a loader: a batch of :class:`ReIDDataset` is made already, in ``__getitems__``."""
+    return batch
 
 
 def one_thread(worker: int) -> None:

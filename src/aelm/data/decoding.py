@@ -24,7 +24,8 @@ def read_bytes(path: str) -> Pixels:
         BadImageError: If the file is missing or may not be read.
     """
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        with open(path, "rb") as file:
+            return np.frombuffer(file.read(), dtype=np.uint8)
     except OSError as error:
         raise BadImageError(f"Cannot read the picture {path!r}: {error.strerror or error}") from error
 
@@ -42,9 +43,9 @@ def decode(encoded: Pixels, name: str) -> Pixels:
     Raises:
         BadImageError: If this is no picture, or only the beginning of one.
     """
-    content = encoded.data
+    content = encoded.tobytes()
     # Some releases of OpenCV decode half a JPEG and fill the rest with grey.
-    if bytes(content[:2]) == JPEG_START and JPEG_END not in bytes(content):
+    if content.startswith(JPEG_START) and content.rfind(JPEG_END) < 0:
         raise BadImageError(f"The picture {name!r} is cut off: a JPEG of {len(encoded)} bytes without its end marker")
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
@@ -56,15 +57,15 @@ def decode(encoded: Pixels, name: str) -> Pixels:
     return pixels
 
 
-def planes(image: Pixels) -> Tensor:
-    """``(H, W, 3)`` uint8 to a contiguous ``(3, H, W)`` tensor; three times as fast as a strided copy.
+def planes(image: Pixels, into: Pixels) -> None:
+    """Copies ``(H, W, 3)`` to a contiguous ``(3, H, W)``; three times as fast as numpy's strided copy.
 
-    >>> planes(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))[:, 0, 1].tolist()
+    >>> planes(np.arange(12, dtype=np.uint8).reshape(2, 2, 3), into := np.empty((3, 2, 2), np.uint8))
+    >>> into[:, 0, 1].tolist()
     [3, 4, 5]
     """
-    split = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.mixChannels([np.ascontiguousarray(image)], list(split), (0, 0, 1, 1, 2, 2))
-    return torch.from_numpy(split)
+    # OpenCV fills arrays of the right size in place.
+    cv2.split(np.ascontiguousarray(image), list(into))
 
 
 class Packed(NamedTuple):

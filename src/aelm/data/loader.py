@@ -1,12 +1,14 @@
 """How pictures are loaded."""
 
 import os
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from aelm.data.dataset import ReIDDataset, Sample, collate, one_thread
+from aelm.data.dataset import ReIDDataset, collate, one_thread
+from aelm.types import Batch
 
 
 class Loader(NamedTuple):
@@ -35,7 +37,7 @@ class Loader(NamedTuple):
 
     def build(
         self, dataset: ReIDDataset, sampler: Sampler[Any], batch_size: int, *, lives_on: bool, processes: int = 1
-    ) -> DataLoader[Sample]:
+    ) -> DataLoader[Batch]:
         """A loader of :class:`aelm.types.Batch`.
 
         Args:
@@ -46,18 +48,20 @@ class Loader(NamedTuple):
             processes: Processes on this machine that each have such a loader.
         """
         workers = default_workers(processes) if self.workers is None else self.workers
-        return DataLoader(
+        made_already: Callable[[Any], Batch] = collate
+        loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=made_already,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             worker_init_fn=one_thread,
             multiprocessing_context=self.multiprocessing_context if workers else None,
             prefetch_factor=self.prefetch_factor if workers else None,
             persistent_workers=self.persistent_workers and lives_on and workers > 0,
         )
+        return loader
 
 
 def default_workers(processes: int) -> int:
