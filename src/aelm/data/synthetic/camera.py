@@ -55,8 +55,8 @@ def camera(seed: int, number: int) -> Camera:
     draw = stream(CAMERAS, seed, number, 0)
     # Steps of the golden ratio spread tints and sides evenly, whatever the number of cameras.
     tint = 2 * np.pi * (start_tint + 0.618034 * number)
-    exposure = (0.68, 1.05, 0.84, 1.2, 0.74, 0.95)[number % 6] * between(draw, 0.95, 1.05)
-    strength = between(draw, 0.13, 0.24)
+    exposure = (0.72, 1.05, 0.86, 1.18, 0.78, 0.96)[number % 6] * between(draw, 0.95, 1.05)
+    strength = between(draw, 0.09, 0.19)
     # Daylight and lamps differ along warm and cold more than along green and magenta.
     red = exposure * (1 + strength * np.cos(tint))
     green = exposure * (1 + 0.4 * strength * np.cos(tint + 2.3))
@@ -67,12 +67,12 @@ def camera(seed: int, number: int) -> Camera:
         number=number,
         seed=seed,
         yaw=2 * np.pi * float(start_side + 0.382 * number),
-        yaw_spread=between(draw, 0.6, 1.1),
+        yaw_spread=between(draw, 0.5, 0.95),
         pitch=between(draw, 0.1, 0.34),
         light=Light(x, y, z),
         gain=(float(red), float(green), float(blue)),
         gamma=between(draw, 0.85, 1.25),
-        haze=between(draw, 0.0, 0.14),
+        haze=between(draw, 0.0, 0.1),
         blur=between(draw, 0.0028, 0.0068),
         detail=between(draw, 0.6, 1.0),
         noise=between(draw, 1.0, 4.0),
@@ -120,7 +120,7 @@ def expose(eye: Camera, picture: Floats, generator: np.random.Generator) -> Byte
     if detail < 0.95:
         small = cv2.resize(picture, (int(width * detail), int(height * detail)), interpolation=cv2.INTER_AREA)
         picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-    weather = between(generator, 0.8, 1.22)
+    weather = between(generator, 0.84, 1.18)
     warmth = between(generator, -0.07, 0.07)
     gain = np.array(eye.gain, np.float32) * np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * np.float32(weather)
     light = np.clip(picture / 255.0, 0, None) ** np.float32(eye.gamma) * gain

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from aelm.data.synthetic.plan import FOLDERS, GALLERY, OCCLUDED, QUERY, SIZES, TRAIN
+from aelm.data.synthetic.plan import FOLDERS, SIZES
 from aelm.data.synthetic.worker import Order, work
 
-if TYPE_CHECKING:  # the workers draw without torch, which takes seconds to import
-    from aelm.types import Benchmark, Picture
+if TYPE_CHECKING:
+    from aelm.types import Benchmark
 
 VERSION = 1  # of the drawing: counts up whenever a pixel of the set changes
 MARKER = "complete.json"
@@ -74,7 +74,10 @@ def synthetic(
                 f"cannot write the synthetic pictures to {order.target}: {error}; "
                 "free some space there, or name another folder (`data_dir=...` or $AELM_DATA)"
             ) from error
-    return read(Path(order.target))
+    # Imported late: the workers import this package too, and draw without torch, which takes seconds to load.
+    from aelm.data.benchmarks import market_layout
+
+    return market_layout(Path(order.target), "synthetic")
 
 
 def is_complete(order: Order) -> bool:
@@ -183,27 +186,3 @@ def _share(order: Order, workers: int) -> Iterator[int]:
             for process in processes:
                 process.terminate()
                 process.wait()
-
-
-def read(folder: Path) -> "Benchmark":
-    """Lists the pictures of a set on disk, sorted by name."""
-    from aelm.types import Benchmark
-
-    return Benchmark(
-        name="synthetic",
-        train=_pictures(folder / TRAIN),
-        query=_pictures(folder / QUERY),
-        gallery=_pictures(folder / GALLERY),
-        more_queries={"occluded": _pictures(folder / OCCLUDED)},
-    )
-
-
-def _pictures(folder: Path) -> "tuple[Picture, ...]":
-    """Reads Market-1501's names: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1."""
-    from aelm.types import Picture
-
-    found = []
-    for path in sorted(folder.glob("*.jpg")):
-        pid, camera = path.name.split("_")[:2]
-        found.append(Picture(str(path), int(pid), int(camera[1 : camera.index("s")])))
-    return tuple(found)

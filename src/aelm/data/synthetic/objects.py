@@ -6,7 +6,7 @@ import numpy as np
 from aelm.data.synthetic.body import Pose, View
 from aelm.data.synthetic.dress import draw_person
 from aelm.data.synthetic.head import darker
-from aelm.data.synthetic.paint import Cloth, Layer, Light, tube
+from aelm.data.synthetic.paint import Bytes, Cloth, Floats, Layer, Light, tube
 from aelm.data.synthetic.people import Colour, between, person, pick
 from aelm.data.synthetic.scenes import Rng, clouds
 
@@ -37,10 +37,17 @@ def wall(layer: Layer, generator: Rng, light: Light) -> None:
 def pillar(layer: Layer, generator: Rng, light: Light) -> None:
     """A round column or a tree trunk."""
     height, width = layer.part.shape
-    bark = pick(generator, ((112, 92, 72), (150, 146, 140), (96, 84, 74), (176, 168, 152)))
+    bark: Colour = pick(generator, ((112, 92, 72), (150, 146, 140), (96, 84, 74), (176, 168, 152)))
     radius = width * between(generator, 0.2, 0.32)
+    groove = between(generator, 0.2, 0.4)
+
+    def grooves(along: Floats, angle: Floats) -> Bytes:
+        bend = 0.12 * np.sin(along * 23.0) + 0.07 * np.sin(along * 57.0 + 1.0)
+        return np.asarray(np.mod(angle + bend, groove) < 0.3 * groove, np.uint8)
+
+    cloth = Cloth((bark, darker(bark, 0.78)), grooves, creases=0.7)
     start, end = np.array([width / 2, -30], np.float32), np.array([width / 2, height + 30], np.float32)
-    tube(layer, start, end, [radius, radius, radius * 1.06], Cloth((bark,), creases=2.2), light, 1, (False, False))
+    tube(layer, start, end, [radius, radius, radius * 1.06], cloth, light, 1, (False, False))
 
 
 def car(layer: Layer, generator: Rng, light: Light) -> None:

@@ -39,7 +39,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "tiny": Size(8, 3, 8, 3, 1, 2, 2, 4),
-    "small": Size(112, 4, 100, 4, 2, 2, 20, 40),
+    "small": Size(150, 3, 100, 4, 2, 2, 20, 40),
     "standard": Size(600, 5, 250, 6, 3, 3, 120, 250),
 }
 
