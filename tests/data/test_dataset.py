@@ -54,7 +54,7 @@ def same(first, second):
 def test_batch_holds_what_the_pictures_say(tmp_path):
     pictures = draw(tmp_path)
     dataset = ReIDDataset(pictures, Augment([]), num_queries=5)
-    order = [7, 0, 4]
+    order = [5, 0, 4]
     for index in order:
         batch = dataset.__getitems__([index])
         image = cv2.imdecode(np.fromfile(pictures[index].path, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]

@@ -115,7 +115,7 @@ class IdentitySampler(TrainSampler):
         super().__init__(labels, camids, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self.identities = identities
         self.images = images
-        pids, counts = np.unique(np.asarray(labels), return_counts=True)
+        pids, counts = np.unique(labels, return_counts=True)
         together = identities * world_size
         if len(pids) < together:
             raise ValueError(
@@ -123,7 +123,8 @@ class IdentitySampler(TrainSampler):
                 f"found {len(pids)}: lower `identities`" + (" or use fewer processes" if world_size > 1 else "")
             )
         self.steps = steps_per_epoch or int(np.maximum(counts // images, 1).sum()) // together
-        self._cameras = [by_camera(np.flatnonzero(np.asarray(labels) == pid), np.asarray(camids)) for pid in pids]
+        cameras, by_identity = np.asarray(camids), np.argsort(labels, kind="stable")
+        self._cameras = [by_camera(own, cameras) for own in np.split(by_identity, counts.cumsum()[:-1])]
 
     def __len__(self) -> int:
         return self.steps * self.batch_size
