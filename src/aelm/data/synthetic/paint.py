@@ -16,6 +16,9 @@ Texture = Callable[[Floats, Floats], Bytes]
 
 CANVAS_HEIGHT, CANVAS_WIDTH = 512, 256
 AMBIENT, DIFFUSE = 0.5, 0.62
+STEPS = np.arange(64) / 63  # places along a tube at which its radius is known
+CAP_ANGLES = np.arange(1, 8, dtype=np.float32)[:, None] * np.float32(np.pi / 8)
+CAP_COS, CAP_SIN = np.cos(CAP_ANGLES), np.sin(CAP_ANGLES)
 
 
 class Layer(NamedTuple):
@@ -106,12 +109,11 @@ def tube_outline(start: Floats, end: Floats, radii: Floats, round_start: bool, r
     length = max(float(np.hypot(*axis)), 1e-3)
     along = axis / length
     across = np.array([-along[1], along[0]], np.float32)
-    stations = start + np.linspace(0, 1, len(radii), dtype=np.float32)[:, None] * axis
+    stations = start + np.arange(len(radii), dtype=np.float32)[:, None] / np.float32(len(radii) - 1) * axis
     left = stations + radii[:, None] * across
     right = stations - radii[:, None] * across
-    angles = np.linspace(0, np.pi, 9, dtype=np.float32)[1:-1, None]
-    cap_end = end + radii[-1] * (np.cos(angles) * across + np.sin(angles) * along)
-    cap_start = start - radii[0] * (np.cos(angles) * across + np.sin(angles) * along)
+    cap = CAP_COS * across + CAP_SIN * along
+    cap_end, cap_start = end + radii[-1] * cap, start - radii[0] * cap
     pieces = [left, *([cap_end] if round_end else []), right[::-1], *([cap_start] if round_start else [])]
     return np.concatenate(pieces).astype(np.float32)
 
@@ -153,7 +155,7 @@ def tube(
     ax, ay = (axis / length).tolist()
     dx, dy = x - float(start[0]), y - float(start[1])
     along = np.clip((dx * ax + dy * ay) / length, 0.0, 1.0)  # (h, w)
-    table = np.interp(np.linspace(0, 1, 64), np.linspace(0, 1, len(profile)), profile).astype(np.float32)
+    table = np.interp(STEPS, np.arange(len(profile)) / (len(profile) - 1), profile).astype(np.float32)
     radius = table[(along * 63).astype(np.intp)]
     sine = np.clip((dx * -ay + dy * ax) / np.maximum(radius, 1e-3), -0.995, 0.995)
     facing = np.sqrt(1.0 - sine * sine)
