@@ -159,5 +159,5 @@ def stranger(layer: Layer, generator: Rng, light: Light, size: float = 1.2) -> N
     )
     scale = height * size * between(generator, 0.95, 1.05)
     # The nearer, the more of the head is above the picture: the trunk hides most.
-    foot = (width / 2, height * (0.12 - 0.1 * (size - 1.2)) + scale * 0.96)
+    foot = (width / 2, height * (0.12 - 0.2 * (size - 1.2)) + scale * 0.96)
     draw_person(layer, somebody, pose, View(between(generator, -np.pi, np.pi), 0.15, scale, foot), light)
