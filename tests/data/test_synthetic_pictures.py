@@ -72,12 +72,17 @@ def freeze():
 
 
 def test_the_pictures_are_frozen():
-    """To the bit under the libraries and on the kind of processor that it was frozen with, else to a grey level."""
+    """To the bit under the libraries and on the kind of processor that it was frozen with, else but for edges.
+
+    OpenCV 4.10 and 5.0 fill the rim of a polygon differently: a thousandth of the canvas, up to four levels of a cell.
+    """
     frozen = json.loads(FROZEN.read_text())
     assert frozen["version"] == VERSION
     shots = [take(*moment) for moment in MOMENTS]
     for shot, wanted in zip(shots, frozen["fingerprints"], strict=True):
-        assert np.abs(np.array(fingerprint(shot)) - wanted).max() < 1.0
+        difference = np.abs(np.array(fingerprint(shot)) - wanted)
+        assert difference.max() < 6.0
+        assert difference.mean() < 0.3
     if surroundings() == frozen["frozen under"]:
         assert digest(shots) == frozen["sha256"]
 
