@@ -49,3 +49,36 @@ def rank_scores(scores, query_pids, gallery_pids, query_camids, gallery_camids, 
         "cmc": [sum(s[3][0] <= k for s in valid) / len(valid) for k in range(1, max_rank + 1)],
         "num_skipped": len(per_query) - len(valid),
     }
+
+
+def rerank_dense(query, gallery, k1=20, k2=6, lambda_value=0.3):
+    """Zhong et al.'s procedure with its N x N tables, step by step; neighbours of equal distance in order."""
+    features = np.concatenate([query, gallery]).astype(np.float64)
+    squared = (features**2).sum(1)
+    distance = np.maximum(squared[:, None] + squared[None] - 2 * features @ features.T, 0)
+    distance = (distance / distance.max(axis=0)).T
+    rank = np.argsort(distance, axis=1, kind="stable")
+
+    def reciprocal(i, k):
+        forward = rank[i, : k + 1]
+        return [j for j in forward if i in rank[j, : k + 1]]
+
+    codes = np.zeros_like(distance)
+    for i in range(len(features)):
+        mutual = reciprocal(i, k1)
+        expanded = set(mutual)
+        for candidate in mutual:
+            theirs = reciprocal(candidate, int(np.around(k1 / 2)))
+            if len(set(theirs) & set(mutual)) > 2 / 3 * len(theirs):
+                expanded |= set(theirs)
+        members = sorted(expanded)
+        weight = np.exp(-distance[i, members])
+        codes[i, members] = weight / weight.sum()
+    if k2 != 1:
+        codes = np.stack([codes[rank[i, :k2]].mean(axis=0) for i in range(len(features))])
+    result = np.zeros((len(query), len(gallery)))
+    for q in range(len(query)):
+        shared = np.minimum(codes[q], codes[len(query) :]).sum(axis=1)
+        jaccard = 1 - shared / (2 - shared)
+        result[q] = jaccard * (1 - lambda_value) + distance[q, len(query) :] * lambda_value
+    return result

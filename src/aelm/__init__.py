@@ -1,1 +1,42 @@
-"""aelm."""
+"""aelm: person re-identification with adversarially erased learning.
+
+Everything is imported when it is first named, so that taking ``CoAM`` brings neither Lightning nor Hydra.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aelm.checkpoint import load_model as load_model
+    from aelm.data import ReIDDataModule as ReIDDataModule
+    from aelm.models import AELM as AELM
+    from aelm.models import IFCN as IFCN
+    from aelm.models import CoAM as CoAM
+    from aelm.models import ReIDNetwork as ReIDNetwork
+    from aelm.module import ReIDModule as ReIDModule
+    from aelm.retrieval import RankMetrics as RankMetrics
+    from aelm.retrieval import rank_metrics as rank_metrics
+
+HOMES = {
+    "AELM": "aelm.models",
+    "CoAM": "aelm.models",
+    "IFCN": "aelm.models",
+    "RankMetrics": "aelm.retrieval",
+    "ReIDDataModule": "aelm.data",
+    "ReIDModule": "aelm.module",
+    "ReIDNetwork": "aelm.models",
+    "load_model": "aelm.checkpoint",
+    "rank_metrics": "aelm.retrieval",
+}
+
+__all__ = list(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'aelm' has no attribute {name!r}")
+    return getattr(importlib.import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])

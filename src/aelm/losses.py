@@ -88,7 +88,7 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
 
     >>> features = torch.tensor([[0.0], [1.0], [3.0], [3.0]])
     >>> batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=2.5)
-    tensor(0.6250)
+    tensor(0.7500)
     """
     with torch.autocast(features.device.type, enabled=False):
         wide = features.to(torch.promote_types(features.dtype, torch.float32))

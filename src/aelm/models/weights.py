@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict")
+# What reading something else as a pickle or as tensors can raise.
+NOT_DATA = (
+    SafetensorError, pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
+    OverflowError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 PREFIXES = ("module.", "model.", "backbone.", "base.", "network.", "encoder.")
 
 
@@ -62,15 +68,30 @@ def load_weights(network: nn.Module, path: str | Path, *, at_least: float = 0.95
     return report
 
 
+def read_data(path: str | Path) -> Any:
+    """What a ``.safetensors`` file or one of ``torch.save`` holds, on the CPU; nothing in the file is executed.
+
+    Raises:
+        ValueError: If it does not load as data.
+    """
+    path = Path(path)
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except NOT_DATA as error:
+        raise ValueError(f"{path} does not load as data: {type(error).__name__}: {str(error)[:200]}") from error
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name; nothing in the file is executed."""
+    """The tensors of a weights file by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no weights file.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}: give an existing .pth or .safetensors file")
-    try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a weights file that loads as data: {str(error)[:200]}") from error
+    content = read_data(path)
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

@@ -1,20 +1,40 @@
 """`rank_metrics` under Lightning: collects features step by step, on any number of processes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from aelm.retrieval.product import Metric
-from aelm.retrieval.ranking import rank_metrics
-from aelm.retrieval.result import RankResult
+from aelm.retrieval.labels import check_labels, own_pairs, require_matches
+from aelm.retrieval.parallel import ALONE, Share
+from aelm.retrieval.product import Metric, check_metric
+from aelm.retrieval.ranking import rank_pairs
+from aelm.retrieval.result import RankResult, score_ranks
 
 
 class RankMetrics(TorchMetric):
     """Collects features of queries and gallery, and ranks them when asked.
 
-    Pictures that a sampler repeated to fill the last batch are recognised by their data set index and count once.
-    The gallery is ordered by index, so neither the batches nor the processes change the result.
+    Pictures that a sampler repeated to fill the last batch are known by their data set index and count once; query
+    and gallery have indices of their own. The gallery is ordered by index, the ranking is dealt out to the processes
+    in blocks that the data alone determine, and so neither batches nor processes change the result, to the last bit.
+
+    Args:
+        metric: ``cosine`` or ``euclidean``.
+        max_rank: Length of the CMC curve.
+        memory: Megabytes for similarities.
+
+    >>> metric = RankMetrics()
+    >>> first = torch.tensor([True, True, False, False])
+    >>> ids = torch.tensor([0, 1, 0, 1])
+    >>> metric.update(torch.eye(2).repeat(2, 1), ids, first.long(), first, torch.tensor([0, 1, 0, 1]))
+    >>> metric.compute().mAP
+    1.0
     """
 
     full_state_update = False
@@ -26,39 +46,82 @@ class RankMetrics(TorchMetric):
     is_query: list[Tensor]
     index: list[Tensor]
 
-    def __init__(self, metric: Metric = "cosine", max_rank: int = 50) -> None:
+    def __init__(self, metric: Metric = "cosine", max_rank: int = 50, memory: float = 256) -> None:
         super().__init__()
+        check_metric(metric)
         self.metric = metric
         self.max_rank = max_rank
+        self.memory = memory
         for name in ("features", "pids", "camids", "is_query", "index"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, pids: Tensor, camids: Tensor, is_query: Tensor, index: Tensor) -> None:
-        """Takes one batch: ``(B, D)`` features and ``(B,)`` labels, flags and data set positions."""
-        self.features.append(features.detach().float() if features.dtype.itemsize < 4 else features.detach())
-        self.pids.append(pids)
-        self.camids.append(camids)
-        self.is_query.append(is_query)
-        self.index.append(index)
+        """Takes one batch.
+
+        Args:
+            features: ``(B, D)``; what lies below float32 is widened to it.
+            pids: ``(B,)`` identities.
+            camids: ``(B,)`` cameras.
+            is_query: ``(B,)`` bool, False for the gallery.
+            index: ``(B,)`` positions in the data set; the same side and position is the same picture.
+
+        Raises:
+            ValueError: If the lengths differ.
+        """
+        sizes = {len(part) for part in (features, pids, camids, is_query, index)}
+        if features.ndim != 2 or len(sizes) != 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in (features, pids, camids, is_query, index))
+            raise ValueError(
+                f"`features` must have shape (B, D), `pids`, `camids`, `is_query` and `index` (B,), got {shapes}"
+            )
+        self.features.append(features.detach().to(torch.promote_types(features.dtype, torch.float32)))
+        self.pids.append(pids.long())
+        self.camids.append(camids.long())
+        self.is_query.append(is_query.bool())
+        self.index.append(index.long())
 
     def compute(self) -> RankResult:
-        """Ranks everything seen since the last reset."""
-        features, pids, camids = dim_zero_cat(self.features), dim_zero_cat(self.pids), dim_zero_cat(self.camids)
-        is_query, index = dim_zero_cat(self.is_query), dim_zero_cat(self.index)
-        query, gallery = (_once(index, is_query == side) for side in (True, False))
-        return rank_metrics(
-            features[query],
-            features[gallery],
-            pids[query],
-            pids[gallery],
-            camids[query],
-            camids[gallery],
-            metric=self.metric,
-            max_rank=self.max_rank,
-        )
+        """Ranks everything seen since the last reset.
+
+        Raises:
+            ValueError: As :func:`rank_metrics`, also when no query has a match, as in a first look at two batches.
+        """
+        if not len(self.features):
+            raise ValueError("RankMetrics has seen no picture yet; call `update` before `compute`")
+        features, is_query, index = (dim_zero_cat(part) for part in (self.features, self.is_query, self.index))
+        pids, camids = dim_zero_cat(self.pids), dim_zero_cat(self.camids)
+        query, gallery = _rows(index, is_query), _rows(index, ~is_query)
+        labels = check_labels(pids[query], pids[gallery], camids[query], camids[gallery])
+        pairs = own_pairs(labels)
+        require_matches(labels, pairs)
+        share = self._share()
+        rank = rank_pairs(features[query], features[gallery], labels, pairs, self.metric, self.memory, share)
+        return score_ranks(labels, pairs, rank, self.max_rank)
+
+    def _share(self) -> Share:
+        if not self._is_synced:
+            return ALONE
+        group = self.process_group
+        return Share(dist.get_rank(group), dist.get_world_size(group), self.device, group)
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        # A process without any picture must still take part, with empty tensors of the others' width and type.
+        group = process_group or self.process_group
+        kinds: list[tuple[int, torch.dtype] | None] = [None] * dist.get_world_size(group)
+        mine = (self.features[0].shape[1], self.features[0].dtype) if len(self.features) else None
+        dist.all_gather_object(kinds, mine, group=group)
+        known = next((kind for kind in kinds if kind is not None), None)
+        if mine is None and known is not None:
+            nothing = torch.empty(0, dtype=torch.int64, device=self.device)
+            empty = torch.empty(0, known[0], dtype=known[1], device=self.device)
+            self.update(empty, nothing, nothing, nothing, nothing)
+        super()._sync_dist(dist_sync_fn, process_group)
 
 
-def _once(index: Tensor, chosen: Tensor) -> Tensor:
+def _rows(index: Tensor, chosen: Tensor) -> Tensor:
+    """Rows of one side in the order of their index, each index once."""
     rows = torch.nonzero(chosen).flatten()
     rows = rows[torch.argsort(index[rows], stable=True)]
     ordered = index[rows]

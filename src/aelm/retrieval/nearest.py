@@ -3,18 +3,15 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from aelm.retrieval.best import BestOfRows
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import JUNK, IntArray, check_labels
 from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries
 from aelm.retrieval.sweep import query_tensor, sweep
 
-# Entries from which the first guess at the k-th best is taken.
-SAMPLE = 2048
 IGNORED, MISS, MATCH = -1, 0, 1
 
 
@@ -68,7 +65,7 @@ def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine
     query = query_tensor(query, gallery)
     with full_precision(query.device):
         prepared = prepare_queries(query, metric)
-        best = _Best(prepared, k)
+        best = BestOfRows(len(query), k, prepared.new_empty(0).cpu().numpy().dtype)
         sweep(prepared, GalleryBlocks(gallery, prepared), metric, best.visit, memory)
     found = int((best.index[0] >= 0).sum())
     if not found:
@@ -106,41 +103,3 @@ def ranked_rows(
     ignored = (pids == JUNK) | (own & (camids == labels.query_camids[:, None]))
     verdict = np.where(ignored, IGNORED, np.where(own, MATCH, MISS)).astype(np.int8)
     return RankedRows(found.scores, found.indices, verdict)
-
-
-class _Best:
-    """The best entries of each row so far."""
-
-    def __init__(self, query: Tensor, k: int) -> None:
-        self.value: Values = np.full((len(query), k), -np.inf, dtype=query.new_empty(0).cpu().numpy().dtype)
-        self.index = np.full((len(query), k), -1, dtype=np.int64)
-
-    def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
-        """Merges one block in; earlier columns come first among equals."""
-        if isinstance(values, Tensor):
-            self._merge_on_device(begin, end, first, values)
-            return
-        k = self.value.shape[1]
-        for row, line in zip(range(begin, end), values, strict=True):
-            bar = self.value[row, -1]
-            if bar == -np.inf and len(line) > k:
-                sample = line[: max(SAMPLE, k)]
-                bar = np.partition(sample, len(sample) - k)[len(sample) - k]
-                column = np.flatnonzero(line >= bar)
-            else:
-                # Equal to the k-th best is not enough: among equals the earlier ones stay.
-                column = np.flatnonzero(line > bar)
-            if len(column):
-                value = np.concatenate([self.value[row], line[column]])
-                index = np.concatenate([self.index[row], column + first])
-                order = np.argsort(-value, kind="stable")[:k]
-                self.value[row], self.index[row] = value[order], index[order]
-
-    def _merge_on_device(self, begin: int, end: int, first: int, values: Tensor) -> None:
-        k = self.value.shape[1]
-        known = torch.from_numpy(self.value[begin:end]).to(values.device)
-        value, place = torch.cat([known, values], dim=1).sort(dim=1, descending=True, stable=True)
-        order = place[:, :k].cpu().numpy()
-        index = np.take_along_axis(self.index[begin:end], np.minimum(order, k - 1), axis=1)
-        self.value[begin:end] = value[:, :k].cpu().numpy()
-        self.index[begin:end] = np.where(order < k, index, order - k + first)

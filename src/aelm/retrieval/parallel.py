@@ -24,11 +24,13 @@ class Share(NamedTuple):
         rank: Number of this process.
         size: Processes in all.
         device: Where the processes exchange arrays; a GPU under NCCL.
+        group: The processes; None for all.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
+    group: dist.ProcessGroup | None = None
 
     def deal(self, items: list[T]) -> list[T]:
         """Every ``size``-th item, starting at ``rank``."""
@@ -39,8 +41,9 @@ class Share(NamedTuple):
         if self.size == 1:
             return values
         tensor = torch.from_numpy(values).to(self.device)
-        dist.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        dist.all_reduce(tensor, group=self.group)
+        total: NDArray[Any] = tensor.cpu().numpy()
+        return total
 
 
 ALONE = Share()

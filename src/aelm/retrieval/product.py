@@ -30,21 +30,41 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def multiply(query: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
+def multiply(query: Tensor, gallery: Tensor, out: Tensor, *, onto: bool = False) -> Tensor:
     """Writes ``query @ gallery.T`` into ``out``; what one pair gives does not depend on the others.
 
-    Shape:
-        query ``(Q, D)``, gallery ``(G, D)``, out ``(Q, G)``.
+    Args:
+        query: ``(Q, D)``.
+        gallery: ``(G, D)``.
+        out: ``(Q, G)``.
+        onto: Add to what stands in ``out``.
     """
     rows, columns = len(query), len(gallery)
     if min(rows, columns) < FEWEST:
         query, gallery = _fill_up(query), _fill_up(gallery)
-        return out.copy_(multiply(query, gallery, out.new_empty(len(query), len(gallery)))[:rows, :columns])
+        full = out.new_zeros(len(query), len(gallery))
+        full[:rows, :columns] = out
+        return out.copy_(multiply(query, gallery, full, onto=onto)[:rows, :columns])
     run = RUN[query.dtype]
-    torch.mm(query[:, :run], gallery[:, :run].T, out=out)
-    for begin in range(run, query.shape[1], run):
-        out.addmm_(query[:, begin : begin + run], gallery[:, begin : begin + run].T)
+    for begin in range(0, query.shape[1], run):
+        part = gallery[:, begin : begin + run].T
+        torch.addmm(out, query[:, begin : begin + run], part, beta=int(onto or begin > 0), out=out)
     return out
+
+
+def minus_squared_distances(left: Tensor, right: Tensor, left_squared: Tensor, right_squared: Tensor) -> Tensor:
+    """``-|l - r|^2`` of all rows of two tables, to the bit the same when the tables change places.
+
+    Args:
+        left: ``(L, D)``.
+        right: ``(R, D)``.
+        left_squared: ``(L,)`` squared lengths.
+        right_squared: ``(R,)`` squared lengths.
+
+    Returns:
+        ``(L, R)``.
+    """
+    return multiply(left * 2, right, -(left_squared[:, None] + right_squared), onto=True)
 
 
 def prepare_queries(query: Tensor, metric: Metric) -> Tensor:

@@ -96,11 +96,13 @@ def rank_pairs(
     gallery_features: Features,
     labels: Labels,
     pairs: OwnPairs,
-    metric: Metric = "cosine",
+    metric: Metric,
     memory: float = 256,
     share: Share = ALONE,
 ) -> IntArray:
     """Ranks every match; each process does its share of the work and has the whole result.
+
+    Args are those of :func:`rank_metrics`, with the labels checked and the pairs listed.
 
     Returns:
         ``(K,)`` int64 for the K pairs: ranks from 1, and 0 where the pair is no match.

@@ -1,0 +1,21 @@
+"""``aelm train ...`` and ``python -m aelm train ...`` are ``python -m aelm.train ...``."""
+
+import runpy
+import sys
+
+COMMANDS = ("train", "evaluate")
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        usage = f"usage: aelm {{{','.join(COMMANDS)}}} [key=value ...]; aelm train --help lists the keys"
+        sys.exit(
+            usage if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else f"no command {sys.argv[1]}\n{usage}"
+        )
+    # Lightning starts further processes as `python -m <name of __main__>` with the rest of sys.argv.
+    runpy.run_module(f"aelm.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What a checkpoint holds beside weights, and how a model comes back from it."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aelm.models
+from aelm.models import ReIDNetwork
+from aelm.models.weights import read_data
+
+KEY = "aelm"  # where the description lies in a Lightning checkpoint
+ALLOWED = {"torch.nn.Identity", *(f"aelm.models.{name}" for name in aelm.models.__all__)}
+LIBRARIES = ("aelm", "torch", "timm", "pytorch-lightning")
+
+
+def describe(
+    network: Mapping[str, Any],
+    num_ids: int,
+    preprocessing: Mapping[str, Any],
+    labels: Sequence[str],
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Plain data from which :func:`load_model` builds the network again, without the training data.
+
+    Args:
+        network: ``_target_`` description of the network, as in the configs.
+        num_ids: Number of training identities.
+        preprocessing: Height, width, mean, std and interpolation that pictures need.
+        labels: What each label stands for, ``"market1501:2"``.
+        config: The configuration of the run; ``evaluate`` takes its data set from there.
+    """
+    return {
+        "network": without_weights(network),
+        "num_ids": num_ids,
+        "preprocessing": dict(preprocessing),
+        "labels": list(labels),
+        "config": dict(config or {}),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The description with a backbone that starts empty: the checkpoint's own weights fill it."""
+    backbone = dict(network.get("backbone", {}))
+    backbone.update({key: empty for key, empty in (("pretrained", False), ("weights", None)) if key in backbone})
+    return {**network, "backbone": backbone}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of aelm as data on the CPU; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no checkpoint {path}; beside it: {', '.join(near) or 'none'}")
+    content = read_data(path)
+    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{path} is not a checkpoint of `python -m aelm.train`: expected `state_dict` and `{KEY}`, found {found}; "
+            "weights of a backbone alone go to `model.backbone.weights`"
+        )
+    return content
+
+
+def load_model(path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
+    """The network of a checkpoint, in evaluation mode on the CPU; ``model.embed(images)`` gives embeddings.
+
+    Args:
+        path: A checkpoint that ``aelm.train`` wrote.
+        allow: Dotted names, beyond aelm's own parts, that its description may build, such as ``mine.Backbone``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else, or names what is not allowed.
+    """
+    content = read_checkpoint(path)
+    description = content[KEY]
+    if not description:
+        raise ValueError(f"{path} holds no description of its network: pass `description=describe(...)` to ReIDModule")
+    network = build(description["network"], allow)(num_ids=description["num_ids"])
+    if not isinstance(network, ReIDNetwork):
+        raise ValueError(f"{path} describes a {type(network).__name__}, expected a ReIDNetwork")
+    network.load_state_dict(network_state(content["state_dict"]))
+    return network.eval()
+
+
+def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's part of a module's state dict."""
+    return {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+
+
+def build(node: Any, allow: Sequence[str] = ()) -> Any:
+    """Builds a plain ``_target_`` description, as Hydra would, out of aelm's models and what ``allow`` names.
+
+    >>> build({"_target_": "aelm.models.CoAM", "_partial_": True, "reduction": 2})(channels=8).mode
+    'sequential'
+    >>> build({"_target_": "os.system", "command": "true"})
+    Traceback (most recent call last):
+    ...
+    ValueError: the checkpoint asks for `os.system`, not one of aelm's models; if you trust it: allow=['os.system']
+    """
+    if isinstance(node, Mapping):
+        values = {key: build(value, allow) for key, value in node.items() if key not in ("_target_", "_partial_")}
+        if "_target_" not in node:
+            return values
+        target = _locate(str(node["_target_"]), allow)
+        return partial(target, **values) if node.get("_partial_") else target(**values)
+    if isinstance(node, (list, tuple)):
+        return [build(value, allow) for value in node]
+    return node
+
+
+def _locate(name: str, allow: Sequence[str]) -> Any:
+    if name not in ALLOWED and name not in allow:
+        raise ValueError(
+            f"the checkpoint asks for `{name}`, not one of aelm's models; if you trust it: allow=['{name}']"
+        )
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,65 @@
+"""How a command starts: under Hydra, with paths on the command line quoted and keys checked."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from aelm import schema
+
+# Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
+TEXT_KEYS = {"data_dir", "checkpoint", "output", "weights", "root", "csv", "pattern", "name", "resume"}
+PATH_KEYS = TEXT_KEYS - {"pattern", "name"}
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Turns a function of a config into a program over ``aelm.conf``'s ``config_name``."""
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def checked(config: DictConfig) -> Any:
+            schema.check_keys(config)
+            return task(config)
+
+        def start() -> None:
+            sys.argv[1:] = quoted(sys.argv[1:])
+            schema.register()
+            hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
+
+        return start
+
+    return decorate
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """Puts quotes, as Hydra's grammar wants them, around paths and patterns that need them; done twice it does nothing.
+
+    >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x"]) == [
+    ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}"]
+    True
+    """
+    result = []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        last = key.lstrip("+~").rpartition(".")[2]
+        if separator and last in PATH_KEYS and value.startswith("~"):
+            value = os.path.expanduser(value)
+        # Plain words, and what is Hydra's own: quoted strings, lists, interpolations.
+        plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\[.*\]|\$\{.*\}", value, re.ASCII | re.DOTALL)
+        if separator and last in TEXT_KEYS and not plain:
+            value = quote(value)
+        result.append(f"{key}{separator}{value}")
+    return result
+
+
+def quote(text: str) -> str:
+    """A string as a quoted value of Hydra's grammar."""
+    mark = '"' if "'" in text and '"' not in text else "'"
+    text = re.sub(rf"(\\*){mark}", lambda m: m[1] * 2 + "\\" + mark, text)
+    text = re.sub(r"(\\+)$", lambda m: m[1] * 2, text)
+    return f"{mark}{text}{mark}"

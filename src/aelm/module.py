@@ -1,0 +1,170 @@
+"""ReIDModule: trains and tests a network under Lightning; knows no method by name."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from aelm.models.network import ReIDNetwork, StageOutputs
+from aelm.retrieval import RankMetrics, RankResult
+from aelm.types import Batch
+
+Loss = Callable[[StageOutputs, Tensor], Tensor]
+Schedule = Callable[[float, int], float]
+
+
+class ReIDModule(pl.LightningModule):
+    """Training and exact evaluation of a :class:`aelm.models.ReIDNetwork`.
+
+    Args:
+        network: What is trained.
+        losses: Terms by name, summed; each turns the network's outputs and the labels ``(B,)`` into a scalar.
+        optimizer: Builds the optimizer from parameter groups, such as ``partial(torch.optim.Adam, lr=3.5e-4)``.
+        schedule: Factor of the learning rate for (epoch, number of epochs); None for 1 throughout.
+        new_lr_factor: Factor of the learning rate outside the backbone.
+        decay_norm_and_bias: Whether weight decay acts on biases and norms too.
+        frozen_epochs: For how many first epochs the backbone stays as it is.
+        description: Plain data that goes into each checkpoint (see :mod:`aelm.checkpoint`).
+
+    Batches are :class:`aelm.types.Batch`; a test set is one loader over queries and gallery, whose metric prefix is
+    ``datamodule.val_names[i]`` or ``test_names[i]``.
+    """
+
+    def __init__(
+        self,
+        network: ReIDNetwork,
+        losses: Mapping[str, Loss],
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        schedule: Schedule | None = None,
+        new_lr_factor: float = 1.0,
+        decay_norm_and_bias: bool = False,
+        frozen_epochs: int = 0,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.losses = dict(losses)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.new_lr_factor = new_lr_factor
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.frozen_epochs = frozen_epochs
+        self.description = dict(description or {})
+        self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
+        self.results: dict[str, RankResult] = {}
+        self.features: dict[str, Tensor] = {}  # (Q + G, D) of each test set after a test, in the order of its pictures
+
+    def forward(self, images: Tensor) -> Tensor:
+        """One embedding ``(B, D)`` of unit length a picture ``(B, 3, H, W)``."""
+        return self.network.embed(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        outputs = self.network(batch.image, batch.pid)
+        terms = {name: loss(outputs, batch.pid) for name, loss in self.losses.items()}
+        total = torch.stack(list(terms.values())).sum()
+        self.log("train/loss", total, prog_bar=True)
+        if len(terms) > 1:
+            self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
+        self._log_heads(outputs, batch.pid)
+        return total
+
+    def _log_heads(self, outputs: StageOutputs, pids: Tensor) -> None:
+        """How well each head classifies, and how much of the map each stage erased."""
+        for s, heads in enumerate(outputs, 1):
+            for letter, head in zip("abcdefgh", heads, strict=False):
+                hits = (head.logits.detach().argmax(1) == pids).float().mean()
+                self.log(f"train/accuracy/stage{s}_{letter}", hits)
+                if head.mask is not None:
+                    self.log(f"train/erased_fraction/stage{s}", head.mask.float().mean())
+
+    def on_train_epoch_start(self) -> None:
+        if self.frozen_epochs:  # frozen batch norms keep their statistics too
+            self.network.backbone.train(self.current_epoch >= self.frozen_epochs)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Gradients are dropped rather than never computed: so DDP reduces the same parameters at every step.
+        if self.current_epoch < self.frozen_epochs:
+            for parameter in self.network.backbone.parameters():
+                parameter.grad = None
+
+    def configure_optimizers(self) -> Any:
+        groups = self.parameter_groups()
+        factors = [1.0 if group["name"].startswith("backbone") else self.new_lr_factor for group in groups]
+        optimizer = self.optimizer(groups)
+        epochs = self.trainer.max_epochs or 1
+        steps_an_epoch = max(int(self.trainer.estimated_stepping_batches) // epochs, 1)
+        moment = partial(_factor, self.schedule, steps_an_epoch, epochs)
+        scheduler = LambdaLR(optimizer, [partial(moment, factor) for factor in factors])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Backbone and new layers, each split into what decays and what does not; empty groups left out."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                plain = parameter.ndim <= 1 and not self.decay_norm_and_bias
+                place = "backbone" if name.startswith("backbone.") else "new"
+                groups.setdefault(f"{place}_no_decay" if plain else place, []).append(parameter)
+        return [
+            {"params": parameters, "name": name, **({"weight_decay": 0.0} if name.endswith("_no_decay") else {})}
+            for name, parameters in sorted(groups.items())
+        ]
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_metrics("val", len(self.trainer.num_val_batches))
+
+    def on_test_epoch_start(self) -> None:
+        self.results = {}
+        self._start_metrics("test", len(self.trainer.num_test_batches))
+
+    def _start_metrics(self, kind: str, loaders: int) -> None:
+        names = getattr(getattr(self.trainer, "datamodule", None), f"{kind}_names", None)
+        names = names or [kind, *(f"{kind}_{i}" for i in range(1, loaders))]
+        self.metrics = {name: RankMetrics().to(self.device) for name in names}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._collect(batch, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._collect(batch, dataloader_idx)
+
+    def _collect(self, batch: Batch, loader: int) -> None:
+        metric = list(self.metrics.values())[loader]
+        metric.update(self(batch.image), batch.pid, batch.camid, batch.is_query, batch.position)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_metrics()
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_metrics()
+        self.features = {name: in_order(metric) for name, metric in self.metrics.items()}
+
+    def _finish_metrics(self) -> None:
+        for prefix, metric in self.metrics.items():
+            result = self.results[prefix] = metric.compute()
+            for name, value in result.scalars().items():
+                self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/rank1")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["aelm"] = self.description
+
+
+def in_order(metric: RankMetrics) -> Tensor:
+    """What a metric collected on all processes, ``(Q + G, D)`` by position in the data set, each picture once."""
+    features, index = torch.cat(metric.features), torch.cat(metric.index)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        features, index = torch.cat(gather_all_tensors(features)), torch.cat(gather_all_tensors(index))
+    result = features.new_zeros(int(index.max()) + 1, features.shape[1])
+    result[index] = features
+    return result
+
+
+def _factor(schedule: Schedule | None, steps_an_epoch: int, epochs: int, factor: float, step: int) -> float:
+    """Factor of a group's learning rate at an optimizer step."""
+    return factor * (1.0 if schedule is None else schedule(step / steps_an_epoch, epochs))

@@ -1,0 +1,123 @@
+"""The keys that configs may hold, so that a misspelt one is an error with its name, wherever it stands."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+@dataclass
+class DatasetConfig:
+    """Keys of ``dataset``; ``conf/dataset/base.yaml`` explains them."""
+
+    benchmarks: dict[str, Any] = MISSING
+    train: list[str] | None = MISSING
+    test: list[str] | None = MISSING
+    val_fraction: float = MISSING
+    cache: str = MISSING
+    on_bad_image: str = MISSING
+    workers: int | None = MISSING
+    test_batch_size: int = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Keys of ``python -m aelm.train``; ``conf/train.yaml`` explains them."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    transform: Any = MISSING
+    sampler: Any = MISSING
+    model: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    name: str = MISSING
+    run_dir: str = MISSING
+    data_dir: str = MISSING
+    seed: int = MISSING
+    monitor: str = MISSING
+    resume: str | None = MISSING
+    new_lr_factor: float = MISSING
+    decay_norm_and_bias: bool = MISSING
+    frozen_epochs: int = MISSING
+    figures: bool = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Keys of ``python -m aelm.evaluate``; ``conf/evaluate.yaml`` explains them."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    trainer: Any = MISSING
+    checkpoint: str = MISSING
+    output: str | None = MISSING
+    data_dir: str | None = MISSING
+    figures: bool = MISSING
+    allow: list[str] = MISSING
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra, as ``train_schema`` and ``evaluate_schema``."""
+    store = ConfigStore.instance()
+    store.store("train_schema", TrainConfig)
+    store.store("evaluate_schema", EvaluateConfig)
+
+
+def check_keys(config: DictConfig) -> None:
+    """Compares the keys of each ``_target_`` node with what its target takes.
+
+    The schemas hold the top of a config to its keys; this holds the rest, before anything is built.
+
+    Raises:
+        ValueError: If a key is unknown, with its name, its place and the nearest that exists.
+    """
+    for place, part in (("", config), ("dataset.", config.dataset)):
+        held: Any = OmegaConf.get_type(part)
+        keys = {f.name for f in fields(held)}  # `+key=value` passes Hydra whatever the schema says
+        for key in map(str, part):
+            if key not in keys:
+                raise ValueError(f"`{place}{key}` is no key{nearest(key, keys)}")
+    plain = OmegaConf.to_container(config, resolve=False)
+    for place, node in nodes(plain):
+        known = parameters(str(node["_target_"]))
+        for key in node:
+            if known is not None and not key.startswith("_") and key not in known:
+                raise ValueError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """The way out for an unknown key."""
+    near = difflib.get_close_matches(key, known, 1)
+    return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a ``_target_`` under ``plain``, with its dotted place."""
+    items = plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ()
+    if isinstance(plain, Mapping) and plain.get("_target_", "???") != "???":
+        yield place, plain
+    for key, value in items:
+        yield from nodes(value, f"{place}.{key}".lstrip("."))
+
+
+def parameters(target: str) -> set[str] | None:
+    """Names that a dotted target takes as keywords; None where it takes any.
+
+    Raises:
+        ValueError: If there is no such thing.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        found = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
+        return None
+    return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}

@@ -1,0 +1,111 @@
+import os
+
+import pytest
+import torch
+
+from aelm import checkpoint
+from aelm.checkpoint import build, describe, load_model, read_checkpoint
+from aelm.models import AELM, ReIDNetwork
+
+NETWORK = {
+    "_target_": "aelm.models.ReIDNetwork",
+    "_partial_": True,
+    "backbone": {
+        "_target_": "aelm.models.TimmBackbone",
+        "name": "resnet10t",
+        "pretrained": True,
+        "weights": "gone.pth",
+    },
+    "coam": {"_target_": "torch.nn.Identity", "_partial_": True},
+    "aelm": {"_target_": "aelm.models.AELM", "_partial_": True, "embed_dim": 6},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A network, and its checkpoint on disk as Lightning lays it out."""
+    torch.manual_seed(0)
+    description = describe(NETWORK, 5, {"height": 64, "width": 32}, [f"x:{i}" for i in range(5)])
+    network = build(description["network"])(num_ids=5).eval()
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state, checkpoint.KEY: description}, tmp_path / "best.ckpt")
+    return network, tmp_path / "best.ckpt"
+
+
+def test_a_model_comes_back_without_pretrained_weights_or_data(saved):
+    network, file = saved
+    images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)
+    again = load_model(file)
+    assert isinstance(again, ReIDNetwork)
+    assert not again.training
+    assert torch.equal(again.embed(images), network.embed(images))
+
+
+def test_the_description_tells_labels_preprocessing_and_versions(saved):
+    description = read_checkpoint(saved[1])[checkpoint.KEY]
+    assert description["labels"][3] == "x:3"
+    assert description["preprocessing"]["height"] == 64
+    assert set(description["versions"]) == {"aelm", "torch", "timm", "pytorch-lightning"}
+
+
+def test_parts_build_as_hydra_would():
+    part = build(NETWORK["aelm"])(8, 3)
+    assert isinstance(part, AELM)
+    assert part.a.embed_dim == 6
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "aelm.models.weights.load_file", "aelm.checkpoint.load_model", "builtins.eval"]
+)
+def test_only_models_are_built(saved, target, monkeypatch):
+    content = torch.load(saved[1], weights_only=True)
+    content[checkpoint.KEY]["network"]["backbone"] = {"_target_": target, "command": "touch gone"}
+    torch.save(content, saved[1])
+    monkeypatch.setattr(os, "system", lambda command: pytest.fail("it was run"))
+    with pytest.raises(ValueError, match=rf"asks for `{target}`, not one of aelm's models"):
+        load_model(saved[1])
+
+
+def test_what_the_caller_allows_is_built(saved):
+    content = torch.load(saved[1], weights_only=True)
+    content[checkpoint.KEY]["network"]["coam"]["_target_"] = "torch.nn.modules.Identity"
+    torch.save(content, saved[1])
+    with pytest.raises(ValueError, match="not one of aelm's models"):
+        load_model(saved[1])
+    assert load_model(saved[1], allow=["torch.nn.modules.Identity"])
+
+
+def test_a_pickle_bomb_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    torch.save({"state_dict": Bomb(), checkpoint.KEY: {}}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="does not load as data"):
+        load_model(tmp_path / "x.ckpt")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "does not load as data"),
+        (b"some text", "does not load as data"),
+        ({"weight": torch.zeros(1)}, r"not a checkpoint of `python -m aelm.train`.*found weight"),
+        ([1, 2], "found list"),
+        ({"state_dict": {}, "aelm": {}}, "holds no description"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_named(tmp_path, content, message):
+    file = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(ValueError, match=message):
+        load_model(file)
+
+
+def test_a_missing_checkpoint_names_its_neighbours(saved):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*bset\.ckpt; beside it: .*best\.ckpt"):
+        load_model(saved[1].with_name("bset.ckpt"))

@@ -1,0 +1,87 @@
+"""Imports go one way, and each part is to be had without the others."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "aelm"
+# Each part, and what of aelm it may import beside itself.
+MAY = {
+    "types": set(),
+    "schedules": set(),
+    "models": {"types"},
+    "losses": {"types", "models"},
+    "retrieval": {"types"},
+    "data": {"types"},
+    "figures": {"types"},
+    "module": {"types", "models", "retrieval"},
+    "callbacks": {"types"},
+    "checkpoint": {"models"},
+    "report": {"types", "retrieval"},
+    "pictures": {"types", "models", "retrieval", "data", "figures", "module"},
+    "schema": set(),
+    "cli": {"schema"},
+    "build": {"data"},
+    "run_dir": set(),
+    "__init__": {"checkpoint", "data", "models", "module", "retrieval"},
+    "__main__": set(),
+}
+COMMANDS = {"train", "evaluate"}
+HYDRA = {"schema", "cli", "build", "run_dir", *COMMANDS}
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "aelm":
+            yield from (f"aelm.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+FILES = [pytest.param(f, id=str(f.relative_to(SOURCE))) for f in sorted(SOURCE.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_go_one_way(file):
+    part = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    found = {name.split(".")[1] for name in imports(file) if name.startswith("aelm.")} - {part}
+    if part not in COMMANDS:
+        assert found <= MAY[part], f"{file} may not import {found - MAY[part]}"
+    assert not (found - {part}) & COMMANDS, "nothing imports a command"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_few_know_hydra_and_one_knows_albumentations(file):
+    part = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    tops = {name.split(".")[0] for name in imports(file)}
+    assert part in HYDRA or not tops & {"hydra", "omegaconf"}
+    assert file.name == "transforms.py" or "albumentations" not in tops
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("CoAM", ["pytorch_lightning", "hydra", "albumentations", "torchmetrics"]),
+        ("rank_metrics", ["pytorch_lightning", "hydra", "albumentations", "timm"]),
+        ("load_model", ["pytorch_lightning", "hydra", "albumentations"]),
+        ("ReIDDataModule", ["hydra", "timm"]),
+        ("ReIDModule", ["hydra", "albumentations"]),
+    ],
+)
+def test_a_part_brings_no_other_library(name, without):
+    code = f"import sys; from aelm import {name}; print([m for m in {without} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import aelm
+
+    with pytest.raises(AttributeError, match="no attribute 'COAM'"):
+        aelm.COAM  # noqa: B018
+    assert set(aelm.__all__) <= set(dir(aelm))

@@ -1,0 +1,239 @@
+"""The two commands, run in this process on the smallest synthetic people; one real subprocess each."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import pytest
+import torch
+
+from aelm import evaluate, train
+from aelm.checkpoint import read_checkpoint
+from aelm.data.synthetic import synthetic
+
+SCORES = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
+SMALL = [
+    "dataset.benchmarks.synthetic.size=tiny",
+    "dataset.val_fraction=0.4",
+    "dataset.workers=0",
+    "transform.height=64",
+    "transform.width=32",
+    "model.backbone.name=resnet10t",
+    "model.backbone.pretrained=false",
+    "model.aelm.embed_dim=16",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+]
+P_X_K = ["sampler.identities=2", "sampler.images=2", "sampler.steps_per_epoch=3"]
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """A data directory with the tiny synthetic people."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    synthetic(root / "people", "tiny", progress=False)  # of several test processes one draws, the others wait
+    return root / "people"
+
+
+@pytest.fixture
+def trained(composed, people):
+    """Trains with some overrides; gives the run directory and what the run returned."""
+
+    def run(*overrides, name="run"):
+        sampler = [] if "sampler=shuffle" in overrides else P_X_K
+        config = composed("train", f"data_dir={people}", *SMALL, *sampler, *overrides)
+        config.run_dir = config.run_dir.removesuffix("run") + name
+        return config.run_dir, train.run(config)
+
+    return run
+
+
+@pytest.fixture
+def tested(composed):
+    def run(checkpoint, *overrides):
+        fixed = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "figures=false"]
+        return evaluate.run(composed("evaluate", f"checkpoint={checkpoint}", *fixed, *overrides))
+
+    return run
+
+
+def weights(run_dir, name="last"):
+    return read_checkpoint(f"{run_dir}/checkpoints/{name}.ckpt")["state_dict"]
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    run_dir, scores = trained()
+    with open(f"{run_dir}/metrics.json") as file:
+        assert json.load(file) == scores
+    assert set(scores) == {f"{name}/{key}" for name in ("test", "test_occluded") for key in SCORES}
+    assert all(0 <= value <= 1 for value in scores.values())
+    names = set(os.listdir(run_dir))
+    kinds = {f"ranked_{name}_{kind}.png" for name in ("test", "test_occluded") for kind in ("best", "worst", "random")}
+    pictures = {"cmc.png", "training.png", "heatmaps_test.png", "heatmaps_test_occluded.png", *kinds}
+    assert names == {"config.yaml", "metrics.json", "csv", "checkpoints", *pictures}
+    assert all(cv2.imread(f"{run_dir}/{name}").std() > 5 for name in pictures)
+    assert set(os.listdir(f"{run_dir}/checkpoints")) == {"best.ckpt", "last.ckpt"}
+    with open(f"{run_dir}/csv/version_0/metrics.csv") as file:
+        columns = set(file.readline().strip().split(","))
+    assert {"epoch", "step", "train/loss", "val/mAP"} <= columns
+    assert {"train/erased_fraction/stage1", "train/erased_fraction/stage2"} <= columns
+
+
+def test_a_checkpoint_evaluates_to_the_numbers_of_its_run(trained, tested, tmp_path):
+    run_dir, scores = trained("figures=false")
+    best = f"{run_dir}/checkpoints/best.ckpt"
+    assert tested(best) == scores
+    # Another batch size may change sums in the last bit, not more.
+    assert tested(best, "dataset.test_batch_size=7") == pytest.approx(scores, abs=1e-6)
+    content = torch.load(best, weights_only=True)
+    content["state_dict"]["network.backbone.network.conv1.0.weight"][0] += 1
+    torch.save(content, tmp_path / "other.ckpt")
+    assert tested(tmp_path / "other.ckpt") != scores
+
+
+def test_evaluate_writes_only_where_told(trained, composed, people, tmp_path, monkeypatch):
+    run_dir, scores = trained("figures=false")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    moved = shutil.copytree(people, tmp_path / "moved")
+    best = f"{run_dir}/checkpoints/best.ckpt"
+    overrides = [
+        f"checkpoint={best}",
+        f"output={tmp_path}/out",
+        f"data_dir={moved}",
+        "trainer.enable_progress_bar=false",
+    ]
+    assert evaluate.run(composed("evaluate", *overrides)) == scores
+    assert os.listdir(tmp_path / "elsewhere") == []
+    out = set(os.listdir(tmp_path / "out"))
+    assert {"metrics.json", "queries_test.csv", "queries_test_occluded.csv", "cmc.png"} <= out
+    lines = (tmp_path / "out" / "queries_test.csv").read_text().splitlines()
+    assert lines[0] == "path,pid,camid,average_precision,inverse_negative_penalty,first_rank"
+    precision = [float(line.split(",")[3]) for line in lines[1:] if line.split(",")[3]]
+    assert sum(precision) / len(precision) == pytest.approx(scores["test/mAP"], abs=1e-5)
+
+
+@pytest.mark.parametrize("aelm", ["adversarial", "random"])
+def test_two_runs_with_one_seed_have_identical_weights(trained, aelm):
+    first, second, other = (
+        weights(trained("figures=false", f"model/aelm={aelm}", f"seed={seed}", name=name)[0])
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_without_held_out_identities_best_is_the_last(trained):
+    run_dir, _ = trained("figures=false", "dataset.val_fraction=0")
+    best, last = weights(run_dir, "best"), weights(run_dir, "last")
+    assert all(torch.equal(best[key], last[key]) for key in best)
+
+
+def test_resume_goes_on_where_a_run_stopped(trained, monkeypatch):
+    whole, _ = trained("figures=false", name="whole")
+    stopped, killed = [], train.ReIDModule.training_step
+
+    def die_in_the_second_epoch(self, batch, batch_idx):
+        if self.global_step == 4 and not stopped:
+            stopped.append(True)
+            raise KeyError("killed")
+        return killed(self, batch, batch_idx)
+
+    monkeypatch.setattr(train.ReIDModule, "training_step", die_in_the_second_epoch)
+    with pytest.raises(KeyError, match="killed"):
+        trained("figures=false", name="parts")
+    parts, _ = trained("figures=false", "resume=auto", name="parts")
+    first, second = weights(whole), weights(parts)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_directory_in_use_is_refused_before_training(trained, monkeypatch):
+    run_dir, _ = trained("figures=false")
+    before = weights(run_dir)
+    monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_: pytest.fail("training began"))
+    with pytest.raises(FileExistsError, match=r"another configuration: model\.aelm\.threshold: 0\.7 -> 0\.5"):
+        trained("figures=false", "model.aelm.threshold=0.5")
+    assert all(torch.equal(before[key], after) for key, after in weights(run_dir).items())
+
+
+def test_the_backbone_stays_as_it_was_while_frozen(trained):
+    def backbone(run_dir):
+        return {k: v for k, v in weights(run_dir).items() if k.startswith("network.backbone.")}
+
+    one = ["figures=false", "trainer.max_epochs=1"]
+    start = backbone(trained(*one, "optimizer.lr=0", "frozen_epochs=1", name="start")[0])
+    frozen = backbone(trained(*one, "optimizer.lr=0.01", "frozen_epochs=1", name="frozen")[0])
+    free = backbone(trained(*one, "optimizer.lr=0.01", name="free")[0])
+    assert all(torch.equal(start[key], frozen[key]) for key in start)
+    assert not all(torch.equal(start[key], free[key]) for key in start)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model/aelm=none", "model/coam=none", "loss=identity_triplet", "schedule=cosine"],
+        ["model/aelm=two_heads", "sampler=shuffle", "sampler.batch_size=4", "optimizer=sgd", "new_lr_factor=10"],
+        ["model/aelm=random", "model.aelm.neck=true", "logger=none", "optimizer=adamw", "schedule=none"],
+        ["model.aelm.fill=zero", "model.coam.mode=parallel", "model.backbone.stages=1", "logger=tensorboard"],
+    ],
+)
+def test_variants_train_and_test(trained, overrides):
+    _, scores = trained("figures=false", "trainer.max_epochs=1", *overrides)
+    assert 0 <= scores["test_occluded/mAP"] <= 1
+
+
+BAD = [
+    (["model.aelm.threshold=1.5"], ValueError, r"`threshold` must lie in \(0, 1\], got 1.5"),
+    (["sampler.identities=99"], ValueError, r"99.*identities, found \d+: lower `identities`"),
+    (["dataset.train=[markt]"], ValueError, r"`train` names markt, found only synthetic"),
+    (["dataset.val_fraction=0.99"], ValueError, r"identities"),
+    (["model.backbone.weights=/nowhere.pth"], FileNotFoundError, r"no weights file /nowhere.pth"),
+    (["model.backbone.name=vit_tiny_patch16_224"], ValueError, r"cannot take a picture"),
+    (["dataset.benchmarks.synthetic.size=huge"], ValueError, r"`size` must be one of"),
+    (["transform.flip=2"], ValueError, r"`flip` must lie in \[0, 1\], got 2"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "kind", "message"), BAD, ids=[b[0][0] for b in BAD])
+def test_bad_input_is_one_clear_error_before_training(trained, monkeypatch, tmp_path, overrides, kind, message):
+    monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_: pytest.fail("training began"))
+    with pytest.raises(kind, match=message):
+        trained(*overrides)
+    assert not (tmp_path / "run").exists()  # what fails before training leaves no run behind
+
+
+def aelm(*arguments, cwd):
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_as_typed(people, tmp_path):
+    """A sweep of two points from an odd folder, then an evaluation of one of them from another folder."""
+    home = tmp_path / "it's (here), 人"
+    home.mkdir()
+    fast = ["trainer.max_epochs=1", "figures=false", "name=sweep one"]
+    code, output = aelm(
+        "aelm.train", "-m", "model.aelm.threshold=0.5,0.7", f"data_dir={people}", *SMALL, *P_X_K, *fast, cwd=home
+    )
+    assert code == 0, output
+    assert "mAP_trapezoid" in output
+    assert os.listdir(home) == ["runs"]
+    points = [home / "runs" / "sweep one" / str(i) for i in (0, 1)]
+    scores = [json.loads((point / "metrics.json").read_text()) for point in points]
+    best = points[0] / "checkpoints" / "best.ckpt"
+    options = ["trainer.accelerator=cpu", f"output={tmp_path}/out", "figures=false"]
+    code, output = aelm("aelm", "evaluate", f"checkpoint={best}", *options, cwd=tmp_path)
+    assert code == 0, output
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == scores[0]
+    code, output = aelm("aelm.evaluate", "checkpoint=no/such.ckpt", cwd=tmp_path)
+    assert code == 1
+    assert "no checkpoint no/such.ckpt" in output
