@@ -1,0 +1,64 @@
+"""The nearest neighbours of every item among all items, from half of the matrix product."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from aelm.retrieval.best import BestOfRows
+from aelm.retrieval.counting import Values
+from aelm.retrieval.labels import IntArray
+from aelm.retrieval.parallel import each_rows, spans
+from aelm.retrieval.product import minus_squared_distances
+
+# Items multiplied with one another at once.
+TILE = 4096
+
+
+class Neighbours(NamedTuple):
+    """What re-ranking needs of the N x N squared distances.
+
+    Attributes:
+        item: ``(N, k)`` int64, nearest first, ties by item.
+        distance: ``(N, k)`` squared Euclidean distances.
+        largest: ``(N,)`` the largest squared distance of each item.
+    """
+
+    item: IntArray
+    distance: Values
+    largest: Values
+
+
+def all_neighbours(items: Tensor, k: int) -> Neighbours:
+    """Finds the k nearest of all items for each item, itself included.
+
+    The product is symmetric, so each tile above the diagonal serves its rows, and, turned, its columns.
+
+    Args:
+        items: ``(N, D)``; squared Euclidean distances are taken between them as they are.
+        k: How many; N at most.
+    """
+    N = len(items)
+    lengths = (items * items).sum(dim=1)
+    dtype = items.new_empty(0).cpu().numpy().dtype
+    best, largest = BestOfRows(N, k, dtype), np.zeros(N, dtype=dtype)
+
+    def visit(rows: Tensor, begin: int, first: int) -> None:
+        """Takes in minus squared distances of items from ``begin`` on with items from ``first`` on."""
+
+        def work(low: int, high: int, values: Any) -> None:
+            low, high = begin + low, begin + high
+            farthest = -values.min(axis=1) if isinstance(values, np.ndarray) else -values.amin(dim=1).cpu().numpy()
+            largest[low:high] = np.maximum(largest[low:high], farthest)
+            best.visit(low, high, first, values)
+
+        each_rows(rows, work)
+
+    tiles = spans(N, TILE)
+    for number, (low, high) in enumerate(tiles):
+        for first, last in tiles[number:]:
+            values = minus_squared_distances(items[low:high], items[first:last], lengths[low:high], lengths[first:last])
+            visit(values, low, first)
+            if first > low:
+                visit(values.T.contiguous(), first, low)
+    return Neighbours(best.index, -best.value, largest)

@@ -1,0 +1,195 @@
+"""Re-ranking with k-reciprocal encoding, sparse. Reference: Zhong et al., CVPR 2017, and their dense Python code.
+
+Two pictures of one person have each other, and each other's neighbours, among their nearest. Each item is encoded by
+its reciprocal neighbours, weighted by how near they are; the Jaccard distance of two encodings corrects the original
+distance. The encodings have some hundred entries each, whatever N: nothing here is N x N.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from aelm.retrieval.blocks import Array, as_tensor, check_features
+from aelm.retrieval.counting import Values
+from aelm.retrieval.labels import IntArray
+from aelm.retrieval.neighbours import Neighbours, all_neighbours
+from aelm.retrieval.parallel import each_span, spans
+from aelm.retrieval.product import Metric, check_metric, full_precision, gallery_weights, minus_squared_distances
+from aelm.retrieval.sweep import query_tensor
+
+# Queries whose distances are made at once.
+ROWS = 1152
+# Queries whose codes are compared at once, by one thread.
+AT_ONCE = 8
+# Pairs whose distances are made at once.
+PAIRS = 4096
+# Neighbours remembered, as a multiple of the k1 + 1 that matter: they hold most distances that the encoding asks for.
+SPARE = 3
+
+
+def rerank(
+    query_features: Array,
+    gallery_features: Array,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    metric: Metric = "cosine",
+) -> Values:
+    """Distances of queries to gallery, corrected by whom they have as neighbours in common.
+
+    Args:
+        query_features: ``(Q, D)``.
+        gallery_features: ``(G, D)``.
+        k1: Neighbours among which reciprocity is asked for, beside the item itself.
+        k2: Neighbours, the item among them, over which encodings are averaged; 1 for none.
+        lambda_value: Weight of the original distance.
+        metric: ``cosine`` brings features to unit length first, ``euclidean`` takes them as they are.
+
+    Returns:
+        ``(Q, G)`` distances, smaller is closer; for ``rank_metrics(..., distances=...)``.
+
+    Raises:
+        TypeError: If features are not floating-point tensors or arrays.
+        ValueError: If k1, k2 or lambda_value are out of range, dimensions differ, a side is empty, a value is NaN or
+            infinite, or a row is zero under ``cosine``.
+
+    >>> features = torch.eye(4)
+    >>> rerank(features[:1], features, k1=2, k2=1).argmin()
+    np.int64(0)
+    """
+    blocks = rerank_blocks(query_features, gallery_features, k1=k1, k2=k2, lambda_value=lambda_value, metric=metric)
+    first = next(blocks)
+    distances = np.empty((len(query_features), first.shape[1]), dtype=first.dtype)
+    begin = 0
+    for block in chain([first], blocks):
+        distances[begin : begin + len(block)] = block
+        begin += len(block)
+    return distances
+
+
+def rerank_blocks(
+    query_features: Array,
+    gallery_features: Array,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    metric: Metric = "cosine",
+) -> Iterator[Values]:
+    """As :func:`rerank`, some rows ``(b, G)`` at a time: ``rank_metrics`` takes them so, and nothing is Q x G.
+
+    >>> next(rerank_blocks(torch.eye(4)[:1], torch.eye(4), k1=2, k2=1)).shape
+    (1, 4)
+    """
+    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
+        raise ValueError(
+            f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {k1}, {k2} and {lambda_value}"
+        )
+    items = _all_items(query_features, gallery_features, metric)
+    with full_precision(items.device):
+        near = all_neighbours(items, min(len(items), SPARE * (k1 + 1)))
+        codes = _average(_encode(items, near, k1), near, k2)
+    return _distances(items, len(query_features), near, codes, lambda_value)
+
+
+def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -> Tensor:
+    check_metric(metric)
+    query = query_tensor(query_features, gallery_features)
+    check_features("gallery_features", gallery_features)
+    gallery = as_tensor(gallery_features).to(query.device, query.dtype)
+    if query.shape[1] != gallery.shape[1] or not len(gallery):
+        raise ValueError(
+            f"`gallery_features` must have rows of {query.shape[1]} dimensions, as `query_features` have, "
+            f"got shape {tuple(gallery.shape)}"
+        )
+    weights = gallery_weights(query, metric, "query_features"), gallery_weights(gallery, metric)
+    items = torch.cat([query, gallery])
+    return items.div_(torch.cat(weights)[:, None]) if metric == "cosine" else items
+
+
+def _encode(items: Tensor, near: Neighbours, k1: int) -> sparse.csr_array:
+    """``(N, N)`` weights of each item's reciprocal neighbours, and of theirs where the two sets mostly agree."""
+    mutual, half = _reciprocal(near.item[:, : k1 + 1]), _reciprocal(near.item[:, : round(k1 / 2) + 1])
+    common = sparse.csr_array((mutual @ half.T).multiply(mutual))
+    common.data = (common.data > 2 / 3 * np.diff(half.indptr)[common.indices]).astype(np.int32)
+    common.eliminate_zeros()
+    expanded = sparse.csr_array(mutual + common @ half)
+    column = expanded.indices.astype(np.int64)
+    row = np.repeat(np.arange(len(items)), np.diff(expanded.indptr))
+    # All items may be one and the same.
+    largest = np.where(near.largest > 0, near.largest, 1)
+    weight = np.exp(-_look_up(items, near, row, column) / largest[row])
+    weight /= np.bincount(row, weight, len(items))[row]
+    return sparse.csr_array((weight, expanded.indices, expanded.indptr), shape=expanded.shape)
+
+
+def _reciprocal(index: IntArray) -> sparse.csr_array:
+    """Ones where two items are among each other's neighbours."""
+    N, k = index.shape
+    ones = np.ones(N * k, dtype=np.int32)
+    among = sparse.csr_array((ones, index.ravel(), np.arange(0, N * k + 1, k)), shape=(N, N))
+    return sparse.csr_array(among.multiply(among.T))
+
+
+def _look_up(items: Tensor, near: Neighbours, row: IntArray, column: IntArray) -> Values:
+    """Squared distances of some pairs: most are remembered, the others are computed."""
+    N = len(items)
+    order = np.argsort(near.item, axis=1)
+    keys = (np.take_along_axis(near.item, order, axis=1) + np.arange(N)[:, None] * N).ravel()
+    wanted = row * N + column
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    distance: Values = np.take_along_axis(near.distance, order, axis=1).ravel()[place]
+    missing = np.flatnonzero(keys[place] != wanted)
+    for begin, end in spans(len(missing), PAIRS):
+        some = missing[begin:end]
+        left, right = (torch.from_numpy(ids[some]).to(items.device) for ids in (row, column))
+        distance[some] = (items[left] - items[right]).square().sum(dim=1).cpu().numpy()
+    return distance
+
+
+def _average(codes: sparse.csr_array, near: Neighbours, k2: int) -> sparse.csr_array:
+    """Local query expansion: the mean code of each item's k2 nearest, itself among them."""
+    if k2 == 1:
+        return codes
+    index = near.item[:, :k2]
+    N, k = index.shape
+    mean = np.full(N * k, 1 / k, dtype=codes.dtype)
+    near_ones = sparse.csr_array((mean, index.ravel(), np.arange(0, N * k + 1, k)), shape=(N, N))
+    return sparse.csr_array(near_ones @ codes)
+
+
+def _distances(
+    items: Tensor, Q: int, near: Neighbours, codes: sparse.csr_array, lambda_value: float
+) -> Iterator[Values]:
+    squared = (items * items).sum(dim=1)
+    by_neighbour = sparse.csc_array(codes[Q:])
+    largest = np.where(near.largest > 0, near.largest, 1)
+    for begin, end in spans(Q, ROWS):
+        with full_precision(items.device):
+            values = minus_squared_distances(items[begin:end], items[Q:], squared[begin:end], squared[Q:])
+        table = values.cpu().numpy()
+
+        def work(low: int, high: int, begin: int = begin, table: Values = table) -> None:
+            rows = slice(begin + low, begin + high)
+            table[low:high] *= -lambda_value / largest[rows, None]
+            table[low:high] += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[rows]), by_neighbour)
+
+        each_span(work, end - begin, AT_ONCE)
+        yield table
+
+
+def _jaccard(codes: sparse.csr_array, by_neighbour: sparse.csc_array) -> Values:
+    """Jaccard distances of some codes to those of the gallery, from the entries that they share."""
+    R, G = codes.shape[0], by_neighbour.shape[0]
+    start, size = by_neighbour.indptr[codes.indices], np.diff(by_neighbour.indptr)[codes.indices]
+    entry = np.arange(size.sum()) + np.repeat(start - (np.cumsum(size) - size), size)
+    row = np.repeat(np.repeat(np.arange(R), np.diff(codes.indptr)), size)
+    smaller = np.minimum(by_neighbour.data[entry], np.repeat(codes.data, size))
+    shared = np.bincount(row * G + by_neighbour.indices[entry], smaller, R * G).reshape(R, G)
+    distance: Values = 1 - shared / (2 - shared)
+    return distance
