@@ -82,3 +82,12 @@ def rerank_dense(query, gallery, k1=20, k2=6, lambda_value=0.3):
         jaccard = 1 - shared / (2 - shared)
         result[q] = jaccard * (1 - lambda_value) + distance[q, len(query) :] * lambda_value
     return result
+
+
+def verification_pairs(scores, query_pids, gallery_pids, query_camids, gallery_camids):
+    """Scores of the genuine and of the impostor pairs."""
+    genuine, impostor = [], []
+    for q in range(len(query_pids)):
+        for g in ranked_gallery(scores[q], query_pids[q], query_camids[q], gallery_pids, gallery_camids):
+            (genuine if gallery_pids[g] == query_pids[q] else impostor).append(scores[q][g])
+    return genuine, impostor

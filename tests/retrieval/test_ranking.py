@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import rank_metrics, ranking, streaming, sweep
+from aelm.retrieval import own, rank_metrics, ranking, sweep
 from tests.reference import rank_scores, similarity
-from tests.retrieval.worlds import random_world
+from tests.retrieval.worlds import World, random_world
 
 
 def assert_equals_reference(result, world, metric, max_rank=50):
@@ -38,7 +38,7 @@ def assert_equals_scores(result, scores, labels, max_rank=50):
 def tiny_blocks(monkeypatch):
     """Blocks of three pictures and two queries, so that small worlds cross many borders."""
     monkeypatch.setattr(ranking, "ROWS", 2)
-    for module in (ranking, sweep, streaming):
+    for module in (ranking, sweep, own):
         monkeypatch.setattr(module, "COLUMNS", 3)
 
 
@@ -104,3 +104,170 @@ def test_comparing_counts_as_sorting_does(monkeypatch):
             for memory in (256, 1e-4):
                 result = rank_metrics(*map(torch.from_numpy, world), metric=metric, memory=memory)
                 assert_equals_reference(result, world, metric)
+
+
+def test_open_reid_case_has_its_known_cmc():
+    distances = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4, 0]], float)
+    ids = np.arange(5)
+    result = rank_metrics(None, None, ids, ids, ids, ids + 5, distances=distances, max_rank=5)
+    np.testing.assert_allclose(result.cmc, [0.6, 0.6, 0.8, 1, 1])
+
+
+def test_matches_at_ranks_two_and_four():
+    distances = np.array([[1.0, 2, 3, 4]])
+    result = rank_metrics(None, None, [0], [1, 0, 1, 0], [0], [1, 1, 1, 1], distances=distances)
+    assert result.mAP == pytest.approx(0.5)
+    assert result.mAP_trapezoid == pytest.approx(1 / 3)
+    assert result.mINP == pytest.approx(0.5)
+    assert result.scalars()["rank1"] == 0
+    assert result.scalars()["rank5"] == 1
+
+
+def test_the_trapezoid_is_never_larger():
+    for seed in range(50):
+        result = rank_metrics(*random_world(seed), metric="euclidean")
+        assert result.mAP_trapezoid <= result.mAP + 1e-12
+
+
+def test_counts_name_junk_distractors_and_skipped_queries():
+    result = rank_metrics(np.eye(3), np.eye(3)[[0, 1, 2, 0, 1]], [0, 1, 5], [0, -1, 7, 1, -1], [1, 1, 1], [2] * 5)
+    assert (result.num_queries, result.num_skipped, result.num_junk, result.num_distractors) == (3, 1, 2, 1)
+    assert np.isnan(result.average_precision).tolist() == [False, False, True]
+
+
+def test_cameras_split_the_queries():
+    for seed in range(20):
+        world = random_world(seed)
+        result = rank_metrics(*world, metric="euclidean")
+        split = result.by_camera()
+        assert sum(scores["num_queries"] for scores in split.values()) == len(world.query)
+        for camid, scores in split.items():
+            chosen = world.query_camids == camid
+            part = World(
+                world.query[chosen],
+                world.gallery,
+                world.query_pids[chosen],
+                world.gallery_pids,
+                world.query_camids[chosen],
+                world.gallery_camids,
+            )
+            if scores["num_skipped"] == scores["num_queries"]:
+                assert np.isnan(scores["mAP"])
+                continue
+            alone = rank_metrics(*part, metric="euclidean").scalars()
+            assert {name: scores[name] for name in alone} == pytest.approx(alone)
+
+
+def test_gallery_order_does_not_matter_without_ties():
+    r = np.random.default_rng(5)
+    Q, G, D = 40, 3000, 600
+    query, gallery = r.standard_normal((Q, D)).astype(np.float32), r.standard_normal((G, D)).astype(np.float32)
+    query_pids, gallery_pids = r.integers(0, 30, Q), r.integers(-1, 40, G)
+    query_camids, gallery_camids = r.integers(0, 3, Q), r.integers(0, 3, G)
+    order = r.permutation(G)
+    for memory in (256, 0.05):
+        first, second = (
+            rank_metrics(query, gallery[o], query_pids, gallery_pids[o], query_camids, gallery_camids[o], memory=memory)
+            for o in (np.arange(G), order)
+        )
+        assert first.scalars() == second.scalars()
+        assert first.match_rank.tolist() == second.match_rank.tolist()
+        assert order[second.match_gallery].tolist() == first.match_gallery.tolist()
+
+
+def test_a_matrix_product_in_another_precision_does_not_leak_in():
+    r = np.random.default_rng(0)
+    features, pids = torch.from_numpy(r.standard_normal((300, 64)).astype(np.float32)), r.integers(0, 20, 300)
+    labels = pids[:100], pids[100:], np.zeros(100, int), np.ones(200, int)
+    expected = rank_metrics(features[:100], features[100:], *labels)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = rank_metrics(features[:100], features[100:], *labels)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert result.match_rank.tolist() == expected.match_rank.tolist()
+
+
+def test_inputs_are_left_as_they_are():
+    world = random_world(1, dtype=np.float32)
+    distances = np.ones((len(world.query), len(world.gallery)), np.float32)
+    copies = [part.copy() for part in (*world, distances)]
+    rank_metrics(*world)
+    rank_metrics(None, None, *world.labels, distances=distances)
+    for part, copy in zip((*world, distances), copies, strict=True):
+        np.testing.assert_array_equal(part, copy)
+
+
+GOOD = {
+    "query_features": np.eye(3)[:2], "gallery_features": np.eye(3), "query_pids": [0, 1], "gallery_pids": [0, 1, 2],
+    "query_camids": [0, 0], "gallery_camids": [1, 1, 1],
+}  # fmt: skip
+
+
+def spoiled(value, row):
+    features = np.eye(3)
+    features[row] = value
+    return features
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"gallery_features": spoiled(np.nan, 1)}, ValueError, r"1 of the `gallery_features` \(rows 1\) hold NaN"),
+        ({"gallery_features": spoiled(np.inf, [0, 2])}, ValueError, r"2 of the `gallery_features` \(rows 0, 2\)"),
+        ({"query_features": spoiled(np.nan, 0)[:2]}, ValueError, r"`query_features` \(rows 0\) hold NaN"),
+        ({"gallery_features": spoiled(0.0, 2)}, ValueError, r"`gallery_features` \(rows 2\) are zero vectors"),
+        ({"gallery_features": spoiled(1e200, 2)}, ValueError, "too long for torch.float64"),
+        ({"gallery_features": np.eye(4)[:3]}, ValueError, "3 dimensions but `gallery_features` 4"),
+        ({"gallery_features": np.eye(3)[:2]}, ValueError, "has 2 rows but `gallery_pids` 3 entries"),
+        ({"gallery_features": [np.eye(3), np.eye(3)]}, ValueError, "rows but `gallery_pids` 3 entries"),
+        ({"gallery_features": [np.eye(3)[:1]]}, ValueError, "has 1 rows but `gallery_pids` 3 entries"),
+        ({"gallery_features": [[1.0, 2.0, 3.0]]}, TypeError, "must be a tensor or an array, got list"),
+        ({"query_features": np.eye(3)}, ValueError, "has 3 rows but `query_pids` 2 entries"),
+        ({"query_features": np.eye(3, dtype=int)[:2]}, TypeError, "floating-point numbers, got int64"),
+        ({"query_features": np.ones(3)}, ValueError, r"shape \(pictures, dimensions\), got \(3,\)"),
+        ({"query_features": None}, ValueError, "unless `distances` are given"),
+        ({"query_pids": [0, 1, 1]}, ValueError, "`query_pids` has 3 entries but `query_camids` has 2"),
+        ({"query_pids": [0.0, 1.0]}, TypeError, "`query_pids` must hold whole numbers, got float64"),
+        ({"query_pids": [[0, 1]]}, ValueError, "`query_pids` must have one axis"),
+        ({"query_pids": [0, -1]}, ValueError, r"pid -1 marks junk.*1 of 2 queries have it \(rows 1\)"),
+        ({"gallery_pids": [0, -2, 1]}, ValueError, r"`gallery_pids` must be -1 \(junk\) or above, got -2 at row 1"),
+        (
+            {"gallery_pids": [], "gallery_camids": [], "gallery_features": np.ones((0, 3))},
+            ValueError,
+            "gallery is empty",
+        ),
+        ({"query_pids": [], "query_camids": [], "query_features": np.ones((0, 3))}, ValueError, "query is empty"),
+        ({"gallery_pids": [7, 8, 9]}, ValueError, "the two sides share no pid"),
+        (
+            {"gallery_camids": [0, 0, 0]},
+            ValueError,
+            "2 pids occur on both sides, but only in pictures of the query's own",
+        ),
+        ({"metric": "hamming"}, ValueError, "`metric` must be one of cosine, euclidean, got 'hamming'"),
+        ({"max_rank": 0}, ValueError, "`max_rank` must be at least 1"),
+        ({"distances": np.ones((2, 3))}, ValueError, "not both"),
+    ],
+)
+def test_bad_input_is_named(change, error, message):
+    rank_metrics(**GOOD)
+    with pytest.raises(error, match=message):
+        rank_metrics(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize(
+    ("distances", "message"),
+    [
+        (np.ones((2, 4)), r"must have shape \(2, 3\)"),
+        (np.ones((3, 3)), r"must have shape \(2, 3\)"),
+        ([np.ones((1, 3))], r"must have shape \(2, 3\).*got 1 rows"),
+        (np.array([[0, 1, 2], [0, np.nan, 1]]), "NaN or infinite values in rows 1"),
+    ],
+)
+def test_bad_distances_are_named(distances, message):
+    ids = {name: value for name, value in GOOD.items() if not name.endswith("features")}
+    with pytest.raises(ValueError, match=message):
+        rank_metrics(None, None, **ids, distances=distances)

@@ -68,10 +68,10 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
     1
     """
     labels = Labels(
-        _whole_numbers("query_pids", query_pids),
-        _whole_numbers("gallery_pids", gallery_pids),
-        _whole_numbers("query_camids", query_camids),
-        _whole_numbers("gallery_camids", gallery_camids),
+        whole_numbers("query_pids", query_pids),
+        whole_numbers("gallery_pids", gallery_pids),
+        whole_numbers("query_camids", query_camids),
+        whole_numbers("gallery_camids", gallery_camids),
     )
     for side, pids, camids in (("query", labels[0], labels[2]), ("gallery", labels[1], labels[3])):
         if len(pids) == 0:
@@ -161,7 +161,13 @@ def first_few(rows: IntArray, most: int = 5) -> str:
     return ", ".join(str(row) for row in rows[:most]) + (", ..." if len(rows) > most else "")
 
 
-def _whole_numbers(name: str, values: Any) -> IntArray:
+def whole_numbers(name: str, values: Any) -> IntArray:
+    """One int64 id for each picture, from a tensor, array or list.
+
+    Raises:
+        TypeError: If the ids are not whole numbers.
+        ValueError: If there is not exactly one axis.
+    """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"`{name}` must have one axis, one id for each picture, got shape {array.shape}")

@@ -56,7 +56,7 @@ def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine
         ValueError: If k is below 1, a side is empty, dimensions differ, a value is NaN or infinite, or a row is zero
             under ``cosine``.
 
-    >>> nearest(torch.eye(3)[:1], torch.eye(3), k=2).indices.tolist()
+    >>> nearest(np.eye(3)[:1], np.eye(3), k=2).indices.tolist()
     [[0, 1]]
     """
     check_metric(metric)
@@ -92,7 +92,7 @@ def ranked_rows(
 
     Args and errors are those of :func:`rank_metrics` and :func:`nearest`.
 
-    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    >>> features = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     >>> ranked_rows(features[:1], features, [0], [0, 0, 1], [1], [1, 2, 2], k=3).verdict.tolist()
     [[-1, 1, 0]]
     """

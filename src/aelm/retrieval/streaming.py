@@ -5,18 +5,15 @@ each identity with itself. Then every block is multiplied with all queries, and 
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aelm.retrieval.blocks import GalleryBlocks
 from aelm.retrieval.counting import Values, count_above, take_and_mask
 from aelm.retrieval.labels import IntArray, Labels, OwnPairs, order_matches, place_within
-from aelm.retrieval.parallel import Share, spans
-from aelm.retrieval.product import Metric, finish, gallery_weights, multiply
-from aelm.retrieval.sweep import COLUMNS, sweep
-
-# Pairs of one identity that are multiplied at once, all queries with all pictures among them.
-PAIRS = 512
+from aelm.retrieval.own import own_similarities
+from aelm.retrieval.parallel import Share
+from aelm.retrieval.product import Metric
+from aelm.retrieval.sweep import sweep
 
 
 def rank_streamed(
@@ -38,7 +35,7 @@ def rank_streamed(
     """
     gallery.keep()
     by_gallery = np.argsort(pairs.gallery, kind="stable")
-    similarity = _own_similarities(query, gallery, pairs, labels, by_gallery, metric, share)
+    similarity = own_similarities(query, gallery, pairs, labels, metric, share)
     for _ in range(2):
         order = order_matches(pairs, similarity)
         counter = _Counter(pairs, by_gallery, order, similarity[order])
@@ -73,39 +70,3 @@ class _Counter:
         part = slice(*np.searchsorted(self.row, [begin, end]))
         row, column = self.row[part] - begin, self.column[part] - first
         self.above[part] += count_above(values, row, column, self.threshold[part])
-
-
-def _own_similarities(
-    query: Tensor,
-    gallery: GalleryBlocks,
-    pairs: OwnPairs,
-    labels: Labels,
-    by_gallery: IntArray,
-    metric: Metric,
-    share: Share,
-) -> Values:
-    similarity: Values = np.zeros(len(pairs.query), dtype=query.new_empty(0).cpu().numpy().dtype)
-    _, position = np.unique(pairs.gallery, return_inverse=True)
-    own = GalleryBlocks(gallery.source, query, np.isin(labels.gallery_pids, labels.query_pids))
-    for first, row_numbers, block in own.blocks(COLUMNS):
-        weights = gallery_weights(block, metric, rows=row_numbers)
-        low, high = np.searchsorted(position[by_gallery], [first, first + len(block)])
-        inside = by_gallery[low:high]
-        inside = inside[np.argsort(labels.query_pids[pairs.query[inside]], kind="stable")]
-        for begin, end in share.deal(spans(len(inside), PAIRS)):
-            part = inside[begin:end]
-            similarity[part] = _few_by_few(query, block, weights, pairs.query[part], position[part] - first, metric)
-    return share.sum(similarity)
-
-
-def _few_by_few(
-    query: Tensor, block: Tensor, weights: Tensor, row: IntArray, column: IntArray, metric: Metric
-) -> Values:
-    chosen, r = np.unique(row, return_inverse=True)
-    rows = torch.from_numpy(chosen).to(block.device)
-    chosen, c = np.unique(column, return_inverse=True)
-    columns = torch.from_numpy(chosen).to(block.device)
-    values = multiply(query[rows], block[columns], block.new_empty(len(rows), len(columns)))
-    finish(values, weights[columns], metric)
-    picked: Values = values.cpu().numpy()[r, c]
-    return picked

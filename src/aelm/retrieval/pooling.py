@@ -1,0 +1,125 @@
+"""Several features made one: pictures of a person, of a track, and the neighbours of a query."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aelm.retrieval.blocks import Array, as_tensor, check_features
+from aelm.retrieval.labels import IntArray, first_few, whole_numbers
+from aelm.retrieval.nearest import nearest
+from aelm.retrieval.product import gallery_weights
+
+
+class Pooled(NamedTuple):
+    """One feature for each group.
+
+    Attributes:
+        features: ``(N, D)`` of unit length.
+        pids: ``(N,)`` int64.
+        camids: ``(N,)`` int64.
+        group: ``(B,)`` int64, the row of ``features`` that each picture went into.
+    """
+
+    features: Tensor
+    pids: IntArray
+    camids: IntArray
+    group: IntArray
+
+
+def pool_people(features: Array, pids: Any, camids: Any) -> Pooled:
+    """Averages all pictures of one identity and camera: multi-query evaluation, as Market-1501 has it.
+
+    Args:
+        features: ``(B, D)``; brought to unit length before they are averaged.
+        pids: ``(B,)``.
+        camids: ``(B,)``.
+
+    Raises:
+        TypeError: If ids are not whole numbers or features not floating-point.
+        ValueError: If lengths differ, or a row is zero, NaN or infinite.
+
+    >>> pool_people(torch.eye(3), [7, 7, 8], [1, 1, 1]).features.shape
+    torch.Size([2, 3])
+    """
+    people, cameras = whole_numbers("pids", pids), whole_numbers("camids", camids)
+    _check_lengths(features, {"pids": people, "camids": cameras})
+    kinds, group = np.unique(np.stack([people, cameras]), axis=1, return_inverse=True)
+    return Pooled(_mean_directions(features, group), kinds[0], kinds[1], group)
+
+
+def pool_tracks(features: Array, tracks: Any, pids: Any, camids: Any) -> Pooled:
+    """Averages all pictures of one track, in the order of the track numbers.
+
+    Args:
+        features: ``(B, D)``; brought to unit length before they are averaged.
+        tracks: ``(B,)`` track of each picture.
+        pids: ``(B,)``; one for each track.
+        camids: ``(B,)``; one for each track.
+
+    Raises:
+        TypeError: If ids are not whole numbers or features not floating-point.
+        ValueError: If lengths differ, a track has two identities or cameras, or a row is zero, NaN or infinite.
+    """
+    numbers, people, cameras = (
+        whole_numbers(name, ids) for name, ids in (("tracks", tracks), ("pids", pids), ("camids", camids))
+    )
+    _check_lengths(features, {"tracks": numbers, "pids": people, "camids": cameras})
+    kinds, first, group = np.unique(numbers, return_index=True, return_inverse=True)
+    for name, ids in (("pid", people), ("camid", cameras)):
+        mixed = np.unique(group[ids != ids[first][group]])
+        if len(mixed):
+            raise ValueError(
+                f"a track must have one {name}, but tracks {first_few(kinds[mixed])} have several; "
+                f"number tracks apart for each {name}"
+            )
+    return Pooled(_mean_directions(features, group), people[first], cameras[first], group)
+
+
+def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *, alpha: float = 0.0) -> Tensor:
+    """Average query expansion: each query is averaged with its k nearest gallery features, by cosine.
+
+    Args:
+        query_features: ``(Q, D)``.
+        gallery_features: ``(G, D)``.
+        k: Neighbours; a good value lies below the number of pictures that a person has.
+        alpha: Neighbours weigh their cosine (0 when negative) to this power; 0 weighs them like the query itself.
+
+    Returns:
+        ``(Q, D)`` of unit length.
+
+    Raises:
+        TypeError: If features are not floating-point tensors or arrays.
+        ValueError: If k is below 1 or alpha below 0, dimensions differ, or a row is zero, NaN or infinite.
+    """
+    if alpha < 0:
+        raise ValueError(f"`alpha` must be at least 0, got {alpha}")
+    found = nearest(query_features, gallery_features, k)
+    query, gallery = _directions(query_features), as_tensor(gallery_features)
+    neighbours = gallery[torch.from_numpy(found.indices).to(gallery.device)].to(query.device, query.dtype)
+    weights = torch.from_numpy(np.maximum(found.scores, 0) ** alpha).to(query.device, query.dtype)
+    total = query + (torch.nn.functional.normalize(neighbours, dim=2) * weights[:, :, None]).sum(dim=1)
+    return _directions(total)
+
+
+def _mean_directions(features: Array, group: IntArray) -> Tensor:
+    directions = _directions(features)
+    total = directions.new_zeros(int(group.max()) + 1, directions.shape[1])
+    total.index_add_(0, torch.from_numpy(group.reshape(-1)).to(directions.device), directions)
+    return _directions(total, "the mean features")
+
+
+def _directions(features: Array, name: str = "features") -> Tensor:
+    check_features(name, features)
+    tensor = as_tensor(features)
+    tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor / gallery_weights(tensor, "cosine", name)[:, None]
+
+
+def _check_lengths(features: Array, ids: dict[str, IntArray]) -> None:
+    for name, values in ids.items():
+        if len(values) != len(features) or not len(values):
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {len(features)} features, got {len(values)}"
+            )

@@ -1,0 +1,170 @@
+"""Same person or not, by a threshold: what a deployment needs beside the ranking.
+
+A genuine pair is a query and a match of it, an impostor pair a query and a negative. The threshold accepts a share of
+both: the true-accept rate (TAR) and the false-accept rate (FAR).
+"""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aelm.retrieval.blocks import Array, Features, GalleryBlocks
+from aelm.retrieval.counting import Values, take_and_mask
+from aelm.retrieval.labels import JUNK, OwnPairs, check_labels, own_pairs, require_matches
+from aelm.retrieval.own import own_similarities
+from aelm.retrieval.parallel import ALONE
+from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries
+from aelm.retrieval.result import FloatArray
+from aelm.retrieval.sweep import query_tensor, sweep
+
+# Points of the curve: thresholds at equal steps of the true-accept rate.
+POINTS = 513
+
+
+class Verification(NamedTuple):
+    """Operating points, every one exact.
+
+    Attributes:
+        far: ``(F,)`` the false-accept rates asked for.
+        far_reached: ``(F,)`` the largest rate not above it that a threshold can reach.
+        tar: ``(F,)`` the true-accept rate there.
+        threshold: ``(F,)`` accept cosines from here up, or Euclidean distances from here down.
+        roc_far: ``(P,)`` the whole curve, from strict to lenient.
+        roc_tar: ``(P,)``.
+        roc_threshold: ``(P,)``.
+        num_genuine: Genuine pairs.
+        num_impostor: Impostor pairs.
+    """
+
+    far: FloatArray
+    far_reached: FloatArray
+    tar: FloatArray
+    threshold: FloatArray
+    roc_far: FloatArray
+    roc_tar: FloatArray
+    roc_threshold: FloatArray
+    num_genuine: int
+    num_impostor: int
+
+
+def verification(
+    query_features: Array,
+    gallery_features: Features,
+    query_pids: Any,
+    gallery_pids: Any,
+    query_camids: Any,
+    gallery_camids: Any,
+    *,
+    metric: Metric = "cosine",
+    far: Sequence[float] = (1e-2, 1e-3, 1e-4),
+    memory: float = 256,
+) -> Verification:
+    """Measures how well one threshold tells genuine from impostor pairs.
+
+    Args other than ``far`` are those of :func:`rank_metrics`, and so are junk and camera rules and the errors.
+
+    Args:
+        far: False-accept rates, between 0 and 1. A rate below one impostor pair is reached with none accepted.
+
+    Raises:
+        ValueError: If a rate is out of range, or there is no impostor pair.
+    """
+    check_metric(metric)
+    wanted = np.asarray(far, dtype=np.float64)
+    if wanted.ndim != 1 or not len(wanted) or not ((wanted > 0) & (wanted < 1)).all():
+        raise ValueError(f"`far` must list rates between 0 and 1, got {list(far)}")
+    labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
+    pairs = own_pairs(labels)
+    require_matches(labels, pairs)
+    taking_part = labels.gallery_pids != JUNK
+    num_impostor = len(labels.query_pids) * int(taking_part.sum()) - len(pairs.query)
+    if not num_impostor:
+        raise ValueError("there is no impostor pair: the gallery holds no picture of another person")
+    pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
+    query = query_tensor(query_features, gallery_features)
+    if len(query) != len(labels.query_pids):
+        raise ValueError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
+    with full_precision(query.device):
+        prepared = prepare_queries(query, metric)
+        gallery = GalleryBlocks(gallery_features, prepared, taking_part)
+        gallery.keep()
+        # Across queries, only whole squared distances compare.
+        shift = (query * query).sum(dim=1) if metric == "euclidean" else query.new_zeros(len(query))
+        own = own_similarities(prepared, gallery, pairs, labels, metric, ALONE) - shift.cpu().numpy()[pairs.query]
+        genuine = np.sort(own[pairs.is_match])
+        curve = np.unique(np.quantile(genuine, np.linspace(0, 1, POINTS), method="lower"))[::-1]
+        impostors = _Impostors(pairs, shift, curve, int(wanted.max() * num_impostor) + 1)
+        sweep(prepared, gallery, metric, impostors.visit, memory)
+    # Strictly above the first impostor that is one too many.
+    limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)]
+    threshold = np.nextafter(limit, np.inf, dtype=limit.dtype)
+    return Verification(
+        far=wanted,
+        far_reached=_number_above(impostors.highest()[::-1], limit) / num_impostor,
+        tar=_number_above(genuine, limit) / len(genuine),
+        threshold=_readable(threshold, metric),
+        roc_far=impostors.accepted / num_impostor,
+        roc_tar=1 - np.searchsorted(genuine, curve, side="left") / len(genuine),
+        roc_threshold=_readable(curve, metric),
+        num_genuine=len(genuine),
+        num_impostor=num_impostor,
+    )
+
+
+class _Impostors:
+    """Counts impostor pairs at given thresholds, and keeps the most similar ones."""
+
+    def __init__(self, pairs: OwnPairs, shift: Tensor, curve: Values, most: int) -> None:
+        self.pairs, self.shift, self.curve, self.most = pairs, shift, curve, most
+        self.accepted = np.zeros(len(curve), dtype=np.int64)
+        self.kept: list[Values] = []
+        self.size, self.bar = 0, -np.inf
+        self.lock = Lock()
+
+    def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
+        """Takes in one block of similarities."""
+        own = slice(self.pairs.start[begin], self.pairs.start[end])
+        row, column = self.pairs.query[own] - begin, self.pairs.gallery[own] - first
+        inside = (column >= 0) & (column < values.shape[1])
+        take_and_mask(values, row[inside], column[inside])
+        shift = self.shift[begin:end, None]
+        if isinstance(values, Tensor):
+            on_device = (values - shift).flatten().sort().values
+            curve = torch.from_numpy(self.curve.copy()).to(values.device)
+            above = len(on_device) - torch.searchsorted(on_device, curve).cpu().numpy()
+            tail = on_device[-self.most :].cpu().numpy()
+        else:
+            ordered = np.sort((values - shift.numpy()).reshape(-1))
+            above = len(ordered) - np.searchsorted(ordered, self.curve)
+            tail = ordered[-self.most :]
+        with self.lock:
+            self.accepted += above
+            tail = tail[np.searchsorted(tail, self.bar) :].copy()
+            self.kept.append(tail)
+            self.size += len(tail)
+            if self.size > 2 * self.most:
+                self.highest()
+
+    def highest(self) -> Values:
+        """The most similar impostors, best first."""
+        together = np.concatenate(self.kept)
+        together = np.sort(together)[::-1][: self.most]
+        self.kept, self.size = [together], len(together)
+        if len(together) == self.most:
+            self.bar = together[-1]
+        return together
+
+
+def _number_above(ascending: Values, limit: Values) -> FloatArray:
+    number: FloatArray = len(ascending) - np.searchsorted(ascending, limit, side="right").astype(np.float64)
+    return number
+
+
+def _readable(similarity: Values, metric: Metric) -> FloatArray:
+    if metric == "euclidean":
+        similarity = np.sqrt(np.maximum(-similarity, 0))
+    return similarity.astype(np.float64)

@@ -1,0 +1,71 @@
+"""Exact neighbours against sorting everything."""
+
+import numpy as np
+import pytest
+import torch
+
+from aelm.retrieval import nearest, ranked_rows, sweep
+from aelm.retrieval.best import BestOfRows
+from tests.reference import similarity
+from tests.retrieval.worlds import random_world
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_equals_a_stable_sort(metric, on_device, monkeypatch):
+    monkeypatch.setattr("aelm.retrieval.best.SAMPLE", 4)
+    monkeypatch.setattr(sweep, "COLUMNS", 9)
+    if on_device:
+        monkeypatch.setattr(sweep, "each_rows", lambda table, work: work(0, len(table), table))
+    for seed in range(60):
+        world = random_world(seed, metric)
+        k = 1 + seed % 13
+        pieces = [world.gallery[:5], world.gallery[5:]] if seed % 2 else world.gallery
+        found = nearest(world.query, pieces, k, metric=metric, memory=1e-3)
+        for q, query in enumerate(world.query):
+            scores = [similarity(query, g, metric) for g in world.gallery]
+            order = sorted(range(len(scores)), key=lambda g: (-scores[g], g))[:k]
+            assert found.indices[q].tolist() == order
+            expected = [np.sqrt(-scores[g]) if metric == "euclidean" else scores[g] for g in order]
+            np.testing.assert_allclose(found.scores[q], expected, atol=1e-7)
+
+
+def test_many_rows_in_many_blocks():
+    r = np.random.default_rng(0)
+    table = r.integers(0, 4000, (50, 9000)).astype(np.float32)
+    best = BestOfRows(50, 30, table.dtype)
+    for first in range(0, 9000, 2500):
+        best.visit(0, 50, first, table[:, first : first + 2500].copy())
+    np.testing.assert_array_equal(best.index, np.argsort(-table, axis=1, kind="stable")[:, :30])
+
+
+def test_verdicts_name_match_miss_and_ignored():
+    for seed in range(30):
+        world = random_world(seed)
+        rows = ranked_rows(*world, k=9, metric="euclidean")
+        for q in range(len(world.query)):
+            for g, verdict in zip(rows.indices[q], rows.verdict[q], strict=True):
+                same = world.gallery_pids[g] == world.query_pids[q]
+                seen = same and world.gallery_camids[g] == world.query_camids[q]
+                assert verdict == (-1 if world.gallery_pids[g] == -1 or seen else int(same))
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "k", "message"),
+    [
+        (np.ones((2, 3)), np.ones((4, 3)), 0, "`k` must be at least 1"),
+        (np.ones((0, 3)), np.ones((4, 3)), 1, "`query_features` has no rows"),
+        (np.ones((2, 3)), np.ones((0, 3)), 1, "`gallery` has no rows"),
+        (np.ones((2, 3)), iter(()), 1, "`gallery` has no rows"),
+        (np.ones((2, 3)), np.ones((4, 2)), 1, "3 dimensions but `gallery_features` 2"),
+        (np.ones(3), np.ones((4, 3)), 1, "must have shape"),
+    ],
+)
+def test_bad_input_is_named(query, gallery, k, message):
+    with pytest.raises(ValueError, match=message):
+        nearest(query, gallery, k)
+
+
+def test_tensors_half_precision_and_gradients_are_taken():
+    features = torch.eye(5, dtype=torch.bfloat16).requires_grad_()
+    assert nearest(features, features.detach(), 1).indices.ravel().tolist() == [0, 1, 2, 3, 4]
