@@ -84,7 +84,10 @@ def callbacks(config: DictConfig) -> list[pl.Callback]:
     )
     if config.dataset.val_fraction:
         # Two, since Lightning's `save_last` follows the best one and not the epochs.
-        found = [kept(filename="best", monitor=config.monitor), kept(filename="last", save_on_train_epoch_end=True)]
+        found: list[pl.Callback] = [
+            kept(filename="best", monitor=config.monitor),
+            kept(filename="last", save_on_train_epoch_end=True),
+        ]
     else:
         log.info("no identities are held out (dataset.val_fraction=0): best.ckpt is the last")
         found = [kept(filename="best", save_last=True)]

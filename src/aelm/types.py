@@ -1,4 +1,4 @@
-"""The named tuples that cross borders between the parts of aelm, and the letters of their axes.
+"""What crosses borders between the parts of aelm: named tuples, the letters of their axes, one normalisation.
 
 Axes: B images, N identities, C x H x W feature maps, E embedding of one head, D embedding of a picture,
 Q queries, G gallery.
@@ -9,6 +9,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
+
+# Of RGB / 255, as every ImageNet backbone was trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Picture(NamedTuple):

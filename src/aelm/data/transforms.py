@@ -17,9 +17,7 @@ import numpy as np
 
 from aelm.data.decoding import Pixels
 from aelm.data.erasing import RandomErasing
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 
 
 def warn_of_successor() -> None:

@@ -7,10 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aelm.models.backbone import as_maps, map_shapes
-from aelm.types import HeadOutput
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
 
 StageOutputs = tuple[tuple[HeadOutput, ...], ...]
 
@@ -58,8 +55,8 @@ class ReIDNetwork(nn.Module):
         self.num_ids = num_ids
         self.attention = nn.ModuleList(coam(depth) for depth in channels)
         self.heads = nn.ModuleList(aelm(depth, num_ids) for depth in channels)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> StageOutputs:
         """What each classifier says, ``outputs[stage][head]``, shallow to deep and A before B.
@@ -78,7 +75,7 @@ class ReIDNetwork(nn.Module):
     def features(self, images: Tensor) -> Sequence[Tensor]:
         """The backbone's maps ``(B, C_i, H_i, W_i)``."""
         if images.dtype == torch.uint8:
-            images = (images / 255 - self.mean) / self.std
+            images = images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
         return as_maps(self.backbone(images))
 
     def embed(self, images: Tensor) -> Tensor:

@@ -1,0 +1,139 @@
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from aelm.losses import IdentityLoss, TripletLoss
+from aelm.models import AELM, ReIDNetwork
+from aelm.module import ReIDModule
+from aelm.retrieval import rank_metrics
+from aelm.schedules import multistep
+from aelm.types import Batch
+
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Trunk(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+
+
+def module(**options):
+    torch.manual_seed(0)
+    network = ReIDNetwork(Trunk(), 4, lambda c: nn.Identity(), partial(AELM, embed_dim=6))
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.1, weight_decay=0.01), **options}
+    return ReIDModule(network, {"identity": IdentityLoss(), "triplet": TripletLoss()}, **options)
+
+
+def batches(seed=0, sizes=(8, 8, 5), queries=6, junk=20):
+    """A test set in uneven batches: queries first, junk and distractors in the gallery."""
+    generator = torch.Generator().manual_seed(seed)
+    found, start = [], 0
+    for size in sizes:
+        position = torch.arange(start, start + size)
+        pid = position % 4
+        pid[position == junk] = -1
+        images = torch.randint(256, (size, 3, 32, 16), dtype=torch.uint8, generator=generator)
+        found.append(Batch(images, pid, (position < queries).long(), position, position < queries))
+        start += size
+    return found
+
+
+def trainer(**options):
+    return pl.Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, **QUIET, **options)
+
+
+def loader(seed=0):
+    return DataLoader(batches(seed), batch_size=None)
+
+
+def pictures():
+    """Training batches: every label counts."""
+    return DataLoader(batches(junk=None), batch_size=None)
+
+
+def test_test_scores_equal_rank_metrics_on_the_embeddings():
+    model = module()
+    scores = trainer().test(model, loader(), verbose=False)[0]
+    parts = [torch.cat([getattr(b, key) for b in batches()]) for key in ("image", "pid", "camid", "is_query")]
+    image, pid, camid, query = parts
+    with torch.no_grad():
+        features = torch.cat([model.eval()(b.image) for b in batches()])
+    result = rank_metrics(features[query], features[~query], pid[query], pid[~query], camid[query], camid[~query])
+    assert scores == pytest.approx({f"test/{key}": value for key, value in result.scalars().items()}, abs=1e-6)
+    assert torch.equal(model.features["test"], features)
+    assert image.shape[0] == 21
+
+
+def test_several_loaders_without_a_data_module_get_numbered_names():
+    model = module()
+    trainer().test(model, [loader(0), loader(1)], verbose=False)
+    assert set(model.results) == {"test", "test_1"}
+
+
+def test_validation_logs_under_val():
+    model = module()
+    fit = trainer()
+    fit.fit(model, pictures(), loader(1))
+    names = {f"val/{key}" for key in ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")}
+    assert names <= set(fit.callback_metrics)
+    terms = {"train/loss", "train/loss_identity", "train/loss_triplet", "train/erased_fraction/stage1"}
+    assert terms <= set(fit.callback_metrics)
+
+
+def names_of(model, group):
+    known = {id(p): name for name, p in model.network.named_parameters()}
+    return {known[id(p)] for p in group["params"]}
+
+
+def test_parameter_groups_cover_everything_once():
+    model = module()
+    groups = {group["name"]: group for group in model.parameter_groups()}
+    assert set(groups) == {"backbone", "backbone_no_decay", "new", "new_no_decay"}
+    assert names_of(model, groups["backbone"]) == {"backbone.0.weight"}
+    assert names_of(model, groups["backbone_no_decay"]) == {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"}
+    assert groups["new_no_decay"]["weight_decay"] == groups["backbone_no_decay"]["weight_decay"] == 0
+    assert "weight_decay" not in groups["new"]
+    assert all(p.ndim > 1 for p in groups["new"]["params"])
+    together = [p for group in groups.values() for p in group["params"]]
+    assert len(together) == len({id(p) for p in together}) == len(list(model.network.parameters()))
+    everything = module(decay_norm_and_bias=True).parameter_groups()
+    assert [group["name"] for group in everything] == ["backbone", "new"]
+
+
+def test_schedule_and_factor_reach_the_groups():
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append({g["name"]: g["lr"] for g in trainer.optimizers[0].param_groups})
+
+    schedule = partial(multistep, milestones=(1,), warmup_epochs=0)
+    trainer(callbacks=[Watch()]).fit(module(schedule=schedule, new_lr_factor=10), pictures())
+    assert [r["backbone"] for r in rates] == pytest.approx([0.1] * 3 + [0.01] * 3)
+    assert [r["new_no_decay"] for r in rates] == pytest.approx([1.0] * 3 + [0.1] * 3)
+
+
+def test_a_frozen_backbone_keeps_weights_and_statistics_then_moves():
+    states = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            states.append({k: v.clone() for k, v in module.network.backbone.state_dict().items()})
+
+    model = module(frozen_epochs=1)
+    start = {k: v.clone() for k, v in model.network.backbone.state_dict().items()}
+    trainer(callbacks=[Watch()]).fit(model, pictures(), loader(1))
+    assert all(torch.equal(start[key], states[0][key]) for key in start)
+    assert all(not torch.equal(start[key], states[1][key]) for key in start)
+
+
+def test_the_description_travels_with_the_checkpoint(tmp_path):
+    model = module(description={"labels": ["x:1"]})
+    fit = trainer()
+    fit.fit(model, pictures())
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    assert torch.load(tmp_path / "x.ckpt", weights_only=True)["aelm"] == {"labels": ["x:1"]}
