@@ -1,5 +1,6 @@
 """The two commands, run in this process on the smallest synthetic people; one real subprocess each."""
 
+import glob
 import json
 import os
 import shutil
@@ -188,6 +189,26 @@ def test_the_backbone_stays_as_it_was_while_frozen(trained):
 def test_variants_train_and_test(trained, overrides):
     _, scores = trained("figures=false", "trainer.max_epochs=1", *overrides)
     assert 0 <= scores["test_occluded/mAP"] <= 1
+
+
+def test_wandb_gets_pictures_and_configuration_offline(trained, monkeypatch):
+    told, finished = {}, []
+    log_hyperparams = train.WandbLogger.log_hyperparams
+
+    def listen(self, params):
+        log_hyperparams(self, params)
+        told.update(dict(self.experiment.config))
+        finish = type(self.experiment).finish
+        monkeypatch.setattr(type(self.experiment), "finish", lambda run: finished.append(run.id) or finish(run))
+
+    monkeypatch.setattr(train.WandbLogger, "log_hyperparams", listen)
+    run_dir, _ = trained("logger=wandb", "logger.mode=offline", "trainer.max_epochs=1")
+    assert told["model"]["aelm"]["threshold"] == 0.7
+    (kept,) = glob.glob(f"{run_dir}/wandb/offline-run-*")
+    assert finished == [kept.rsplit("-", 1)[-1]]
+    sent = {os.path.basename(p).split("_0_")[0] for p in glob.glob(f"{kept}/files/media/images/figures/*.png")}
+    assert len(sent) >= 8
+    assert os.environ["WANDB_MODE"] == "offline"
 
 
 BAD = [

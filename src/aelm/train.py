@@ -46,13 +46,15 @@ def run(config: DictConfig) -> dict[str, float]:
     run_dir = Path(config.run_dir)
     last = claim(run_dir, config)
     history = History(config.trainer.log_every_n_steps)
-    trainer = built({**config.trainer, "callbacks": [*callbacks(config), history], "logger": built_logger(config)})
+    logger = built(config.logger) if config.logger else False
     try:
+        tell_config(logger, config)
+        trainer = built({**config.trainer, "callbacks": [*callbacks(config), history], "logger": logger})
         trainer.fit(module, data, ckpt_path=last)
         return finish(config, trainer, module, data, history)
     finally:
-        if isinstance(trainer.logger, WandbLogger):  # an open run would take in the next job of a sweep
-            trainer.logger.experiment.finish()
+        if isinstance(logger, WandbLogger):  # an open run would take in the next job of a sweep
+            logger.experiment.finish()
 
 
 def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any]) -> ReIDModule:
@@ -94,15 +96,11 @@ def callbacks(config: DictConfig) -> list[pl.Callback]:
     return [*found, Progress()] if config.trainer.enable_progress_bar else found
 
 
-def built_logger(config: DictConfig) -> Logger | bool:
-    """The chosen logger, which is also told the configuration."""
-    if not config.logger:
-        return False
-    logger: Logger = built(config.logger)
+def tell_config(logger: Logger | bool, config: DictConfig) -> None:
+    """Sends the configuration to W&B; the run directory holds it in any case."""
     if isinstance(logger, WandbLogger):
         plain: Any = OmegaConf.to_container(config)
         logger.log_hyperparams(plain)
-    return logger
 
 
 def finish(
