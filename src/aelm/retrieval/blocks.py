@@ -49,10 +49,10 @@ class GalleryBlocks:
                 held, piece = [*held, piece[:room]], piece[room:]
                 numbers, rows = [*numbers, rows[:room]], rows[room:]
                 if sum(map(len, held)) == width:
-                    yield first, np.concatenate(numbers), held[0] if len(held) == 1 else torch.cat(held)
+                    yield first, np.concatenate(numbers), _together(held)
                     first, held, numbers = first + width, [], []
         if held:
-            yield first, np.concatenate(numbers), torch.cat(held)
+            yield first, np.concatenate(numbers), _together(held)
 
     def keep(self) -> None:
         """Makes a second pass possible: what can be iterated only once is copied to a temporary file."""
@@ -106,6 +106,10 @@ class GalleryBlocks:
     def _check_length(self, length: int) -> None:
         if self.taking_part is not None and length != len(self.taking_part):
             raise ValueError(f"`gallery_features` has {length} rows but `gallery_pids` {len(self.taking_part)} entries")
+
+
+def _together(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def as_tensor(block: Array) -> Tensor:

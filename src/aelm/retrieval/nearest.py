@@ -9,6 +9,7 @@ from aelm.retrieval.best import BestOfRows
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import JUNK, IntArray, check_labels
+from aelm.retrieval.parallel import crew
 from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries
 from aelm.retrieval.sweep import query_tensor, sweep
 
@@ -63,10 +64,10 @@ def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine
     if k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}")
     query = query_tensor(query, gallery)
-    with full_precision(query.device):
+    with full_precision(query.device), crew() as team:
         prepared = prepare_queries(query, metric)
         best = BestOfRows(len(query), k, prepared.new_empty(0).cpu().numpy().dtype)
-        sweep(prepared, GalleryBlocks(gallery, prepared), metric, best.visit, memory)
+        sweep(prepared, GalleryBlocks(gallery, prepared), metric, best.visit, memory, team)
     found = int((best.index[0] >= 0).sum())
     if not found:
         raise ValueError("`gallery` has no rows, so there is nothing to find")

@@ -8,11 +8,13 @@ from torch import Tensor
 from aelm.retrieval.best import BestOfRows
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray
-from aelm.retrieval.parallel import each_rows, spans
+from aelm.retrieval.parallel import Crew, each_rows, spans
 from aelm.retrieval.product import minus_squared_distances
 
 # Items multiplied with one another at once.
 TILE = 4096
+# Columns of a tile turned into rows at once.
+TURNED = 128
 
 
 class Neighbours(NamedTuple):
@@ -29,7 +31,7 @@ class Neighbours(NamedTuple):
     largest: Values
 
 
-def all_neighbours(items: Tensor, k: int) -> Neighbours:
+def all_neighbours(items: Tensor, k: int, team: Crew) -> Neighbours:
     """Finds the k nearest of all items for each item, itself included.
 
     The product is symmetric, so each tile above the diagonal serves its rows, and, turned, its columns.
@@ -37,14 +39,15 @@ def all_neighbours(items: Tensor, k: int) -> Neighbours:
     Args:
         items: ``(N, D)``; squared Euclidean distances are taken between them as they are.
         k: How many; N at most.
+        team: Who does it.
     """
     N = len(items)
-    lengths = (items * items).sum(dim=1)
+    squared = (items * items).sum(dim=1)
     dtype = items.new_empty(0).cpu().numpy().dtype
     best, largest = BestOfRows(N, k, dtype), np.zeros(N, dtype=dtype)
 
     def visit(rows: Tensor, begin: int, first: int) -> None:
-        """Takes in minus squared distances of items from ``begin`` on with items from ``first`` on."""
+        """Takes in minus squared distances of items from ``begin`` on to items from ``first`` on."""
 
         def work(low: int, high: int, values: Any) -> None:
             low, high = begin + low, begin + high
@@ -54,11 +57,23 @@ def all_neighbours(items: Tensor, k: int) -> Neighbours:
 
         each_rows(rows, work)
 
-    tiles = spans(N, TILE)
-    for number, (low, high) in enumerate(tiles):
-        for first, last in tiles[number:]:
-            values = minus_squared_distances(items[low:high], items[first:last], lengths[low:high], lengths[first:last])
-            visit(values, low, first)
+    tile = items.new_empty(min(N, TILE), min(N, TILE))
+    for number, (low, high) in enumerate(spans(N, TILE)):
+        for first, last in spans(N, TILE)[number:]:
+            values = tile[: high - low, : last - first]
+
+            def piece(
+                span: tuple[int, int], low: int = low, first: int = first, last: int = last, values: Tensor = values
+            ) -> None:
+                rows = slice(low + span[0], low + span[1])
+                part = values[span[0] : span[1]]
+                minus_squared_distances(items[rows], items[first:last], squared[rows], squared[first:last], part)
+                visit(part, low + span[0], first)
+
+            def turned(span: tuple[int, int], low: int = low, first: int = first, values: Tensor = values) -> None:
+                visit(values[:, span[0] : span[1]].T.contiguous(), first + span[0], low)
+
+            team.each(piece, spans(high - low, -(-(high - low) // team.threads)))
             if first > low:
-                visit(values.T.contiguous(), first, low)
+                team.each(turned, spans(last - first, TURNED))
     return Neighbours(best.index, -best.value, largest)

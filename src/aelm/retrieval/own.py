@@ -7,7 +7,7 @@ from torch import Tensor
 from aelm.retrieval.blocks import GalleryBlocks
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray, Labels, OwnPairs
-from aelm.retrieval.parallel import Share, spans
+from aelm.retrieval.parallel import Crew, Share, spans
 from aelm.retrieval.product import Metric, finish, gallery_weights, multiply
 from aelm.retrieval.sweep import COLUMNS
 
@@ -16,7 +16,7 @@ PAIRS = 512
 
 
 def own_similarities(
-    query: Tensor, gallery: GalleryBlocks, pairs: OwnPairs, labels: Labels, metric: Metric, share: Share
+    query: Tensor, gallery: GalleryBlocks, pairs: OwnPairs, labels: Labels, metric: Metric, team: Crew, share: Share
 ) -> Values:
     """Similarities of all pairs of one identity, without touching the rest of the gallery.
 
@@ -26,6 +26,7 @@ def own_similarities(
         pairs: All pairs of one identity; ``gallery`` counts among the rows that take part.
         labels: Checked labels.
         metric: Which similarity.
+        team: Who does it.
         share: This process's part.
 
     Returns:
@@ -40,9 +41,18 @@ def own_similarities(
         low, high = np.searchsorted(position[by_gallery], [first, first + len(block)])
         inside = by_gallery[low:high]
         inside = inside[np.argsort(labels.query_pids[pairs.query[inside]], kind="stable")]
-        for begin, end in share.deal(spans(len(inside), PAIRS)):
-            part = inside[begin:end]
+
+        def piece(
+            span: tuple[int, int],
+            first: int = first,
+            block: Tensor = block,
+            weights: Tensor = weights,
+            inside: IntArray = inside,
+        ) -> None:
+            part = inside[span[0] : span[1]]
             similarity[part] = _few_by_few(query, block, weights, pairs.query[part], position[part] - first, metric)
+
+        team.each(piece, share.deal(spans(len(inside), PAIRS)))
     return share.sum(similarity)
 
 

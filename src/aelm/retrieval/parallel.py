@@ -1,7 +1,9 @@
-"""Sharing work out: rows among the threads of one process, blocks among processes."""
+"""Sharing work out: pieces among the threads of one process, blocks among processes."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +16,58 @@ from torch import Tensor
 T = TypeVar("T")
 
 # Bytes that one thread works on at a time, about what its cache holds.
-CACHED = 2**20
+CACHED = 2**21
+
+
+class Crew:
+    """Some threads, each of which multiplies and counts on one core.
+
+    Torch's own threads keep spinning for a while after each product, and take their cores from whatever comes next;
+    threads that work piece by piece, products included, do not.
+
+    Args:
+        threads: How many.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads)
+
+    def each(self, work: Callable[[T], None], items: Iterable[T]) -> None:
+        """Calls ``work`` for every item and waits for all; few items are drawn ahead, for they may be large."""
+        if self.threads == 1:
+            for item in items:
+                work(item)
+            return
+        running: deque[Future[None]] = deque()
+        try:
+            for item in items:
+                running.append(self.pool.submit(work, item))
+                if len(running) > 2 * self.threads:
+                    running.popleft().result()
+            while running:
+                running.popleft().result()
+        finally:
+            # After an error, nothing may go on writing into what the caller drops.
+            for future in running:
+                future.cancel()
+            for future in running:
+                if not future.cancelled():
+                    future.exception()
+
+
+@contextmanager
+def crew() -> Iterator[Crew]:
+    """As many threads as torch uses, which meanwhile works on one."""
+    threads = torch.get_num_threads()
+    # New threads take over this setting.
+    torch.set_num_threads(1)
+    team = Crew(threads)
+    try:
+        yield team
+    finally:
+        team.pool.shutdown()
+        torch.set_num_threads(threads)
 
 
 class Share(NamedTuple):
@@ -59,23 +112,11 @@ def spans(length: int, size: int) -> list[tuple[int, int]]:
     return list(pairwise(np.ceil(edges).astype(int).tolist()))
 
 
-def each_span(work: Callable[[int, int], None], length: int, size: int) -> None:
-    """Calls ``work(begin, end)`` for runs of rows, on as many threads as torch uses; numpy frees the lock meanwhile."""
-    parts = spans(length, size)
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads <= 1:
-        for begin, end in parts:
-            work(begin, end)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda part: work(*part), parts):
-            pass
-
-
 def each_rows(table: Tensor, work: Callable[[int, int, Any], None]) -> None:
-    """Calls ``work(begin, end, rows)`` for runs of rows: arrays in threads on a CPU, the whole tensor on a GPU."""
+    """Calls ``work(begin, end, rows)`` for runs of rows: cache-fulls of arrays on a CPU, the whole tensor on a GPU."""
     if table.device.type != "cpu":
         work(0, len(table), table)
         return
     array = table.numpy()
-    each_span(lambda begin, end: work(begin, end, array[begin:end]), len(array), max(1, CACHED // array[0].nbytes))
+    for begin, end in spans(len(array), max(1, CACHED // array[:1].nbytes)):
+        work(begin, end, array[begin:end])

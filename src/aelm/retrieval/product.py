@@ -52,19 +52,20 @@ def multiply(query: Tensor, gallery: Tensor, out: Tensor, *, onto: bool = False)
     return out
 
 
-def minus_squared_distances(left: Tensor, right: Tensor, left_squared: Tensor, right_squared: Tensor) -> Tensor:
-    """``-|l - r|^2`` of all rows of two tables, to the bit the same when the tables change places.
+def minus_squared_distances(
+    left: Tensor, right: Tensor, left_squared: Tensor, right_squared: Tensor, out: Tensor
+) -> Tensor:
+    """Writes ``-|l - r|^2`` of all rows of two tables into ``out``, the same to the bit when the tables change places.
 
     Args:
         left: ``(L, D)``.
         right: ``(R, D)``.
         left_squared: ``(L,)`` squared lengths.
         right_squared: ``(R,)`` squared lengths.
-
-    Returns:
-        ``(L, R)``.
+        out: ``(L, R)``.
     """
-    return multiply(left * 2, right, -(left_squared[:, None] + right_squared), onto=True)
+    torch.add(left_squared[:, None], right_squared, out=out).neg_()
+    return multiply(left * 2, right, out, onto=True)
 
 
 def prepare_queries(query: Tensor, metric: Metric) -> Tensor:

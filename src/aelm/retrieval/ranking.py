@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks, as_tensor, check_features
@@ -19,7 +18,7 @@ from aelm.retrieval.labels import (
     require_matches,
     some_queries,
 )
-from aelm.retrieval.parallel import ALONE, CACHED, Share, each_rows, each_span, spans
+from aelm.retrieval.parallel import ALONE, CACHED, Crew, Share, crew, each_rows, spans
 from aelm.retrieval.product import (
     Metric,
     check_metric,
@@ -31,7 +30,10 @@ from aelm.retrieval.product import (
 )
 from aelm.retrieval.result import RankResult, score_ranks
 from aelm.retrieval.streaming import rank_streamed
-from aelm.retrieval.sweep import COLUMNS, ROWS, query_tensor
+from aelm.retrieval.sweep import COLUMNS, query_tensor
+
+# Queries ranked at once: fewer leave the matrix product short of work; more take memory and leave less to share out.
+ROWS = 576
 
 
 def rank_metrics(
@@ -71,7 +73,7 @@ def rank_metrics(
         ValueError: If shapes disagree, a side is empty, an id is below -1, a query is junk, a value is NaN or infinite,
             a row is zero under ``cosine``, or no query at all has a match. The message says which rows and what to do.
 
-    >>> features = torch.eye(3)
+    >>> features = np.eye(3)
     >>> rank_metrics(features, features, [0, 1, 2], [0, 1, 2], [1, 1, 1], [2, 2, 2]).mAP
     1.0
     """
@@ -116,14 +118,14 @@ def rank_pairs(
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
     G = int(taking_part.sum())
     room = int(memory * 2**20) // query.element_size()
-    with full_precision(query.device):
+    with full_precision(query.device), crew() as team:
         query = prepare_queries(query, metric)
         gallery = GalleryBlocks(gallery_features, query, taking_part)
         rows, is_array = room // G, isinstance(gallery_features, (Tensor, np.ndarray))
         if rows < len(query) and (rows < ROWS or not is_array):
-            return rank_streamed(query, gallery, pairs, labels, metric, memory, share)
+            return rank_streamed(query, gallery, pairs, labels, metric, memory, team, share)
         groups = spans(len(query), min(rows, ROWS) if is_array else len(query))
-        return _rank_whole_rows(query, gallery, pairs, metric, groups, G, share)
+        return _rank_whole_rows(query, gallery, pairs, metric, groups, G, team, share)
 
 
 def _rank_whole_rows(
@@ -133,32 +135,46 @@ def _rank_whole_rows(
     metric: Metric,
     groups: list[tuple[int, int]],
     columns: int,
+    team: Crew,
     share: Share,
 ) -> IntArray:
     """Ranks by full rows of similarities, some queries at a time."""
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     buffer = query.new_empty(max(end - begin for begin, end in groups), columns)
-    weights = query.new_empty(0)
+    weights = query.new_empty(columns)
     # A process without a group still looks for broken rows, so that all of them stop at the same error.
-    for begin, end in share.deal(groups) or [(0, 0)]:
-        values, found = buffer[: end - begin], []
-        for first, row_numbers, block in gallery.blocks(COLUMNS):
-            multiply(query[begin:end], block, values[:, first : first + len(block)])
-            if not len(weights):
-                found.append(gallery_weights(block, metric, rows=row_numbers))
-        weights = torch.cat(found) if found else weights
+    mine = share.deal(groups) or [(0, 0)]
+    for begin, end in mine:
+        values = buffer[: end - begin]
+
+        def piece(
+            item: tuple[int, IntArray, Tensor], begin: int = begin, end: int = end, values: Tensor = values
+        ) -> None:
+            first, row_numbers, block = item
+            columns = slice(first, first + len(block))
+            multiply(query[begin:end], block, values[:, columns])
+            if begin == mine[0][0]:
+                weights[columns] = gallery_weights(block, metric, rows=row_numbers)
+
+        team.each(piece, gallery.blocks(COLUMNS))
         if end > begin:
             own = slice(pairs.start[begin], pairs.start[end])
-            _rank_group(values, weights, some_queries(pairs, begin, end), metric, rank[own])
+            _rank_group(values, weights, some_queries(pairs, begin, end), metric, rank[own], team)
     return share.sum(rank)
 
 
-def _rank_group(values: Tensor, weights: Tensor, pairs: OwnPairs, metric: Metric, out: IntArray) -> None:
-    def work(begin: int, end: int, rows: Any) -> None:
-        finish(rows, weights, metric)
-        out[pairs.start[begin] : pairs.start[end]] = rank_rows(rows, some_queries(pairs, begin, end))
+def _rank_group(values: Tensor, weights: Tensor, pairs: OwnPairs, metric: Metric, out: IntArray, team: Crew) -> None:
+    def piece(span: tuple[int, int]) -> None:
+        def work(begin: int, end: int, rows: Any) -> None:
+            begin, end = span[0] + begin, span[0] + end
+            finish(rows, weights, metric)
+            out[pairs.start[begin] : pairs.start[end]] = rank_rows(rows, some_queries(pairs, begin, end))
 
-    each_rows(values, work)
+        each_rows(values[span[0] : span[1]], work)
+
+    # Several pieces for each thread, since some queries cost more than others.
+    on_cpu = values.device.type == "cpu"
+    team.each(piece, spans(len(values), -(-len(values) // (8 * team.threads)) if on_cpu else len(values)))
 
 
 def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> IntArray:
@@ -172,17 +188,18 @@ def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> Int
         if block.shape[1] != len(labels.gallery_pids) or done > len(labels.query_pids):
             break
 
-        def work(begin: int, end: int, first: int = first, block: Array = block) -> None:
-            values = -as_tensor(block[begin:end]).cpu().numpy()
+        def piece(span: tuple[int, int], first: int = first, block: Array = block) -> None:
+            values = -as_tensor(block[span[0] : span[1]]).cpu().numpy()
             values = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
+            begin, end = first + span[0], first + span[1]
             if not np.isfinite(values).all():
-                bad = np.flatnonzero(~np.isfinite(values).all(axis=1)) + first + begin
+                bad = np.flatnonzero(~np.isfinite(values).all(axis=1)) + begin
                 raise ValueError(f"`distances` holds NaN or infinite values in rows {first_few(bad)}")
             values[:, junk] = -np.inf
-            begin, end = first + begin, first + end
             rank[pairs.start[begin] : pairs.start[end]] = rank_rows(values, some_queries(pairs, begin, end))
 
-        each_span(work, len(block), max(1, CACHED // (block.shape[1] * 4)))
+        with crew() as team:
+            team.each(piece, spans(len(block), max(1, CACHED // (block.shape[1] * 4))))
     if done != len(labels.query_pids) or block.shape[1] != len(labels.gallery_pids):
         raise ValueError(
             f"`distances` must have shape {len(labels.query_pids), len(labels.gallery_pids)} to fit the ids, "

@@ -17,7 +17,7 @@ from aelm.retrieval.blocks import Array, as_tensor, check_features
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray
 from aelm.retrieval.neighbours import Neighbours, all_neighbours
-from aelm.retrieval.parallel import each_span, spans
+from aelm.retrieval.parallel import crew, spans
 from aelm.retrieval.product import Metric, check_metric, full_precision, gallery_weights, minus_squared_distances
 from aelm.retrieval.sweep import query_tensor
 
@@ -91,8 +91,8 @@ def rerank_blocks(
             f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {k1}, {k2} and {lambda_value}"
         )
     items = _all_items(query_features, gallery_features, metric)
-    with full_precision(items.device):
-        near = all_neighbours(items, min(len(items), SPARE * (k1 + 1)))
+    with full_precision(items.device), crew() as team:
+        near = all_neighbours(items, min(len(items), SPARE * (k1 + 1)), team)
         codes = _average(_encode(items, near, k1), near, k2)
     return _distances(items, len(query_features), near, codes, lambda_value)
 
@@ -170,17 +170,22 @@ def _distances(
     by_neighbour = sparse.csc_array(codes[Q:])
     largest = np.where(near.largest > 0, near.largest, 1)
     for begin, end in spans(Q, ROWS):
-        with full_precision(items.device):
-            values = minus_squared_distances(items[begin:end], items[Q:], squared[begin:end], squared[Q:])
-        table = values.cpu().numpy()
+        values = items.new_empty(end - begin, len(items) - Q)
 
-        def work(low: int, high: int, begin: int = begin, table: Values = table) -> None:
-            rows = slice(begin + low, begin + high)
-            table[low:high] *= -lambda_value / largest[rows, None]
-            table[low:high] += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[rows]), by_neighbour)
+        def piece(span: tuple[int, int], begin: int = begin, values: Tensor = values) -> None:
+            part, first = values[span[0] : span[1]], begin + span[0]
+            rows = slice(first, begin + span[1])
+            minus_squared_distances(items[rows], items[Q:], squared[rows], squared[Q:], part)
+            table = part.cpu().numpy()
+            for low, high in spans(len(table), AT_ONCE):
+                queries = slice(first + low, first + high)
+                table[low:high] *= -lambda_value / largest[queries, None]
+                table[low:high] += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[queries]), by_neighbour)
+            part.copy_(torch.from_numpy(table))
 
-        each_span(work, end - begin, AT_ONCE)
-        yield table
+        with full_precision(items.device), crew() as team:
+            team.each(piece, spans(end - begin, -(-(end - begin) // team.threads)))
+        yield values.cpu().numpy()
 
 
 def _jaccard(codes: sparse.csr_array, by_neighbour: sparse.csc_array) -> Values:

@@ -11,13 +11,20 @@ from aelm.retrieval.blocks import GalleryBlocks
 from aelm.retrieval.counting import Values, count_above, take_and_mask
 from aelm.retrieval.labels import IntArray, Labels, OwnPairs, order_matches, place_within
 from aelm.retrieval.own import own_similarities
-from aelm.retrieval.parallel import Share
+from aelm.retrieval.parallel import Crew, Share
 from aelm.retrieval.product import Metric
 from aelm.retrieval.sweep import sweep
 
 
 def rank_streamed(
-    query: Tensor, gallery: GalleryBlocks, pairs: OwnPairs, labels: Labels, metric: Metric, memory: float, share: Share
+    query: Tensor,
+    gallery: GalleryBlocks,
+    pairs: OwnPairs,
+    labels: Labels,
+    metric: Metric,
+    memory: float,
+    team: Crew,
+    share: Share,
 ) -> IntArray:
     """Ranks every match against a gallery of any size.
 
@@ -28,6 +35,7 @@ def rank_streamed(
         labels: Checked labels.
         metric: Which similarity.
         memory: Megabytes for one block and its similarities.
+        team: Who does it.
         share: This process's part.
 
     Returns:
@@ -35,11 +43,11 @@ def rank_streamed(
     """
     gallery.keep()
     by_gallery = np.argsort(pairs.gallery, kind="stable")
-    similarity = own_similarities(query, gallery, pairs, labels, metric, share)
+    similarity = own_similarities(query, gallery, pairs, labels, metric, team, share)
     for _ in range(2):
         order = order_matches(pairs, similarity)
         counter = _Counter(pairs, by_gallery, order, similarity[order])
-        sweep(query, gallery, metric, counter.visit, memory, share)
+        sweep(query, gallery, metric, counter.visit, memory, team, share)
         seen = share.sum(counter.seen)
         if (seen[order] == similarity[order]).all():
             break

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks, as_tensor, check_features
-from aelm.retrieval.parallel import ALONE, Share, each_rows, spans
+from aelm.retrieval.parallel import ALONE, Crew, Share, each_rows, spans
 from aelm.retrieval.product import Metric, finish, gallery_weights, multiply
 
-# Queries multiplied at once: fewer leave the matrix product short of work, more only take memory.
-ROWS = 1152
 # Gallery pictures multiplied at once.
 COLUMNS = 4096
 
@@ -20,7 +18,13 @@ Visit = Callable[[int, int, int, Any], None]
 
 
 def sweep(
-    query: Tensor, gallery: GalleryBlocks, metric: Metric, visit: Visit, memory: float = 256, share: Share = ALONE
+    query: Tensor,
+    gallery: GalleryBlocks,
+    metric: Metric,
+    visit: Visit,
+    memory: float,
+    team: Crew,
+    share: Share = ALONE,
 ) -> None:
     """Calls ``visit(begin, end, first, values)`` for every block of similarities.
 
@@ -33,6 +37,7 @@ def sweep(
         metric: Which similarity.
         visit: What to do with a block.
         memory: Megabytes for one block and its similarities.
+        team: Who does it.
         share: Of several processes, each visits its own gallery blocks; all of them look for broken rows.
     """
     room = int(memory * 2**20) // query.element_size()
@@ -47,13 +52,23 @@ def sweep(
         buffer = buffer if len(buffer) else query.new_empty(rows, len(block))
         for start, stop in spans(len(query), rows):
 
-            def work(
-                begin: int, end: int, values: Any, start: int = start, first: int = first, weights: Tensor = weights
+            def piece(
+                span: tuple[int, int],
+                start: int = start,
+                first: int = first,
+                block: Tensor = block,
+                weights: Tensor = weights,
+                buffer: Tensor = buffer,
             ) -> None:
-                finish(values, weights, metric)
-                visit(start + begin, start + end, first, values)
+                low, high = start + span[0], start + span[1]
 
-            each_rows(multiply(query[start:stop], block, buffer[: stop - start, : len(block)]), work)
+                def work(begin: int, end: int, values: Any) -> None:
+                    finish(values, weights, metric)
+                    visit(low + begin, low + end, first, values)
+
+                each_rows(multiply(query[low:high], block, buffer[span[0] : span[1], : len(block)]), work)
+
+            team.each(piece, spans(stop - start, -(-(stop - start) // team.threads)))
 
 
 def query_tensor(features: Array, gallery: Features, name: str = "query_features") -> Tensor:

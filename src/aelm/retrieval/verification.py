@@ -16,7 +16,7 @@ from aelm.retrieval.blocks import Array, Features, GalleryBlocks
 from aelm.retrieval.counting import Values, take_and_mask
 from aelm.retrieval.labels import JUNK, OwnPairs, check_labels, own_pairs, require_matches
 from aelm.retrieval.own import own_similarities
-from aelm.retrieval.parallel import ALONE
+from aelm.retrieval.parallel import ALONE, crew
 from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries
 from aelm.retrieval.result import FloatArray
 from aelm.retrieval.sweep import query_tensor, sweep
@@ -88,17 +88,17 @@ def verification(
     query = query_tensor(query_features, gallery_features)
     if len(query) != len(labels.query_pids):
         raise ValueError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
-    with full_precision(query.device):
+    with full_precision(query.device), crew() as team:
         prepared = prepare_queries(query, metric)
         gallery = GalleryBlocks(gallery_features, prepared, taking_part)
         gallery.keep()
         # Across queries, only whole squared distances compare.
         shift = (query * query).sum(dim=1) if metric == "euclidean" else query.new_zeros(len(query))
-        own = own_similarities(prepared, gallery, pairs, labels, metric, ALONE) - shift.cpu().numpy()[pairs.query]
+        own = own_similarities(prepared, gallery, pairs, labels, metric, team, ALONE) - shift.cpu().numpy()[pairs.query]
         genuine = np.sort(own[pairs.is_match])
         curve = np.unique(np.quantile(genuine, np.linspace(0, 1, POINTS), method="lower"))[::-1]
         impostors = _Impostors(pairs, shift, curve, int(wanted.max() * num_impostor) + 1)
-        sweep(prepared, gallery, metric, impostors.visit, memory)
+        sweep(prepared, gallery, metric, impostors.visit, memory, team)
     # Strictly above the first impostor that is one too many.
     limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)]
     threshold = np.nextafter(limit, np.inf, dtype=limit.dtype)
