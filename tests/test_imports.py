@@ -20,13 +20,15 @@ MAY = {
     "module": {"types", "models", "retrieval"},
     "callbacks": {"types"},
     "checkpoint": {"models"},
+    "foreign": {"types", "models"},
+    "embedder": {"checkpoint", "foreign", "models"},
     "report": {"types", "retrieval"},
     "pictures": {"types", "models", "retrieval", "data", "figures", "module"},
     "schema": set(),
     "cli": {"schema"},
     "build": {"data"},
     "run_dir": set(),
-    "__init__": {"checkpoint", "data", "models", "module", "retrieval"},
+    "__init__": {"checkpoint", "data", "embedder", "models", "module", "retrieval"},
     "__main__": set(),
 }
 COMMANDS = {"train", "evaluate"}

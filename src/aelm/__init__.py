@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aelm.checkpoint import load_model as load_model
     from aelm.data import ReIDDataModule as ReIDDataModule
+    from aelm.embedder import load_embedder as load_embedder
     from aelm.models import AELM as AELM
     from aelm.models import IFCN as IFCN
     from aelm.models import CoAM as CoAM
@@ -25,6 +26,7 @@ HOMES = {
     "ReIDDataModule": "aelm.data",
     "ReIDModule": "aelm.module",
     "ReIDNetwork": "aelm.models",
+    "load_embedder": "aelm.embedder",
     "load_model": "aelm.checkpoint",
     "rank_metrics": "aelm.retrieval",
 }

@@ -85,7 +85,10 @@ def load_model(path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
     description = content[KEY]
     if not description:
         raise ValueError(f"{path} holds no description of its network: pass `description=describe(...)` to ReIDModule")
-    network = build(description["network"], allow)(num_ids=description["num_ids"])
+    normalised = {
+        key: description["preprocessing"][key] for key in ("mean", "std") if key in description["preprocessing"]
+    }
+    network = build(description["network"], allow)(num_ids=description["num_ids"], **normalised)
     if not isinstance(network, ReIDNetwork):
         raise ValueError(f"{path} describes a {type(network).__name__}, expected a ReIDNetwork")
     network.load_state_dict(network_state(content["state_dict"]))

@@ -123,13 +123,16 @@ def remove_last_stride(network: nn.Module, name: str) -> None:
         )
 
 
-def map_shapes(backbone: nn.Module, size: tuple[int, int] = (256, 128)) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each map that ``backbone`` gives for a picture of ``size`` (height, width); a dry run in eval mode.
+def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
+    """(C, H, W) of each map that ``backbone`` gives for a picture of 256 x 128; a dry run in eval mode.
+
+    A backbone that takes one size only says which as its attribute ``size``, (height, width).
 
     Raises:
         ValueError: If it cannot take such a picture, or gives anything but maps with channels first.
     """
     training = backbone.training
+    size: tuple[int, int] = tuple(getattr(backbone, "size", (256, 128)))
     backbone.eval()
     try:
         with torch.no_grad():
