@@ -84,6 +84,12 @@ class IFCN(nn.Module):
             heat = torch.einsum("behw,be->bhw", maps.to(wide), rows * scale)
             return heat + (rows @ shift)[:, None, None]
 
+    def embedding_maps(self, features: Tensor) -> Tensor:
+        """Maps ``(B, E, H, W)`` whose spatial mean is the ``embedding`` of a whole picture."""
+        maps: Tensor = self.embed(features)
+        scale, shift = self._neck_affine(maps.mean((2, 3)))
+        return maps * scale[:, None, None] + shift[:, None, None]
+
     def class_maps(self, features: Tensor) -> Tensor:
         """All class maps ``(B, N, H, W)``, whose spatial mean is the logits; grows with N, unlike ``forward``."""
         maps = self.embed(features)
