@@ -1,8 +1,11 @@
 """From benchmarks to loaders: names, numbers, shares of processes, and what is refused."""
 
 import logging
+import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -180,7 +183,7 @@ def at(rank, world_size):
 
 
 def test_processes_share_training_and_tests_without_duplicates(make):
-    benchmark, parts = make("a", ids=8, test_ids=4), []
+    benchmark, parts = make("a", ids=8, test_ids=6), []
     for rank in range(3):
         data = module(benchmark)
         data.trainer = at(rank, 3)
@@ -233,6 +236,41 @@ def test_a_trainer_drives_it_and_each_epoch_differs(make):
     assert watch.seen == plain
     assert len({tuple(positions) for positions, _ in plain}) > len(loader)
     assert watch.tested == [(0, [0, 1, 2, 3, 4]), (0, [5, 6]), (1, [0, 1, 2, 3, 4]), (1, [5, 6])]
+
+
+class Deadly:
+    """A transform that kills its process at the picture of one colour."""
+
+    def seed(self, seed):
+        pass
+
+    def __call__(self, image):
+        if image.max() == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image
+
+
+def test_of_a_loading_process_that_dies_the_file_is_told(make, tmp_path):
+    benchmark = make("a", ids=6)
+    bad = benchmark.train[5].path
+    cv2.imwrite(bad, np.full((16, 8, 3), 7, np.uint8))
+    transform = replace(recipe(16, 8), train=Deadly())
+    data = module(
+        benchmark, transform=transform, loader=Loader(workers=2), sampler=partial(ShuffleSampler, batch_size=4)
+    )
+
+    class Nothing(pl.LightningModule):
+        def training_step(self, batch, batch_idx):
+            return None
+
+        def configure_optimizers(self):
+            return None
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, use_distributed_sampler=False, **quiet)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        trainer.fit(Nothing(), data)
+    assert bad in "".join(error.value.__notes__)
 
 
 def test_what_there_is_is_told_once(make, caplog):

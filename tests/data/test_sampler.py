@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from aelm.data.sampler import IdentitySampler, ShardSampler, ShuffleSampler
+from aelm.data.sampler import IdentitySampler, ShuffleSampler
+from aelm.data.sharding import ShardSampler
 
 
 def world(seed, identities=11, most=9, cameras=4):
@@ -157,14 +158,40 @@ def test_shuffling_shows_every_picture_once(processes, drop_last, total):
     assert len(seen) >= step
 
 
-def test_shards_hold_every_picture_once_and_differ_by_one():
-    for length in range(12):
-        for processes in range(1, 5):
-            shards = [ShardSampler(length, rank, processes) for rank in range(processes)]
-            assert sorted(i for shard in shards for i in shard) == list(range(length))
-            sizes = [len(shard) for shard in shards]
-            assert sizes == [len(list(shard)) for shard in shards]
-            assert max(sizes) - min(sizes) <= 1
+def test_shards_hold_every_batch_of_one_process_once():
+    for length in range(24):
+        for size in (1, 3, 5):
+            whole = list(ShardSampler(length, batch_size=size))
+            assert whole == list(range(length))
+            batches = [whole[i : i + size] for i in range(0, length, size)]
+            for processes in range(1, 5):
+                shards = [ShardSampler(length, rank, processes, size) for rank in range(processes)]
+                own = [list(shard) for shard in shards]
+                assert [len(shard) for shard in shards] == [len(o) for o in own]
+                counts = [-(-len(o) // size) for o in own]
+                dealt = [o[i : i + size] for o in own for i in range(0, len(o), size)]
+                if len(batches) >= processes:
+                    assert sorted(dealt) == batches
+                    assert max(counts) - min(counts) <= 1
+                elif length:  # nobody goes without
+                    assert sorted(dealt) == sorted(batches + batches[:1] * (processes - len(batches)))
+                    assert min(counts) == 1
+
+
+def test_a_pass_goes_on_within_an_epoch():
+    labels, camids = world(0)
+    for make in (
+        lambda: IdentitySampler(labels, camids, identities=3, images=2, seed=5),
+        lambda: ShuffleSampler(labels, camids, batch_size=4, seed=5),
+    ):
+        whole, stopped = make(), make()
+        epochs = [list(whole) for _ in range(3)]
+        shown = whole.batch_size
+        stopped.go_on(1, shown)
+        assert list(stopped) == epochs[1][shown:]
+        assert list(stopped) == epochs[2]
+        stopped.set_epoch(1)
+        assert list(stopped) == epochs[1][shown:]
 
 
 def test_batches_in_words():
@@ -204,3 +231,5 @@ def test_other_errors():
         ShuffleSampler([0] * 7, [0] * 7, batch_size=4, world_size=2)
     with pytest.raises(ValueError, match="got rank 2 of 2"):
         ShardSampler(3, 2, 2)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+        ShardSampler(3, batch_size=0)

@@ -9,7 +9,9 @@ from torch.utils.data import DataLoader
 from aelm.data.dataset import ReIDDataset
 from aelm.data.evaluation_sets import EvaluationSet, evaluation_sets
 from aelm.data.loader import Loader
-from aelm.data.sampler import ShardSampler, TrainSampler
+from aelm.data.reading import dead_workers
+from aelm.data.sampler import TrainSampler
+from aelm.data.sharding import ShardSampler
 from aelm.data.splits import (
     HeldOut,
     camera_map,
@@ -34,8 +36,8 @@ class ReIDDataModule(pl.LightningDataModule):
 
     It needs neither Lightning's Trainer nor Hydra: ``data.setup()``, then loop over ``data.train_dataloader()``; its
     sampler moves on to the next epoch with each pass. Loaders yield :class:`aelm.types.Batch`. A test loader goes over
-    queries, then gallery; ``Batch.position`` counts through both. Under a Trainer each process gets its share without
-    duplicates, so ``use_distributed_sampler`` must be False.
+    queries, then gallery; ``Batch.position`` counts through both. Under a Trainer each process gets its own share, so
+    ``use_distributed_sampler`` must be False.
 
     Args:
         benchmarks: What there is, by name; readers are called when they are needed, on rank zero first.
@@ -139,6 +141,16 @@ class ReIDDataModule(pl.LightningDataModule):
         if bad := self.unreadable:
             log.warning("%d pictures could not be read and were skipped:\n%s", len(bad), "\n".join(bad))
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Says of a loading process that died which file it had in hand."""
+        for process in dead_workers(exception):
+            files = [file for file in (one.last_read(process) for one in self._datasets.values()) if file]
+            exception.add_note(
+                f"loading process {process} had {files[0] if files else 'no file'} in hand. If it dies there each "
+                "time, the file is bad: remove it; if not, memory ran out: fewer `dataset.workers`, and for shared memory a "
+                "larger /dev/shm. `dataset.workers=0` loads without such processes"
+            )
+
     def train_sampler(self) -> TrainSampler:
         """A new sampler of the training pictures, for this process."""
         rank, world_size = self._place()
@@ -209,7 +221,7 @@ class ReIDDataModule(pl.LightningDataModule):
             )
         return self.loader.build(
             self._datasets[name],
-            sampler or ShardSampler(len(pictures), *self._place()),
+            sampler or ShardSampler(len(pictures), *self._place(), self.loader.test_batch_size),
             sampler.batch_size if sampler else self.loader.test_batch_size,
             lives_on=lives_on,
             processes=self.trainer.num_devices if self.trainer else 1,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from aelm.data.decoding import BadImageError, Pixels, decode, pack, pack_files, planes, read_bytes
+from aelm.data.reading import Reading
 from aelm.types import Batch, Picture
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class ReIDDataset(Dataset[Sample]):
         # In shared memory, so that what a worker finds is known to all.
         self._bad = torch.zeros(len(pictures), dtype=torch.bool)
         self._bad.untyped_storage().share_memory_()
+        self._reading = Reading()
         paths = [picture.path for picture in pictures]
         self._files = pack_files(paths, missing_is_empty=self._skip) if cache == "ram" else None
 
@@ -101,6 +103,11 @@ class ReIDDataset(Dataset[Sample]):
     def unreadable(self) -> tuple[str, ...]:
         """The files left out so far, by any worker; each once."""
         return tuple(self.path(index) for index in self._bad.nonzero().flatten().tolist())
+
+    def last_read(self, process: int) -> str | None:
+        """The file that the loading process with this id took last; None if it does not work for this data set."""
+        index = self._reading.last(process)
+        return None if index is None else self.path(index)
 
     def read(self, index: int) -> Pixels:
         """Picture ``index`` as it is on disk, ``(h, w, 3)`` uint8 RGB."""
@@ -139,6 +146,7 @@ class ReIDDataset(Dataset[Sample]):
 
     def _image(self, index: int) -> Pixels | None:
         """Picture ``index``, transformed, ``(H, W, 3)``; None if it is skipped."""
+        self._reading.note(index)
         try:
             image = self.read(index)
         except BadImageError as error:

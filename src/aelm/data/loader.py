@@ -1,14 +1,64 @@
 """How pictures are loaded."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from aelm.data.dataset import ReIDDataset, collate, one_thread
+from aelm.data.sampler import TrainSampler
 from aelm.types import Batch
+
+
+class TrainLoader(DataLoader[Any]):
+    """A loader of training that can say where it stands, and go on from there: with a :class:`TrainSampler`.
+
+    A pass starts with its first batch and not when the iterator is asked for. Lightning asks first and tells the
+    sampler the epoch afterwards: by then the workers would be at work on another one.
+    """
+
+    _epoch = 0  # of the current pass, and how many of its batches were handed out
+    _handed_out = 0
+
+    def __iter__(self) -> Any:
+        return self._pass()
+
+    def _pass(self) -> Iterator[Any]:
+        sampler = self.train_sampler()
+        self._epoch = sampler.epoch
+        self._handed_out = sampler.shown(sampler.epoch) // sampler.batch_size
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def train_sampler(self) -> TrainSampler:
+        """The sampler, which must be one of aelm's."""
+        if not isinstance(self.sampler, TrainSampler):
+            raise TypeError(f"a TrainLoader takes a TrainSampler, got {type(self.sampler).__name__}")
+        return self.sampler
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the current pass stands, in batches; the same on every process."""
+        return {"epoch": self._epoch, "batches": self._handed_out, "processes": self.train_sampler().world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next pass begin where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: If another number of processes shared the steps.
+        """
+        sampler = self.train_sampler()
+        if state["processes"] != sampler.world_size:
+            raise ValueError(
+                f"the run that stopped had {state['processes']} processes, this one has {sampler.world_size}: a step "
+                "would mean another batch. Start as many processes, or choose another `name`"
+            )
+        if state["batches"] >= len(self):
+            sampler.go_on(state["epoch"] + 1, 0)
+        else:
+            sampler.go_on(state["epoch"], state["batches"] * sampler.batch_size)
 
 
 class Loader(NamedTuple):
@@ -49,7 +99,8 @@ class Loader(NamedTuple):
         """
         workers = default_workers(processes) if self.workers is None else self.workers
         made_already: Callable[[Any], Batch] = collate
-        loader: DataLoader[Any] = DataLoader(
+        kind = TrainLoader if isinstance(sampler, TrainSampler) else DataLoader
+        loader: DataLoader[Any] = kind(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
@@ -57,6 +108,8 @@ class Loader(NamedTuple):
             collate_fn=made_already,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             worker_init_fn=one_thread,
+            # Of its own, or each pass would take a number from the global stream, also a pass that goes on.
+            generator=torch.Generator(),
             multiprocessing_context=self.multiprocessing_context if workers else None,
             prefetch_factor=self.prefetch_factor if workers else None,
             persistent_workers=self.persistent_workers and lives_on and workers > 0,

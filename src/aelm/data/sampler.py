@@ -1,4 +1,4 @@
-"""Which pictures make up a step: P identities x K pictures, plain shuffling, or a process's share of an evaluation.
+"""Which pictures make up a step of training: P identities x K pictures, or plain shuffling.
 
 Samplers of training yield ``(epoch, index)``, so that workers which live on know the epoch. All processes draw the same
 global plan from seed and epoch, and each takes its own share of every step.
@@ -6,6 +6,7 @@ global plan from seed and epoch, and each takes its own share of every step.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -38,20 +39,30 @@ class TrainSampler(Sampler[tuple[int, int]]):
             raise ValueError(
                 f"`labels` and `camids` must hold one number a picture, got {len(labels)} and {len(camids)} numbers"
             )
-        _check_rank(rank, world_size)
+        check_rank(rank, world_size)
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self._epoch = 0
+        self.epoch = 0  # of the next pass
+        self._shown = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass that of ``epoch``."""
-        self._epoch = epoch
+        self.epoch = epoch
+
+    def go_on(self, epoch: int, shown: int) -> None:
+        """Makes the next pass that of ``epoch`` without its first ``shown`` pictures: a stopped run has seen them."""
+        self.epoch = epoch
+        self._shown = (epoch, shown)
+
+    def shown(self, epoch: int) -> int:
+        """How many pictures a pass of ``epoch`` leaves out at its start."""
+        return self._shown[1] if self._shown[0] == epoch else 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        return ((epoch, index) for index in self.plan(epoch))
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return ((epoch, index) for index in islice(self.plan(epoch), self.shown(epoch), None))
 
     @abstractmethod
     def __len__(self) -> int:
@@ -216,25 +227,8 @@ class ShuffleSampler(TrainSampler):
         )
 
 
-class ShardSampler(Sampler[int]):
-    """A process's share of an evaluation: every picture on one process, none twice; shares differ by at most one.
-
-    >>> [list(ShardSampler(5, rank, 2)) for rank in (0, 1)]
-    [[0, 2, 4], [1, 3]]
-    """
-
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
-        _check_rank(rank, world_size)
-        self._share = range(rank, length, world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._share)
-
-    def __len__(self) -> int:
-        return len(self._share)
-
-
-def _check_rank(rank: int, world_size: int) -> None:
+def check_rank(rank: int, world_size: int) -> None:
+    """Raises ValueError unless ``rank`` is one of ``world_size`` processes."""
     if not 0 <= rank < world_size:
         raise ValueError(f"`rank` must lie in 0 .. `world_size` - 1, got rank {rank} of {world_size}")
 
