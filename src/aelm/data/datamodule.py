@@ -147,8 +147,8 @@ class ReIDDataModule(pl.LightningDataModule):
             files = [file for file in (one.last_read(process) for one in self._datasets.values()) if file]
             exception.add_note(
                 f"loading process {process} had {files[0] if files else 'no file'} in hand. If it dies there each "
-                "time, the file is bad: remove it; if not, memory ran out: fewer `dataset.workers`, and for shared memory a "
-                "larger /dev/shm. `dataset.workers=0` loads without such processes"
+                "time, the file is bad: remove it; if not, memory ran out: fewer `dataset.workers`, or "
+                "a larger /dev/shm. `dataset.workers=0` loads without such processes"
             )
 
     def train_sampler(self) -> TrainSampler:
