@@ -22,6 +22,11 @@ MAY = {
     "checkpoint": {"models"},
     "foreign": {"types", "models"},
     "embedder": {"checkpoint", "foreign", "models"},
+    "exporting": {"embedder", "foreign"},
+    "feed": {"types", "data", "embedder"},
+    "embeddings": {"data", "embedder"},
+    "shards": {"data", "embeddings", "feed"},
+    "bulk": {"data", "embedder", "embeddings", "feed", "shards"},
     "report": {"types", "retrieval"},
     "pictures": {"types", "models", "retrieval", "data", "figures", "module"},
     "schema": set(),
@@ -31,7 +36,7 @@ MAY = {
     "__init__": {"checkpoint", "data", "embedder", "models", "module", "retrieval"},
     "__main__": set(),
 }
-COMMANDS = {"train", "evaluate"}
+COMMANDS = {"train", "evaluate", "embed", "export"}
 HYDRA = {"schema", "cli", "build", "run_dir", *COMMANDS}
 
 

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "embed", "export")
 
 
 def main() -> None:

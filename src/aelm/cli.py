@@ -13,8 +13,24 @@ from omegaconf import DictConfig
 from aelm import schema
 
 # Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
-TEXT_KEYS = {"data_dir", "checkpoint", "output", "weights", "root", "csv", "pattern", "name", "resume"}
-PATH_KEYS = TEXT_KEYS - {"pattern", "name"}
+TEXT_KEYS = {
+    "checkpoint",
+    "csv",
+    "data_dir",
+    "distances",
+    "distractors",
+    "gallery",
+    "images",
+    "name",
+    "output",
+    "paths",
+    "pattern",
+    "query",
+    "resume",
+    "root",
+    "weights",
+}
+PATH_KEYS = TEXT_KEYS - {"pattern", "name", "paths"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

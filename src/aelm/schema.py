@@ -56,18 +56,86 @@ class EvaluateConfig:
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     trainer: Any = MISSING
-    checkpoint: str = MISSING
+    checkpoint: str | None = MISSING
+    query: str | None = MISSING
+    gallery: str | None = MISSING
+    distances: str | None = MISSING
     output: str | None = MISSING
     data_dir: str | None = MISSING
+    distractors: str | None = MISSING
+    flip: bool = MISSING
+    rerank: bool = MISSING
+    k1: int = MISSING
+    k2: int = MISSING
+    lambda_value: float = MISSING
+    multi_query: bool = MISSING
+    expand_queries: int = MISSING
+    bootstrap: int = MISSING
+    far: list[float] = MISSING
     figures: bool = MISSING
     allow: list[str] = MISSING
 
 
+@dataclass
+class EmbedConfig:
+    """Keys of ``python -m aelm.embed``; ``conf/embed.yaml`` explains them."""
+
+    checkpoint: str = MISSING
+    images: str = MISSING
+    output: str = MISSING
+    pattern: str | None = MISSING
+    device: Any = MISSING
+    batch_size: int | None = MISSING
+    shard_size: int = MISSING
+    workers: int | None = MISSING
+    progress: bool = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Keys of ``python -m aelm.search``; ``conf/search.yaml`` explains them."""
+
+    checkpoint: str | None = MISSING
+    query: str = MISSING
+    gallery: str = MISSING
+    output: str | None = MISSING
+    top_k: int = MISSING
+    min_score: float | None = MISSING
+    only_camids: list[str] | None = MISSING
+    except_camids: list[str] | None = MISSING
+    paths: str | None = MISSING
+    skip_self: bool = MISSING
+    heatmaps: bool = MISSING
+    pattern: str | None = MISSING
+    device: Any = MISSING
+    batch_size: int | None = MISSING
+    workers: int | None = MISSING
+    progress: bool = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class ExportConfig:
+    """Keys of ``python -m aelm.export``; ``conf/export.yaml`` explains them."""
+
+    checkpoint: str = MISSING
+    output: str = MISSING
+    format: str = MISSING
+    preprocessing: str = MISSING
+    opset: int = MISSING
+    tolerance: float = MISSING
+    allow: list[str] = MISSING
+
+
 def register() -> None:
-    """Makes the schemas known to Hydra, as ``train_schema`` and ``evaluate_schema``."""
+    """Makes the schemas known to Hydra, as ``train_schema``, ``evaluate_schema``, and so on."""
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("evaluate_schema", EvaluateConfig)
+    store.store("export_schema", ExportConfig)
+    store.store("embed_schema", EmbedConfig)
+    store.store("search_schema", SearchConfig)
 
 
 def check_keys(config: DictConfig) -> None:
@@ -78,7 +146,8 @@ def check_keys(config: DictConfig) -> None:
     Raises:
         ValueError: If a key is unknown, with its name, its place and the nearest that exists.
     """
-    for place, part in (("", config), ("dataset.", config.dataset)):
+    parts = {"": config, **({"dataset.": config.dataset} if "dataset" in config else {})}
+    for place, part in parts.items():
         held: Any = OmegaConf.get_type(part)
         keys = {f.name for f in fields(held)}  # `+key=value` passes Hydra whatever the schema says
         for key in map(str, part):

@@ -43,6 +43,8 @@ def decode(encoded: Pixels, name: str) -> Pixels:
     Raises:
         BadImageError: If this is no picture, or only the beginning of one.
     """
+    if not len(encoded):
+        raise BadImageError(f"The picture {name!r} is an empty file (0 bytes)")
     content = encoded.tobytes()
     # Some releases of OpenCV decode half a JPEG and fill the rest with grey.
     if content.startswith(JPEG_START) and content.rfind(JPEG_END) < 0:

@@ -1,0 +1,133 @@
+"""From files to embeddings: loading and the model take turns without waiting for each other."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from aelm.data import BadImageError, Loader, ReIDDataset, recipe
+from aelm.data.dataset import Item as Index
+from aelm.data.decoding import decode, read_bytes
+from aelm.embedder import Embedder
+from aelm.types import Batch, Picture
+
+Features = NDArray[np.float32]
+Positions = NDArray[np.int64]
+BATCH_ON_CPU, BATCH_ELSEWHERE = 64, 256
+
+
+class Readable(ReIDDataset):
+    """Pictures as the evaluation prepares them; those that cannot be read are left out, also where none remains."""
+
+    def __getitems__(self, items: Sequence[Index]) -> Batch:
+        try:
+            return super().__getitems__(items)
+        except BadImageError:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return Batch(torch.empty(0, 3, 0, 0, dtype=torch.uint8), nothing, nothing, nothing, nothing.bool())
+
+
+def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
+    """Where to compute: ``auto`` is every CUDA device, else Apple's, else the CPU; or names such as ``cuda:1``.
+
+    Raises:
+        ValueError: If torch has no such device here.
+
+    >>> devices("cpu"), devices(["cpu", "cpu"])
+    (('cpu',), ('cpu', 'cpu'))
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        return ("mps",) if torch.backends.mps.is_available() else ("cpu",)
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    for name in names:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            first = (str(error).splitlines() or ["no reason given"])[0]
+            raise ValueError(f"`device`: {name!r} cannot be used here: {first}; try auto or cpu") from error
+    if not names:
+        raise ValueError("`device` must name at least one device, got an empty list; try auto")
+    return names
+
+
+def default_batch_size(device: str) -> int:
+    """Pictures a batch that keep a device busy without filling its memory.
+
+    >>> default_batch_size("cpu"), default_batch_size("cuda:0")
+    (64, 256)
+    """
+    return BATCH_ON_CPU if device.startswith("cpu") else BATCH_ELSEWHERE
+
+
+def embedded(
+    embedder: Embedder, paths: Sequence[str], batch_size: int, *, workers: int | None = None
+) -> Iterator[tuple[Positions, Features]]:
+    """Embeds pictures batch by batch, in order.
+
+    Args:
+        embedder: On the device where it shall run.
+        paths: The files.
+        batch_size: Pictures a batch.
+        workers: Processes that load; None: one a core, at most 8; 0: none.
+
+    Yields:
+        For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
+    """
+    if embedder.interpolation != "bilinear":
+        raise ValueError(
+            f"{embedder.name} wants pictures resized by {embedder.interpolation!r}; aelm has only bilinear"
+        )
+    resize = recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
+    dataset = Readable([Picture(path, -1, 0) for path in paths], resize, on_bad_image="skip")
+    loader = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
+    waiting: tuple[Tensor, Tensor] | None = None
+    for batch in loader:
+        # What a GPU computes is fetched only when it has its next batch.
+        ready, waiting = waiting, (batch.position, _embed(embedder, batch.image))
+        if ready is not None:
+            yield _fetched(*ready)
+    if waiting is not None:
+        yield _fetched(*waiting)
+
+
+def _embed(embedder: Embedder, images: Tensor) -> Tensor:
+    return embedder.embed(images) if len(images) else torch.empty(0, embedder.dim)
+
+
+def _fetched(positions: Tensor, features: Tensor) -> tuple[Positions, Features]:
+    return positions.numpy(), features.float().cpu().numpy()
+
+
+def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | None = None) -> Features:
+    """The embeddings of some files, ``(n, D)``, in their order, all in memory and in this process.
+
+    Args:
+        embedder: On the device where it shall run.
+        paths: The files.
+        batch_size: Pictures a batch; None: as suits the device.
+
+    Raises:
+        BadImageError: If one of them cannot be read, naming the first.
+    """
+    size = batch_size or default_batch_size(embedder.device.type)
+    batches = list(embedded(embedder, paths, size, workers=0))
+    found = np.fromiter(itertools.chain.from_iterable(positions for positions, _ in batches), np.int64)
+    missing = np.setdiff1d(np.arange(len(paths)), found)
+    if len(missing):
+        raise BadImageError(reason(paths[missing[0]]))
+    return np.concatenate([features for _, features in batches] or [np.empty((0, embedder.dim), np.float32)])
+
+
+def reason(path: str) -> str:
+    """Why a picture cannot be read."""
+    try:
+        decode(read_bytes(path), path)
+    except BadImageError as error:
+        return str(error)
+    return f"Could not read the picture {path!r} when it was tried; it can be read now"

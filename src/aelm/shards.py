@@ -1,0 +1,156 @@
+"""A large job in parts, each written whole, so that a job that was stopped goes on with the next part."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from aelm.data.sources import Item
+from aelm.embeddings import FEATURES, ITEMS, META, relative, table
+from aelm.feed import Features, Positions, reason
+
+log = logging.getLogger(__name__)
+
+WORK, BAD = ".aelm-embedding", "bad.csv"  # hidden, so that nobody takes the parts for pictures or results
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How a job is cut, and where its parts lie.
+
+    Attributes:
+        paths: All pictures.
+        folder: Where the parts lie.
+        batch_size: Pictures a batch; each shard starts with a new one, so a shard comes out the same at any time.
+        rows: Pictures a shard, a multiple of ``batch_size``; the last one may be shorter.
+    """
+
+    paths: Sequence[str]
+    folder: Path
+    batch_size: int
+    rows: int
+
+    def __len__(self) -> int:
+        return -(-len(self.paths) // self.rows)
+
+    def file(self, number: int) -> Path:
+        """Where shard ``number`` lies once it is done."""
+        return self.folder / f"{number:06}.npz"
+
+    def span(self, number: int) -> range:
+        """Which of the paths belong to shard ``number``."""
+        return range(number * self.rows, min((number + 1) * self.rows, len(self.paths)))
+
+    def missing(self) -> list[int]:
+        """The shards that are still to be done."""
+        return [number for number in range(len(self)) if not self.file(number).is_file()]
+
+
+def open_shards(
+    paths: Sequence[str], output: Path, meta: Mapping[str, Any], batch_size: int, shard_size: int
+) -> Shards:
+    """The shards of a job, with those that an earlier, stopped run of the same job has left.
+
+    What a run left of another job (other pictures, another model, other batches) is removed, and said so.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}")
+    shards = Shards(paths, output / WORK, batch_size, -(-shard_size // batch_size) * batch_size)
+    digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
+    job = json.dumps({"meta": meta, "paths": digest, "batch_size": batch_size, "rows": shards.rows}, sort_keys=True)
+    described = shards.folder / "job.json"
+    if shards.folder.is_dir() and not (described.is_file() and described.read_text(encoding="utf-8") == job):
+        log.info("%s was left by a job with other pictures, model or batches: starting anew", shards.folder)
+        shutil.rmtree(shards.folder)
+    shards.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(shards, described, lambda file: file.write(job.encode()))
+    done = len(shards) - len(shards.missing())
+    if done:
+        log.info("going on: %d of %d shards are done already", done, len(shards))
+    return shards
+
+
+def write_shard(shards: Shards, number: int, kept: Positions, features: Features) -> None:
+    """Writes a shard: which of its pictures could be read, their embeddings, and what is wrong with the others."""
+    span = shards.span(number)
+    bad = np.setdiff1d(np.arange(len(span)), kept)
+    reasons = [reason(shards.paths[span[i]]) for i in bad]
+    # Encoded, since a reason names a file, and file names need not be text.
+    told = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
+    write_whole(
+        shards, shards.file(number), lambda file: np.savez(file, kept=kept, features=features, bad=bad, reasons=told)
+    )
+
+
+def write_whole(shards: Shards, path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Lets ``write`` fill a file among the shards and moves it to ``path``: whoever looks finds it whole or not at all.
+
+    What a killed run leaves half written goes when the shards go.
+    """
+    half = shards.folder / f"{path.name}.{os.getpid()}"
+    with half.open("wb") as file:
+        write(file)
+    os.replace(half, path)
+
+
+class Outcome(NamedTuple):
+    """How many pictures were embedded, and how many could not be read."""
+
+    embedded: int
+    bad: int
+
+
+def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any]) -> Outcome:
+    """Makes the result out of all shards: features, items, meta, and the list of bad pictures; removes the shards.
+
+    Raises:
+        ValueError: If no picture could be read.
+    """
+    kept, bad = [], []
+    for number in range(len(shards)):
+        span = shards.span(number)
+        with np.load(shards.file(number)) as part:
+            kept += [span[i] for i in part["kept"]]
+            reasons = json.loads(part["reasons"].tobytes())
+            bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
+    if bad:
+        write_whole(shards, output / BAD, lambda file: file.write(table(["path", "reason"], bad)))
+    else:
+        (output / BAD).unlink(missing_ok=True)
+    if not kept:
+        shutil.rmtree(shards.folder)
+        raise ValueError(f"none of the {len(bad)} pictures can be read; {output / BAD} says why")
+    (output / META).unlink(missing_ok=True)  # its presence says that the others are complete
+    write_whole(
+        shards, output / FEATURES, lambda file: _write_features(file, shards, (len(kept), meta["model"]["dim"]))
+    )
+    rows = (items[i]._replace(path=relative(items[i].path, output)) for i in kept)
+    write_whole(shards, output / ITEMS, lambda file: file.write(table(Item._fields, rows)))
+    whole = {**meta, "pictures": len(kept), "bad": len(bad)}
+    write_whole(shards, output / META, lambda file: file.write((json.dumps(whole, indent=2) + "\n").encode()))
+    shutil.rmtree(shards.folder)
+    return Outcome(len(kept), len(bad))
+
+
+def _write_features(file: BinaryIO, shards: Shards, shape: tuple[int, int]) -> None:
+    """One ``.npy`` file, shard by shard, so that memory stays that of one shard."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    for part in _parts(shards):
+        file.write(np.ascontiguousarray(part, "<f4").data)
+
+
+def _parts(shards: Shards) -> Iterator[Features]:
+    for number in range(len(shards)):
+        with np.load(shards.file(number)) as part:
+            yield part["features"]

@@ -1,0 +1,235 @@
+"""``python -m aelm.embed``: what it writes, what it leaves alone, and that it goes on where it was stopped."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aelm import bulk, embed
+from aelm.data import BadImageError, ReIDDataset, recipe
+from aelm.embedder import load_embedder
+from aelm.embeddings import read_embeddings
+from aelm.feed import embed_files
+from aelm.shards import WORK
+from aelm.types import Picture
+from tests.pictures_on_disk import save_model, write_people
+
+FILES = ("features.npy", "items.csv", "meta.json")
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A model and a folder of ten people."""
+    return save_model(tmp_path / "model.ckpt"), write_people(tmp_path / "crops", 10)
+
+
+@pytest.fixture
+def embedded(composed, world, tmp_path):
+    def run(*overrides, images=tmp_path / "crops", output=tmp_path / "out"):
+        fixed = ["device=cpu", "workers=0", "progress=false", "batch_size=2", "shard_size=4"]
+        paths = [f"checkpoint='{world[0]}'", f"images='{images}'", f"output='{output}'"]
+        return embed.run(composed("embed", *paths, *fixed, *overrides))
+
+    return run
+
+
+def content(folder):
+    return {name: Path(folder, name).read_bytes() for name in os.listdir(folder) if name in (*FILES, "bad.csv")}
+
+
+def test_the_embeddings_are_the_evaluations_own(embedded, world, tmp_path, capsys):
+    model, paths = world
+    assert embedded() == (10, 0)
+    assert set(os.listdir(tmp_path / "out")) == set(FILES)
+    assert "10 pictures embedded" in capsys.readouterr().out
+    found = read_embeddings(tmp_path / "out")
+    dataset = ReIDDataset([Picture(path, 0, 0) for path in paths], recipe(64, 32).test)
+    expected = load_embedder(model).embed(dataset.__getitems__(list(range(10))).image)
+    assert isinstance(found.features, np.memmap)
+    np.testing.assert_allclose(found.features, expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
+    assert [item.path for item in found.items] == paths  # beside the output, so absolute
+    assert [(item.pid, item.camid) for item in found.items] == [(str(i), str(i % 3 + 1)) for i in range(10)]
+    assert found.meta["model"]["sha256"] == load_embedder(model).sha256
+    assert found.meta["preprocessing"]["height"] == 64
+    assert {"aelm", "torch", "opencv"} <= set(found.meta["versions"])
+
+
+def test_into_the_folder_of_the_pictures_paths_are_relative_and_move_along(embedded, world, tmp_path):
+    embedded(output=tmp_path / "crops")
+    (tmp_path / "crops").rename(tmp_path / "moved")
+    found = read_embeddings(tmp_path / "moved")
+    assert [item.path for item in found.items] == [os.path.basename(path) for path in world[1]]
+    before = content(tmp_path / "moved")
+    embedded(images=tmp_path / "moved", output=tmp_path / "moved")  # its own results are no pictures
+    assert content(tmp_path / "moved") == before
+
+
+def test_nothing_is_written_elsewhere(embedded, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    embedded()
+    assert os.listdir(tmp_path / "home") == []
+
+
+def test_a_stopped_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path, monkeypatch):
+    embedded(output=tmp_path / "whole")
+    write, embeds = bulk.write_shard, []
+
+    def stop(shards, number, *rest):
+        if number == 1:
+            raise KeyboardInterrupt
+        write(shards, number, *rest)
+
+    monkeypatch.setattr(bulk, "write_shard", stop)
+    with pytest.raises(KeyboardInterrupt):
+        embedded()
+    assert not (tmp_path / "out" / "meta.json").exists()
+    with pytest.raises(FileNotFoundError, match="no finished embeddings"):
+        read_embeddings(tmp_path / "out")
+    monkeypatch.setattr(bulk, "write_shard", write)
+    feed = bulk.embedded
+    monkeypatch.setattr(bulk, "embedded", lambda m, paths, *a, **k: embeds.extend(paths) or feed(m, paths, *a, **k))
+    assert embedded() == (10, 0)
+    assert embeds == world[1][4:]  # the first shard of four was kept
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert set(os.listdir(tmp_path / "out")) == set(FILES)
+
+
+def test_what_another_job_left_is_not_gone_on_with(embedded, world, tmp_path, monkeypatch, caplog):
+    write = bulk.write_shard
+    monkeypatch.setattr(bulk, "write_shard", lambda shards, number, *rest: write(shards, number, *rest) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embedded()
+    assert (tmp_path / "out" / WORK / "000000.npz").exists()
+    monkeypatch.setattr(bulk, "write_shard", write)
+    save_model(world[0], seed=1)
+    caplog.set_level("INFO")
+    assert embedded() == (10, 0)
+    assert "starting anew" in caplog.text
+    np.testing.assert_allclose(
+        read_embeddings(tmp_path / "out").features, embed_files(load_embedder(world[0]), world[1]), atol=1e-6
+    )
+
+
+def command(world, output, *more):
+    fixed = ["device=cpu", "workers=0", "progress=false", "batch_size=1", "shard_size=3"]
+    paths = [f"checkpoint={world[0]}", f"images={Path(world[1][0]).parent}", f"output={output}"]
+    return [sys.executable, "-m", "aelm.embed", *paths, *fixed, *more]
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path):
+    write_people(tmp_path / "crops", 150)
+    out = tmp_path / "killed"
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command(world, out), env=env, cwd=tmp_path)
+    while not (out / WORK / "000003.npz").exists():
+        assert running.poll() is None
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    done = len(list((out / WORK).glob("*.npz")))
+    assert 4 <= done < 50
+    subprocess.run(command(world, out), env=env, cwd=tmp_path, check=True)
+    embedded("batch_size=1", "shard_size=3", output=tmp_path / "whole")
+    assert content(out) == content(tmp_path / "whole")
+    assert set(os.listdir(out)) == set(FILES)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(embedded, tmp_path):
+    embedded(output=tmp_path / "one")
+    embedded("device=[cpu,cpu]", output=tmp_path / "two")
+    one, two = (read_embeddings(tmp_path / name) for name in ("one", "two"))
+    assert one.items == two.items
+    np.testing.assert_allclose(one.features, two.features, atol=1e-6)
+
+
+def test_workers_change_nothing(embedded, tmp_path):
+    embedded(output=tmp_path / "none")
+    embedded("workers=2", output=tmp_path / "two")
+    assert content(tmp_path / "none") == content(tmp_path / "two")
+
+
+def test_bad_pictures_are_counted_and_listed_and_the_rest_is_done(embedded, world, tmp_path, capsys):
+    bad = {"0000_cut.jpg": Path(world[1][0]).read_bytes()[:200], "0003_empty.png": b"", "zz/none.jpg": b"no picture"}
+    (tmp_path / "crops" / "zz").mkdir()
+    for name, data in bad.items():
+        (tmp_path / "crops" / name).write_bytes(data)
+    assert embedded(output=tmp_path / "crops") == (10, 3)
+    assert "3 could not be read, see" in capsys.readouterr().out
+    with open(tmp_path / "crops" / "bad.csv", newline="") as file:
+        listed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(listed) == set(bad)
+    assert "cut off" in listed["0000_cut.jpg"]
+    assert "empty file" in listed["0003_empty.png"]
+    assert "does not recognise" in listed["zz/none.jpg"]
+    found = read_embeddings(tmp_path / "crops")
+    assert found.meta["bad"] == 3
+    np.testing.assert_allclose(found.features, embed_files(load_embedder(world[0]), world[1]), atol=1e-6)
+    for name in bad:
+        (tmp_path / "crops" / name).unlink()
+    embedded(output=tmp_path / "crops")
+    assert not (tmp_path / "crops" / "bad.csv").exists()
+
+
+def test_when_no_picture_can_be_read_nothing_is_made_up(embedded, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for i in range(5):
+        (tmp_path / "bad" / f"{i}.jpg").write_bytes(b"\xff\xd8")
+    with pytest.raises(ValueError, match=r"none of the 5 pictures can be read; .*bad\.csv says why"):
+        embedded(images=tmp_path / "bad")
+    assert os.listdir(tmp_path / "out") == ["bad.csv"]
+
+
+def test_a_list_may_name_what_is_gone(embedded, world, tmp_path):
+    (tmp_path / "list.txt").write_text("crops/gone.jpg\n" + "\n".join(world[1][:3]) + "\n")
+    assert embedded(images=tmp_path / "list.txt") == (3, 1)
+    assert "No such file" in (tmp_path / "out" / "bad.csv").read_text()
+
+
+def test_files_of_different_runs_are_refused(embedded, tmp_path):
+    embedded()
+    np.save(tmp_path / "out" / "features.npy", np.zeros((10, 7), np.float32))
+    with pytest.raises(ValueError, match=r"expected \(10, 24\) float32 .*, found \(10, 7\)"):
+        read_embeddings(tmp_path / "out")
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    (tmp_path / "out" / "meta.json").write_text(json.dumps({**meta, "format": 99}))
+    with pytest.raises(ValueError, match="expected format 1, found 99"):
+        read_embeddings(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=0", "`batch_size` must be at least 1, got 0"),
+        ("shard_size=0", "`shard_size` must be at least 1, got 0"),
+        ("device=cuda:99", "`device`: 'cuda:99' cannot be used here"),
+        ("device=[]", "`device` must name at least one device"),
+        ("pattern='(?P<pid>'", "`pattern` must be a regular expression"),
+    ],
+)
+def test_bad_settings_are_named(embedded, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace("?", r"\?")):
+        embedded(override)
+    assert not (tmp_path / "out" / "features.npy").exists()
+
+
+def test_in_python_a_bad_picture_is_an_error(world, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    with pytest.raises(BadImageError, match=r"bad\.jpg"):
+        embed_files(load_embedder(world[0]), [world[1][0], str(tmp_path / "bad.jpg")])
+    assert embed_files(load_embedder(world[0]), []).shape == (0, 24)
+
+
+def test_yaml_and_settings_agree(composed):
+    config = composed("embed", "checkpoint=x", "images=x", "output=x")
+    assert embed.settings(config) == bulk.Settings()
