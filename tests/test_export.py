@@ -1,0 +1,214 @@
+"""Exported files say what PyTorch says, and are used as other programs use them."""
+
+import hashlib
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hydra.errors import ConfigCompositionException
+
+from aelm import export, exporting
+from aelm.data.decoding import decode, read_bytes
+from aelm.data.transforms import recipe
+from aelm.embedder import load_embedder
+from tests.tiny import description, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "best.ckpt"
+    write_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint):
+    """The same model with preprocessing outside and inside."""
+    embedder = load_embedder(checkpoint)
+    return {
+        where: exporting.export_model(embedder, checkpoint.with_name(f"{where}.onnx"), preprocessing=where, num_ids=5)
+        for where in ("outside", "inside")
+    }
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    """Pictures of people-like colours in odd sizes, as a detector cuts them out."""
+    folder = tmp_path_factory.mktemp("crops")
+    random = np.random.default_rng(0)
+    paths = []
+    for i, (height, width) in enumerate([(128, 64), (211, 87), (97, 41), (260, 110), (64, 32), (50, 20)]):
+        coarse = random.integers(0, 256, (6, 3, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        image = np.clip(image + random.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+        paths.append(str(folder / f"{i}.png"))
+        cv2.imwrite(paths[-1], image)
+    return paths
+
+
+def own_embeddings(embedder, paths):
+    """As aelm embeds: decoded and resized by its own evaluation transform."""
+    resize = recipe(embedder.height, embedder.width).test
+    images = np.stack([resize(decode(read_bytes(path), path)) for path in paths])
+    return embedder.embed(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()).numpy()
+
+
+def tracker_batch(paths, height, width, *, swap=True):
+    """As BoxMOT prepares crops: OpenCV's bilinear resize, BGR to RGB, / 255, mean and std, channels first."""
+    ready = []
+    for path in paths:
+        crop = cv2.resize(cv2.imread(path), (width, height), interpolation=cv2.INTER_LINEAR)
+        crop = (cv2.cvtColor(crop, cv2.COLOR_BGR2RGB) if swap else crop).astype(np.float32) / 255
+        ready.append(((crop - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1))
+    return np.stack(ready).astype(np.float32)
+
+
+def run(path, images):
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(["output0"], {"images": images})[0]
+
+
+def test_a_tracker_gets_aelms_own_embeddings(checkpoint, exported, crops):
+    embedder = load_embedder(checkpoint)
+    own = own_embeddings(embedder, crops)
+    theirs = run(exported["outside"].path, tracker_batch(crops, embedder.height, embedder.width))
+    cosine = (own * theirs / np.linalg.norm(theirs, axis=1, keepdims=True)).sum(1)
+    assert cosine.min() > 0.999
+    # The bound means something: other pictures, and the same ones in BGR, are farther away.
+    assert (own @ own.T)[~np.eye(len(own), dtype=bool)].max() < 0.99
+    swapped = run(exported["outside"].path, tracker_batch(crops, embedder.height, embedder.width, swap=False))
+    assert (own * swapped).sum(1).max() < 0.999
+
+
+def test_the_file_keeps_the_contract(exported):
+    model = onnx.load(exported["outside"].path)
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert set(shapes) == {"images", "output0"}
+    assert shapes["images"][1:] == [3, 64, 32]
+    assert shapes["output0"][1:] == [24]
+    assert isinstance(shapes["images"][0], str)
+    assert shapes["images"][0] == shapes["output0"][0]
+    assert model.ir_version <= 10
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_the_sidecar_tells_the_facts(checkpoint, exported):
+    told = json.loads((checkpoint.parent / "outside.onnx.metadata.json").read_text())
+    facts = {"schema_version", "model_name", "model_kwargs", "num_classes", "preprocess", "img_size", "batch_contract",
+             "input_name", "output_names", "input_shape", "precision", "dynamic_batch", "opset",
+             "artifact_sha256"}  # fmt: skip
+    assert facts <= told.keys()
+    assert (told["img_size"], told["input_name"], told["output_names"]) == ([64, 32], "images", ["output0"])
+    assert (told["num_classes"], told["preprocess"], told["dynamic_batch"]) == (5, "resize", True)
+    assert told["artifact_sha256"] == hashlib.sha256(exported["outside"].path.read_bytes()).hexdigest()
+    assert told["source_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    model = onnx.load(exported["outside"].path)
+    assert told["opset"] == next(entry.version for entry in model.opset_import if not entry.domain)
+    assert told["ir_version"] == model.ir_version
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_any_batch_equals_pytorch(checkpoint, exported, count, where):
+    embedder = load_embedder(checkpoint)
+    images = exporting.pictures(embedder, count, "inside", seed=99)
+    ready = (
+        images
+        if where == "inside"
+        else (images / 255 - torch.tensor(embedder.mean)[:, None, None]) / torch.tensor(embedder.std)[:, None, None]
+    )
+    found = run(exported[where].path, ready.numpy())
+    np.testing.assert_allclose(found, embedder.embed(images).numpy(), atol=2e-6)
+    assert exported[where].difference < 1e-5
+
+
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_an_exported_file_is_a_model_for_aelm_again(checkpoint, exported, where):
+    first, again = load_embedder(checkpoint), load_embedder(exported[where].path)
+    assert (again.height, again.width, again.dim) == (first.height, first.width, first.dim)
+    images = exporting.pictures(first, 5, "inside", seed=3)
+    torch.testing.assert_close(again.embed(images), first.embed(images), atol=2e-6, rtol=0)
+
+
+def test_another_normalisation_travels_with_the_file(tmp_path):
+    how = {"height": 64, "width": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    write_checkpoint(tmp_path / "x.ckpt", description("IFCN", "aelm.models.CoAM", how, neck=True))
+    first = load_embedder(tmp_path / "x.ckpt")
+    exporting.export_model(first, tmp_path / "x.onnx")
+    images = exporting.pictures(first, 3, "inside")
+    again = load_embedder(tmp_path / "x.onnx")
+    torch.testing.assert_close(again.embed(images), first.embed(images), atol=2e-6, rtol=0)
+
+
+def test_torch_export_too(checkpoint, composed, capsys):
+    path = checkpoint.with_name("model.pt2")
+    done = export.run(composed("export", f"checkpoint={checkpoint}", f"output={path}", "format=torch_export"))
+    embedder = load_embedder(checkpoint)
+    module = torch.export.load(path).module()
+    for count in (1, 5):
+        images = exporting.pictures(embedder, count, "outside", seed=4)
+        torch.testing.assert_close(module(images), embedder.network.embed(images), atol=1e-6, rtol=0)
+    assert done.difference < 1e-5
+    assert "the largest difference to PyTorch is" in capsys.readouterr().out
+    assert json.loads(done.sidecar.read_text())["format"] == "torch_export"
+
+
+def test_the_command_writes_two_files_and_no_more(checkpoint, composed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export.run(composed("export", f"checkpoint={checkpoint}", "output=out/model.onnx", "preprocessing=inside"))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["model.onnx", "model.onnx.metadata.json", "out"]
+    told = json.loads((tmp_path / "out" / "model.onnx.metadata.json").read_text())
+    assert (told["input_type"], told["num_classes"]) == ("uint8", 5)
+
+
+def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_text("the old one")
+    right = exporting.onnx_runner
+
+    def wrong(path):
+        session = right(path)
+        return lambda images: session(images) + (0.01 if len(images) == 7 else 0.0)
+
+    monkeypatch.setattr(exporting, "onnx_runner", wrong)
+    with pytest.raises(ValueError, match=r"differs from PyTorch by 0\.01, more than `tolerance` 0\.0001"):
+        exporting.export_model(load_embedder(checkpoint), tmp_path / "model.onnx")
+    monkeypatch.setattr(exporting, "onnx_runner", lambda path: lambda images: torch.full((len(images), 24), torch.nan))
+    with pytest.raises(ValueError, match="differs from PyTorch by nan"):
+        exporting.export_model(load_embedder(checkpoint), tmp_path / "model.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_text() == "the old one"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["output=model.pt2"], r"`output` of format onnx must end in \.onnx, got 'model\.pt2'"),
+        (["output=model.onnx", "format=torchscript"], "`format` must be one of onnx, torch_export, got 'torchscript'"),
+        (["output=model.onnx", "preprocessing=within"], "`preprocessing` must be one of outside, inside, got 'within'"),
+    ],
+)
+def test_options_that_are_wrong_are_named(checkpoint, composed, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        export.run(composed("export", f"checkpoint={checkpoint}", *overrides))
+    with pytest.raises(ConfigCompositionException):
+        composed("export", "opste=17")
+
+
+def test_an_onnx_file_is_not_exported_again(exported, composed, tmp_path):
+    with pytest.raises(ValueError, match=r"outside\.onnx is an ONNX file already"):
+        export.run(composed("export", f"checkpoint={exported['outside'].path}", f"output={tmp_path}/model.onnx"))
+
+
+def test_what_is_not_installed_is_named_with_the_command(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"the export needs onnxscript: pip install 'aelm\[export\]'"):
+        exporting.export_model(load_embedder(checkpoint), tmp_path / "model.onnx")
