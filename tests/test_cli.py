@@ -56,3 +56,11 @@ def test_unknown_commands_are_named():
     assert done.returncode == 1
     assert "no command trian" in done.stderr
     assert "train" in done.stderr
+
+
+@pytest.mark.parametrize("first", [text for text in NASTY if "," not in text])
+@pytest.mark.parametrize("second", ["b.jpg", "it's (2).jpg"])
+def test_lists_of_paths_arrive_as_they_were_typed(first, second):
+    (argument,) = quoted([f"pair=[{first},{second}]"])
+    assert [str(path) for path in parsed(argument)] == [first, second]
+    assert quoted([argument]) == [argument]

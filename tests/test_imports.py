@@ -23,12 +23,13 @@ MAY = {
     "foreign": {"types", "models"},
     "embedder": {"checkpoint", "foreign", "models"},
     "exporting": {"embedder", "foreign"},
+    "explaining": {"figures", "models"},
     "feed": {"types", "data", "embedder"},
     "embeddings": {"data", "embedder"},
     "shards": {"data", "embeddings", "feed"},
     "bulk": {"data", "embedder", "embeddings", "feed", "shards"},
     "report": {"types", "retrieval"},
-    "pictures": {"types", "models", "retrieval", "data", "figures", "module"},
+    "pictures": {"types", "models", "retrieval", "data", "figures", "module", "explaining"},
     "schema": set(),
     "cli": {"schema"},
     "build": {"data"},
@@ -36,7 +37,7 @@ MAY = {
     "__init__": {"checkpoint", "data", "embedder", "models", "module", "retrieval"},
     "__main__": set(),
 }
-COMMANDS = {"train", "evaluate", "embed", "export"}
+COMMANDS = {"train", "evaluate", "embed", "export", "explain"}
 HYDRA = {"schema", "cli", "build", "run_dir", *COMMANDS}
 
 

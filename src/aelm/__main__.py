@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ("train", "evaluate", "embed", "export")
+COMMANDS = ("train", "evaluate", "embed", "export", "explain")
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ TEXT_KEYS = {
     "weights",
 }
 PATH_KEYS = TEXT_KEYS - {"pattern", "name", "paths"}
+# Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
+LIST_KEYS = {"pair"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -69,8 +71,22 @@ def quoted(arguments: Sequence[str]) -> list[str]:
         plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\[.*\]|\$\{.*\}", value, re.ASCII | re.DOTALL)
         if separator and last in TEXT_KEYS and not plain:
             value = quote(value)
+        if separator and last in LIST_KEYS and value.startswith("[") and value.endswith("]"):
+            value = quoted_list(value)
         result.append(f"{key}{separator}{value}")
     return result
+
+
+def quoted_list(value: str) -> str:
+    """The paths of a list, each quoted; a list that Hydra can read stays as it is.
+
+    >>> print(quoted_list("[a b.jpg,it's.jpg]"), quoted_list("[a.jpg,'b c.jpg']"))
+    ['a b.jpg',"it's.jpg"] [a.jpg,'b c.jpg']
+    """
+    one = r"""(?:[\w./:@%+-]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    if re.fullmatch(rf"\[\s*{one}(?:\s*,\s*{one})*\s*\]", value, re.ASCII):
+        return value
+    return f"[{','.join(quote(os.path.expanduser(part)) for part in value[1:-1].split(','))}]"
 
 
 def quote(text: str) -> str:

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm import figures
 from aelm.data import ReIDDataModule
 from aelm.data.dataset import ReIDDataset, collate
 from aelm.data.evaluation_sets import EvaluationSet
+from aelm.explaining import panels
 from aelm.figures.ranking import Verdict
 from aelm.models import ReIDNetwork
 from aelm.module import ReIDModule
@@ -41,8 +39,9 @@ def draw(directory: Path, module: ReIDModule, data: ReIDDataModule, history: His
     for one in data.test_sets:
         paths += draw_rankings(directory, one, module.results[one.name], module.features[one.name])
         rows = heatmap_rows(module.network, data, one)
-        title = "What each classifier looks at, and what AELM erases"
-        paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{one.name}.png", title=title))
+        if rows[0].panels:  # other people's models have none
+            title = "What each classifier looks at, and what AELM erases"
+            paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{one.name}.png", title=title))
     return paths
 
 
@@ -103,25 +102,8 @@ def heatmap_rows(network: ReIDNetwork, data: ReIDDataModule, one: EvaluationSet)
     pictures = [one.query[i] for i in picks]
     dataset = ReIDDataset(pictures, data.transform.test)
     images = collate(dataset.__getitems__(list(range(len(pictures))))).image
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        outputs = network(images.to(network.mean.device), explain=True)
-    network.train(training)
-    rows = []
-    for i, picture in enumerate(pictures):
-        panels = []
-        for s, heads in enumerate(outputs, 1):
-            for letter, head in zip("ABCDEFGH", heads, strict=False):
-                if head.heatmap is not None:
-                    panels.append(figures.Panel(f"{letter}, stage {s}", heatmap=array(head.heatmap[i])))
-            panels += [figures.Panel(f"erased {s}", mask=array(h.mask[i])) for h in heads if h.mask is not None]
-        image = images[i].permute(1, 2, 0).numpy()
-        rows.append(figures.HeatmapRow(image, panels, f"id {picture.pid}"))
-    return rows
-
-
-def array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor as the numpy array that figures take."""
-    values: NDArray[Any] = tensor.cpu().numpy()
-    return values
+    outputs = network.explain(images.to(network.mean.device))
+    return [
+        figures.HeatmapRow(images[i].permute(1, 2, 0).numpy(), panels(outputs, i), f"id {picture.pid}")
+        for i, picture in enumerate(pictures)
+    ]

@@ -128,12 +128,28 @@ class ExportConfig:
     allow: list[str] = MISSING
 
 
+@dataclass
+class ExplainConfig:
+    """Keys of ``python -m aelm.explain``; ``conf/explain.yaml`` explains them."""
+
+    checkpoint: str = MISSING
+    images: str | None = MISSING
+    pair: list[str] | None = MISSING
+    output: str = MISSING
+    pattern: str | None = MISSING
+    labels: str | None = MISSING
+    rows: int = MISSING
+    device: str = MISSING
+    allow: list[str] = MISSING
+
+
 def register() -> None:
     """Makes the schemas known to Hydra, as ``train_schema``, ``evaluate_schema``, and so on."""
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("evaluate_schema", EvaluateConfig)
     store.store("export_schema", ExportConfig)
+    store.store("explain_schema", ExplainConfig)
     store.store("embed_schema", EmbedConfig)
     store.store("search_schema", SearchConfig)
 

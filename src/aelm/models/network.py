@@ -82,6 +82,26 @@ class ReIDNetwork(nn.Module):
         """One embedding ``(B, D)`` of unit length a picture: the joined unit embeddings of every classifier."""
         return joined(self(images))
 
+    @torch.no_grad()
+    def explain(self, images: Tensor, pids: Tensor | None = None) -> StageOutputs:
+        """What each classifier looks at and what AELM would erase, ``outputs[stage][head]``, as in evaluation.
+
+        Each has a ``heatmap`` ``(B, H, W)``; with :class:`aelm.models.AELM` the second has a ``mask`` of what would be
+        erased from what it sees. The mode of the network is left as it was.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            pids: ``(B,)`` labels 0 .. N-1 whose heat maps are wanted; None for the best identity of each stage's A.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            outputs: StageOutputs = self(images, pids, explain=True)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return outputs
+
 
 def joined(outputs: StageOutputs) -> Tensor:
     """The embedding that ranking compares, ``(B, D)``: unit embeddings of all classifiers side by side, unit length."""

@@ -1,0 +1,124 @@
+"""Why a network says what it says, as rows of a figure: single pictures, and pairs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aelm.figures import HeatmapRow, Panel
+from aelm.models import ReIDNetwork
+from aelm.models.network import StageOutputs
+from aelm.models.similarity import SimilarityMaps, merged, similarity_maps
+
+LETTERS = "ABCDEFGH"
+
+
+def panels(outputs: StageOutputs, index: int) -> list[Panel]:
+    """The views of one picture of a batch: at each stage A's heat map, what is erased, what B sees, and B's heat map.
+
+    Args:
+        outputs: Of ``network.explain``.
+        index: Which picture.
+    """
+    shown = []
+    for s, heads in enumerate(outputs, 1):
+        mask = next((array(head.mask[index]) for head in heads if head.mask is not None), None)
+        for letter, head in zip(LETTERS, heads, strict=False):
+            heat = None if head.heatmap is None else array(head.heatmap[index])
+            if letter == "B" and mask is not None:
+                shown.append(Panel(f"B sees, {s}", mask=mask))
+            if heat is not None:
+                shown.append(Panel(f"{letter}, stage {s}", heat))
+            if letter == "A" and heat is not None and mask is not None:
+                shown.append(Panel(f"erased, {s}", heat, mask))
+    return shown
+
+
+def explained(
+    network: ReIDNetwork,
+    images: Tensor,
+    labels: Sequence[str],
+    pids: Sequence[int | None] = (),
+    captions: Sequence[str] = (),
+) -> list[HeatmapRow]:
+    """A row of panels for each picture, with what it was taken for under it.
+
+    Args:
+        network: On any device.
+        images: ``(B, 3, H, W)`` uint8.
+        labels: What each label of the network stands for.
+        pids: The label of each picture, whose heat maps are shown; None where it is unknown: then those of the
+            identity that A finds at each stage. Empty for none known.
+        captions: What each picture is called; empty for no names.
+
+    Raises:
+        ValueError: If the numbers of pictures, labels and captions differ.
+    """
+    known = list(pids) or [None] * len(images)
+    names = list(captions) or [""] * len(images)
+    if not len(known) == len(names) == len(images):
+        raise ValueError(f"got {len(images)} pictures, {len(known)} labels and {len(names)} captions")
+    rows: dict[int, HeatmapRow] = {}
+    for told in (True, False):
+        chosen = [i for i, pid in enumerate(known) if (pid is not None) == told]
+        if not chosen:
+            continue
+        wanted = torch.tensor([known[i] for i in chosen], device=network.mean.device) if told else None
+        outputs = network.explain(images[chosen].to(network.mean.device), wanted)
+        for place, i in enumerate(chosen):
+            pid = known[i]
+            who = found(outputs, place, labels) if pid is None else f"as {labels[pid]}"
+            caption = ": ".join(part for part in (names[i], who) if part)
+            rows[i] = HeatmapRow(images[i].permute(1, 2, 0).cpu().numpy(), panels(outputs, place), caption)
+    return [rows[i] for i in range(len(images))]
+
+
+def found(outputs: StageOutputs, index: int, labels: Sequence[str]) -> str:
+    """Whom each stage's A takes a picture for, and how sure it is."""
+    said = []
+    for s, heads in enumerate(outputs, 1):
+        sure, label = heads[0].logits[index].float().softmax(0).max(0)
+        said.append(f"{labels[int(label)]} ({float(sure):.0%} at stage {s})")
+    return "like " + ", ".join(said)
+
+
+def paired(
+    network: ReIDNetwork, image_a: Tensor, image_b: Tensor, captions: tuple[str, str] = ("", "")
+) -> tuple[SimilarityMaps, list[HeatmapRow]]:
+    """Which positions make two pictures similar: the split of their score, and two rows to draw.
+
+    Args:
+        network: In evaluation mode, on any device.
+        image_a: ``(3, H, W)`` uint8.
+        image_b: ``(3, H, W)`` uint8.
+        captions: What the two are called.
+    """
+    pair = torch.stack([image_a, image_b]).to(network.mean.device)
+    maps = similarity_maps(network, pair[:1], pair[1:])
+    rows = []
+    for image, side, name in zip((image_a, image_b), (maps.on_a, maps.on_b), captions, strict=True):
+        views = [Panel("all", array(merged(side)[0]))]
+        for s, stage in enumerate(side, 1):
+            views += [
+                Panel(f"{letter}, stage {s}", array(part[0])) for letter, part in zip(LETTERS, stage, strict=False)
+            ]
+        rows.append(HeatmapRow(image.permute(1, 2, 0).cpu().numpy(), views, name))
+    return maps, rows
+
+
+def shares(maps: SimilarityMaps, index: int = 0) -> dict[str, float]:
+    """How much of the score each classifier brings, by its name such as ``A, stage 1``; they add up to it."""
+    return {
+        f"{letter}, stage {s}": float(part[index].sum())
+        for s, stage in enumerate(maps.on_a, 1)
+        for letter, part in zip(LETTERS, stage, strict=False)
+    }
+
+
+def array(tensor: Tensor) -> NDArray[Any]:
+    """A tensor as the numpy array that figures take."""
+    values: NDArray[Any] = np.asarray(tensor.cpu())
+    return values
