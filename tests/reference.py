@@ -61,7 +61,7 @@ def rerank_dense(query, gallery, k1=20, k2=6, lambda_value=0.3):
 
     def reciprocal(i, k):
         forward = rank[i, : k + 1]
-        return [j for j in forward if i in rank[j, : k + 1]]
+        return forward[(rank[forward, : k + 1] == i).any(axis=1)].tolist()
 
     codes = np.zeros_like(distance)
     for i in range(len(features)):

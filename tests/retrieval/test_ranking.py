@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import own, rank_metrics, ranking, sweep
+from aelm.retrieval import own, rank_metrics, ranking, streaming, sweep
 from tests.reference import rank_scores, similarity
 from tests.retrieval.worlds import World, random_world
 
@@ -271,3 +271,31 @@ def test_bad_distances_are_named(distances, message):
     ids = {name: value for name, value in GOOD.items() if not name.endswith("features")}
     with pytest.raises(ValueError, match=message):
         rank_metrics(None, None, **ids, distances=distances)
+
+
+def test_a_blas_that_rounds_small_products_differently_costs_a_pass_and_no_exactness(tiny_blocks, monkeypatch):
+    honest = streaming.own_similarities
+    monkeypatch.setattr(streaming, "own_similarities", lambda *given: np.nextafter(honest(*given), np.inf))
+    for seed in range(30):
+        world = random_world(seed, "cosine")
+        result = rank_metrics(*world, memory=1e-4)
+        assert_equals_reference(result, world, "cosine")
+
+
+def test_collapsed_features_rank_by_gallery_order():
+    """A model that gives every picture the same feature."""
+    ids = np.arange(60) % 6
+    result = rank_metrics(np.ones((6, 3)), np.ones((60, 3)), np.arange(6), ids, np.zeros(6, int), np.ones(60, int))
+    for q in range(6):
+        assert result.match_rank[result.match_query == q].tolist() == list(range(q + 1, 61, 6))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("memory", [256, 1])
+def test_a_gpu_agrees(memory):
+    r = np.random.default_rng(0)
+    query, gallery = (torch.from_numpy(r.standard_normal((n, 700)).astype(np.float32)) for n in (300, 3000))
+    labels = r.integers(0, 50, 300), r.integers(-1, 60, 3000), r.integers(0, 4, 300), r.integers(0, 4, 3000)
+    slow = rank_metrics(query, gallery, *labels)
+    fast = rank_metrics(query.cuda(), gallery.cuda(), *labels, memory=memory)
+    assert fast.scalars() == pytest.approx(slow.scalars(), abs=1e-6)

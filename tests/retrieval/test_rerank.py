@@ -27,7 +27,7 @@ def test_equals_the_dense_procedure(seed, k1, k2, lambda_value):
     np.testing.assert_allclose(fast, slow, atol=1e-9)
 
 
-@pytest.mark.parametrize(("dtype", "spread"), [(np.float32, 0.3), (np.float32, 1.0), (np.float64, 5.0)])
+@pytest.mark.parametrize(("dtype", "spread"), [(np.float32, 1.0), (np.float64, 5.0)])
 def test_equals_the_dense_procedure_at_1500_items(dtype, spread, monkeypatch):
     monkeypatch.setattr("aelm.retrieval.neighbours.TILE", 400)
     query, gallery = people(1, 300, 1200, D=64, ids=80, spread=spread)

@@ -10,7 +10,7 @@ from aelm.retrieval.blocks import Array, Features, GalleryBlocks
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import JUNK, IntArray, check_labels
 from aelm.retrieval.parallel import crew
-from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries
+from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries, squared_lengths
 from aelm.retrieval.sweep import query_tensor, sweep
 
 IGNORED, MISS, MATCH = -1, 0, 1
@@ -73,7 +73,7 @@ def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine
         raise ValueError("`gallery` has no rows, so there is nothing to find")
     scores, indices = best.value[:, :found], best.index[:, :found]
     if metric == "euclidean":
-        squared = (query * query).sum(dim=1, keepdim=True).cpu().numpy() - scores
+        squared = squared_lengths(query)[:, None].cpu().numpy() - scores
         scores = np.sqrt(np.maximum(squared, 0))
     return Nearest(scores, indices)
 

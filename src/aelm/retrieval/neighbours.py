@@ -9,7 +9,7 @@ from aelm.retrieval.best import BestOfRows
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray
 from aelm.retrieval.parallel import Crew, each_rows, spans
-from aelm.retrieval.product import minus_squared_distances
+from aelm.retrieval.product import minus_squared_distances, squared_lengths
 
 # Items multiplied with one another at once.
 TILE = 4096
@@ -43,7 +43,7 @@ def all_neighbours(items: Tensor, k: int, team: Crew) -> Neighbours:
         team: Who does it.
     """
     N = len(items)
-    squared = (items * items).sum(dim=1)
+    squared = squared_lengths(items)
     dtype = items.new_empty(0).cpu().numpy().dtype
     best, largest = BestOfRows(N, k, dtype), np.zeros(N, dtype=dtype)
 

@@ -16,6 +16,8 @@ Metric = Literal["cosine", "euclidean"]
 RUN = {torch.float32: 512, torch.float64: 128}
 # For products of very few rows it takes another path, with other last bits: they are filled up to this many.
 FEWEST = 16
+# Rows squared at once.
+CHUNK = 1024
 
 
 @contextmanager
@@ -109,8 +111,7 @@ def gallery_weights(
     Raises:
         ValueError: If a row holds NaN or infinity, is too long for its type, or is zero under ``cosine``.
     """
-    # A root would round, and whole-number features would lose their exact ties.
-    weights = torch.linalg.vector_norm(features, dim=1) if metric == "cosine" else (features * features).sum(dim=1)
+    weights = torch.linalg.vector_norm(features, dim=1) if metric == "cosine" else squared_lengths(features)
     finite = torch.isfinite(weights)
     if not finite.all():
         broken = ~torch.isfinite(features).all(dim=1)
@@ -123,6 +124,11 @@ def gallery_weights(
             "drop them or use metric='euclidean'"
         )
     return weights
+
+
+def squared_lengths(features: Tensor) -> Tensor:
+    """Squared length of every row; not by way of the root, which rounds and would break exact ties."""
+    return torch.cat([(part * part).sum(dim=1) for part in torch.split(features, CHUNK)])
 
 
 def check_metric(metric: str) -> None:

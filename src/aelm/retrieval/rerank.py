@@ -18,7 +18,14 @@ from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray
 from aelm.retrieval.neighbours import Neighbours, all_neighbours
 from aelm.retrieval.parallel import crew, spans
-from aelm.retrieval.product import Metric, check_metric, full_precision, gallery_weights, minus_squared_distances
+from aelm.retrieval.product import (
+    Metric,
+    check_metric,
+    full_precision,
+    gallery_weights,
+    minus_squared_distances,
+    squared_lengths,
+)
 from aelm.retrieval.sweep import query_tensor
 
 # Queries whose distances are made at once.
@@ -166,7 +173,7 @@ def _average(codes: sparse.csr_array, near: Neighbours, k2: int) -> sparse.csr_a
 def _distances(
     items: Tensor, Q: int, near: Neighbours, codes: sparse.csr_array, lambda_value: float
 ) -> Iterator[Values]:
-    squared = (items * items).sum(dim=1)
+    squared = squared_lengths(items)
     by_neighbour = sparse.csc_array(codes[Q:])
     largest = np.where(near.largest > 0, near.largest, 1)
     for begin, end in spans(Q, ROWS):

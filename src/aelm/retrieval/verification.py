@@ -17,7 +17,7 @@ from aelm.retrieval.counting import Values, take_and_mask
 from aelm.retrieval.labels import JUNK, OwnPairs, check_labels, own_pairs, require_matches
 from aelm.retrieval.own import own_similarities
 from aelm.retrieval.parallel import ALONE, crew
-from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries
+from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries, squared_lengths
 from aelm.retrieval.result import FloatArray
 from aelm.retrieval.sweep import query_tensor, sweep
 
@@ -93,7 +93,7 @@ def verification(
         gallery = GalleryBlocks(gallery_features, prepared, taking_part)
         gallery.keep()
         # Across queries, only whole squared distances compare.
-        shift = (query * query).sum(dim=1) if metric == "euclidean" else query.new_zeros(len(query))
+        shift = squared_lengths(query) if metric == "euclidean" else query.new_zeros(len(query))
         own = own_similarities(prepared, gallery, pairs, labels, metric, team, ALONE) - shift.cpu().numpy()[pairs.query]
         genuine = np.sort(own[pairs.is_match])
         curve = np.unique(np.quantile(genuine, np.linspace(0, 1, POINTS), method="lower"))[::-1]
