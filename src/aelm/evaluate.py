@@ -9,9 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from aelm import pictures, report
 from aelm.build import build_data, built
-from aelm.checkpoint import KEY, load_model, read_checkpoint
+from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.data import ReIDDataModule
+from aelm.embedder import Embedder, load_embedder
 from aelm.module import ReIDModule
 
 
@@ -27,8 +28,9 @@ def run(config: DictConfig) -> dict[str, float]:
     Returns:
         Every score by its name, as ``metrics.json`` holds it.
     """
-    module = ReIDModule(load_model(config.checkpoint, list(config.allow)), {}, torch.optim.SGD)
-    data = build_test_data(config, read_checkpoint(config.checkpoint)[KEY]["config"])
+    embedder = load_embedder(config.checkpoint, list(config.allow))
+    module = ReIDModule(embedder.network, {}, torch.optim.SGD)
+    data = build_test_data(config, training_of(config, embedder))
     trainer = built({**config.trainer, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
     scores = report.scores(module.results)
@@ -37,6 +39,24 @@ def run(config: DictConfig) -> dict[str, float]:
         if config.output is not None:
             write(Path(config.output), config.figures, scores, module, data)
     return scores
+
+
+def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
+    """What the checkpoint tells of its training: data set, transform, sampler, seed.
+
+    Other people's ONNX files, and checkpoints written without a configuration, only tell how large pictures must be.
+
+    Raises:
+        ValueError: If nothing says what to test on.
+    """
+    is_onnx = Path(config.checkpoint).suffix.lower() == ".onnx"
+    told: dict[str, Any] = {} if is_onnx else read_checkpoint(config.checkpoint)[KEY]["config"]
+    if told:
+        return told
+    if OmegaConf.is_missing(config.dataset, "benchmarks"):
+        raise ValueError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
+    transform = {"_target_": "aelm.data.recipe", "height": embedder.height, "width": embedder.width}
+    return {"dataset": {}, "transform": transform, "sampler": None, "seed": 0}
 
 
 def build_test_data(config: DictConfig, trained: dict[str, Any]) -> ReIDDataModule:
