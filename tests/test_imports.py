@@ -19,6 +19,10 @@ MAY = {
     "figures": {"types"},
     "module": {"types", "models", "retrieval"},
     "callbacks": {"types"},
+    "saving": {"types"},
+    "random_states": set(),
+    "averaging": set(),
+    "trainer": {"averaging", "build", "callbacks", "random_states", "saving"},
     "checkpoint": {"models"},
     "foreign": {"types", "models"},
     "embedder": {"checkpoint", "foreign", "models"},
@@ -38,7 +42,7 @@ MAY = {
     "__main__": set(),
 }
 COMMANDS = {"train", "evaluate", "embed", "export", "explain"}
-HYDRA = {"schema", "cli", "build", "run_dir", *COMMANDS}
+HYDRA = {"schema", "cli", "build", "run_dir", "trainer", *COMMANDS}
 
 
 def imports(file):

@@ -1,5 +1,7 @@
 """From a config to the parts it describes."""
 
+import logging
+from functools import partial
 from typing import Any
 
 import hydra
@@ -7,6 +9,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from aelm.data import Loader, ReIDDataModule, Transforms
+
+log = logging.getLogger(__name__)
 
 
 def built(node: Any) -> Any:
@@ -17,6 +21,31 @@ def built(node: Any) -> Any:
         if isinstance(error.__cause__, (ValueError, OSError, RuntimeError)):
             raise error.__cause__ from None
         raise
+
+
+def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
+    """What builds the optimizer, with its learning rate scaled as asked for and told in words.
+
+    Args:
+        node: An optimizer's config, ``_partial_``.
+        lr_scale: ``"none"``: the rate is as written. ``"linear"``: it is multiplied by ``times`` (Goyal et al. 2017).
+        times: How many times the pictures of one process's batch an optimizer step takes: processes x accumulation.
+
+    Raises:
+        ValueError: If ``lr_scale`` is something else, or there is no ``lr`` to scale.
+    """
+    if lr_scale not in ("none", "linear"):
+        raise ValueError(f"`lr_scale` must be 'none' or 'linear', got {lr_scale!r}")
+    optimizer = built(node)
+    if times == 1:
+        return optimizer
+    if lr_scale == "none":
+        log.info("an optimizer step takes %d batches, its learning rate is as written (lr_scale=none)", times)
+        return optimizer
+    if "lr" not in node:
+        raise ValueError("`lr_scale=linear` multiplies `optimizer.lr`, and there is none: write it")
+    log.info("learning rate %g x %d batches an optimizer step = %g (lr_scale=linear)", node.lr, times, node.lr * times)
+    return partial(optimizer, lr=node.lr * times)
 
 
 def build_data(dataset: DictConfig, transform: Transforms, sampler: Any, seed: int) -> ReIDDataModule:

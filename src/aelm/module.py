@@ -1,5 +1,6 @@
 """ReIDModule: trains and tests a network under Lightning; knows no method by name."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -56,6 +57,7 @@ class ReIDModule(pl.LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.frozen_epochs = frozen_epochs
         self.description = dict(description or {})
+        self._in_training: Callable[[Tensor, Tensor], StageOutputs] | None = None
         self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
         self.results: dict[str, RankResult] = {}
         self.features: dict[str, Tensor] = {}  # (Q + G, D) of each test set after a test, in the order of its pictures
@@ -64,8 +66,15 @@ class ReIDModule(pl.LightningModule):
         """One embedding ``(B, D)`` of unit length a picture ``(B, 3, H, W)``."""
         return self.network.embed(images)
 
+    def compile_training(self) -> None:
+        """Lets ``torch.compile`` make the training's forward and backward faster.
+
+        Evaluation stays as it is: it gives the same bits as a network loaded from the checkpoint.
+        """
+        self._in_training = torch.compile(self.network.forward)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        outputs = self.network(batch.image, batch.pid)
+        outputs: StageOutputs = (self._in_training or self.network)(batch.image, batch.pid)
         terms = {name: loss(outputs, batch.pid) for name, loss in self.losses.items()}
         total = torch.stack(list(terms.values())).sum()
         self.log("train/loss", total, prog_bar=True)
@@ -83,6 +92,9 @@ class ReIDModule(pl.LightningModule):
                 if head.mask is not None:
                     self.log(f"train/erased_fraction/stage{s}", head.mask.float().mean())
 
+    def on_train_start(self) -> None:
+        self.on_train_epoch_start()  # Lightning leaves that out where a run goes on within an epoch
+
     def on_train_epoch_start(self) -> None:
         if self.frozen_epochs:  # frozen batch norms keep their statistics too
             self.network.backbone.train(self.current_epoch >= self.frozen_epochs)
@@ -97,11 +109,18 @@ class ReIDModule(pl.LightningModule):
         groups = self.parameter_groups()
         factors = [1.0 if group["name"].startswith("backbone") else self.new_lr_factor for group in groups]
         optimizer = self.optimizer(groups)
-        epochs = self.trainer.max_epochs or 1
-        steps_an_epoch = max(int(self.trainer.estimated_stepping_batches) // epochs, 1)
-        moment = partial(_factor, self.schedule, steps_an_epoch, epochs)
-        scheduler = LambdaLR(optimizer, [partial(moment, factor) for factor in factors])
+        scheduler = LambdaLR(optimizer, [partial(self._rate, factor) for factor in factors])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate(self, factor: float, step: int) -> float:
+        """Factor of a group's learning rate at an optimizer step."""
+        if self.schedule is None:
+            return factor
+        trainer = self.trainer
+        # Step 0 is asked for before there are loaders. To ask for them then, as `trainer.estimated_stepping_batches`
+        # does, would set them up before Lightning knows that a run goes on, and where.
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) if step else 1
+        return factor * self.schedule(step / max(steps, 1), max(trainer.max_epochs or 1, 1))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and new layers, each split into what decays and what does not; empty groups left out."""
@@ -163,8 +182,3 @@ def in_order(metric: RankMetrics) -> Tensor:
     result = features.new_zeros(int(index.max()) + 1, features.shape[1])
     result[index] = features
     return result
-
-
-def _factor(schedule: Schedule | None, steps_an_epoch: int, epochs: int, factor: float, step: int) -> float:
-    """Factor of a group's learning rate at an optimizer step."""
-    return factor * (1.0 if schedule is None else schedule(step / steps_an_epoch, epochs))

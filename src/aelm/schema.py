@@ -47,6 +47,11 @@ class TrainConfig:
     new_lr_factor: float = MISSING
     decay_norm_and_bias: bool = MISSING
     frozen_epochs: int = MISSING
+    lr_scale: str = MISSING
+    checkpoint_every_n_steps: int | None = MISSING
+    ema: float | None = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
     figures: bool = MISSING
 
 

@@ -1,26 +1,23 @@
 """``python -m aelm.train``: trains a network, tests its best checkpoint, and draws what came out."""
 
-import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from aelm import pictures, report
-from aelm.build import build_data, built
-from aelm.callbacks import History, Progress
+from aelm.build import build_data, built, built_optimizer
+from aelm.callbacks import History
 from aelm.checkpoint import describe
 from aelm.cli import command
 from aelm.data import ReIDDataModule
 from aelm.module import ReIDModule
 from aelm.run_dir import claim
-
-log = logging.getLogger(__name__)
+from aelm.trainer import build_trainer
 
 
 @command("train")
@@ -39,17 +36,17 @@ def run(config: DictConfig) -> dict[str, float]:
     recipe: Any = OmegaConf.to_container(config)  # with `${data_dir}` left open, for those who evaluate elsewhere
     OmegaConf.resolve(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = build_data(config.dataset, built(config.transform), built(config.sampler), config.seed)
-    data.prepare_data()
-    data.setup("fit")
-    module = build_module(config, data, recipe)
-    run_dir = Path(config.run_dir)
-    last = claim(run_dir, config)
     history = History(config.trainer.log_every_n_steps)
     logger = built(config.logger) if config.logger else False
+    trainer = build_trainer(config, logger, history)
+    data = build_data(config.dataset, built(config.transform), built(config.sampler), config.seed)
+    data.trainer = trainer  # so that a step means the same here, where it is checked and told, as in the training
+    data.prepare_data()
+    data.setup("fit")
+    module = build_module(config, data, recipe, trainer.world_size)
+    last = claim(Path(config.run_dir), config, first=trainer.is_global_zero)
     try:
         tell_config(logger, config)
-        trainer = built({**config.trainer, "callbacks": [*callbacks(config), history], "logger": logger})
         trainer.fit(module, data, ckpt_path=last)
         return finish(config, trainer, module, data, history)
     finally:
@@ -57,43 +54,26 @@ def run(config: DictConfig) -> dict[str, float]:
             logger.experiment.finish()
 
 
-def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any]) -> ReIDModule:
+def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any], processes: int) -> ReIDModule:
     """The network for as many identities as the data has, its losses, how it is optimised, and ``recipe`` for later."""
     transform = data.transform
     plain: Any = OmegaConf.to_container(config)
     kept = {key: recipe[key] for key in ("dataset", "transform", "sampler", "data_dir", "seed", "monitor")}
     preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "mean", "std")}
-    return ReIDModule(
-        built(config.model)(num_ids=data.num_ids, mean=transform.mean, std=transform.std),
+    network = built(config.model)(num_ids=data.num_ids, mean=transform.mean, std=transform.std)
+    module = ReIDModule(
+        network.to(memory_format=torch.channels_last) if config.channels_last else network,
         built(config.loss),
-        built(config.optimizer),
+        built_optimizer(config.optimizer, config.lr_scale, processes * config.trainer.accumulate_grad_batches),
         built(config.schedule),
         new_lr_factor=config.new_lr_factor,
         decay_norm_and_bias=config.decay_norm_and_bias,
         frozen_epochs=config.frozen_epochs,
         description=describe(plain["model"], data.num_ids, preprocessing, list(data.label_map), kept),
     )
-
-
-def callbacks(config: DictConfig) -> list[pl.Callback]:
-    """Checkpoints ``best`` and ``last``, and the progress bar."""
-    kept = partial(
-        ModelCheckpoint,
-        Path(config.run_dir) / "checkpoints",
-        mode="max",
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-    if config.dataset.val_fraction:
-        # Two, since Lightning's `save_last` follows the best one and not the epochs.
-        found: list[pl.Callback] = [
-            kept(filename="best", monitor=config.monitor),
-            kept(filename="last", save_on_train_epoch_end=True),
-        ]
-    else:
-        log.info("no identities are held out (dataset.val_fraction=0): best.ckpt is the last")
-        found = [kept(filename="best", save_last=True)]
-    return [*found, Progress()] if config.trainer.enable_progress_bar else found
+    if config.compile:
+        module.compile_training()
+    return module
 
 
 def tell_config(logger: Logger | bool, config: DictConfig) -> None:
@@ -108,6 +88,7 @@ def finish(
 ) -> dict[str, float]:
     """Tests ``best.ckpt`` and writes what the run directory holds beside checkpoints."""
     best = Path(config.run_dir) / "checkpoints" / "best.ckpt"
+    best = trainer.strategy.broadcast(best)  # a run that is named by the time has another name on each process
     trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
     scores = report.scores(module.results)
     if trainer.is_global_zero:

@@ -1,0 +1,93 @@
+"""Checkpoints that are whole or not there, and that come every n steps."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from aelm.types import Batch
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """``torch.save``, such that whoever looks finds the earlier file or the new one, whole, whatever dies meanwhile.
+
+    The content is written beside, as ``.<name>.partial``, brought to the disk, and renamed.
+
+    Raises:
+        OSError: If it cannot be written; the earlier file is still there, and nothing lies beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch turns a failing write into a RuntimeError
+        beside.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 2**20
+        kept = "the earlier one there is still good" if path.is_file() else "there was none before"
+        raise OSError(
+            f"the checkpoint {path} could not be written, {kept}; {free:,.0f} MiB are free on that disk. "
+            f"Make room or take another disk, then go on with `resume=auto` ({type(error).__name__}: {error})"
+        ) from error
+    if os.name == "posix":  # elsewhere a directory cannot be opened, and the renaming is brought to the disk by itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to the disk, with :func:`save_whole` for local files.
+
+    Lightning's own holds a second copy of the checkpoint in memory, syncs nothing, and moves across file systems.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        if storage_options is not None or "://" in str(path):
+            raise ValueError(
+                f"checkpoints are written to local files, got {path} with {storage_options}: use a local `run_dir`"
+            )
+        save_whole(checkpoint, Path(path))
+
+
+class StepCheckpoint(Checkpoint):
+    """Saves to one file every n optimizer steps within an epoch, so that a killed run loses n steps at most.
+
+    The last batch of an epoch is left to the checkpoints at its end: they also hold what validation found.
+
+    Args:
+        path: The file.
+        every_n_steps: Optimizer steps, counted from the start of the training.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is less than 1.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"`checkpoint_every_n_steps` must be at least 1, or null; got {every_n_steps}")
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self._done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._done = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        # While gradients are accumulated the step stands still, and what has been gathered is in no checkpoint.
+        stepped, self._done = trainer.global_step > self._done, trainer.global_step
+        if stepped and self._done % self.every_n_steps == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path, weights_only=False)

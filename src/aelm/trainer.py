@@ -1,0 +1,71 @@
+"""Lightning's Trainer as a training config asks for it: checkpoints, averaged weights, several processes."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from aelm.averaging import Averaging
+from aelm.build import built
+from aelm.callbacks import History, Progress
+from aelm.random_states import RandomStates
+from aelm.saving import StepCheckpoint, WholeCheckpointIO
+
+log = logging.getLogger(__name__)
+
+
+def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -> pl.Trainer:
+    """The Trainer of ``config``; nothing is written yet.
+
+    Raises:
+        ValueError: If a sweep asks it to start several processes.
+    """
+    parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), history]
+    if config.ema is not None:
+        parts.append(Averaging(config.ema))
+    if config.trainer.enable_progress_bar:
+        parts.append(Progress())
+    extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [WholeCheckpointIO()]}
+    trainer: pl.Trainer = built({**config.trainer, **extra})
+    refuse_processes_in_a_sweep(trainer)
+    return trainer
+
+
+def checkpoints(config: DictConfig) -> list[pl.Callback]:
+    """What writes ``best.ckpt`` and ``last.ckpt``."""
+    folder = Path(config.run_dir) / "checkpoints"
+    kept = partial(ModelCheckpoint, folder, mode="max", auto_insert_metric_name=False, enable_version_counter=False)
+    if config.dataset.val_fraction:
+        # Two, since Lightning's `save_last` follows the best one and not the epochs.
+        found: list[pl.Callback] = [
+            kept(filename="best", monitor=config.monitor),
+            kept(filename="last", save_on_train_epoch_end=True),
+        ]
+    else:
+        log.info("no identities are held out (dataset.val_fraction=0): best.ckpt is the last")
+        found = [kept(filename="best", save_last=True)]
+    if config.checkpoint_every_n_steps is not None:
+        found.append(StepCheckpoint(folder / "last.ckpt", config.checkpoint_every_n_steps))
+    return found
+
+
+def refuse_processes_in_a_sweep(trainer: pl.Trainer) -> None:
+    """Raises ValueError where Lightning would start further processes for one job of a Hydra multirun.
+
+    Each of them would run the whole sweep again, and they would wait for each other for ever.
+    """
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if sweep and trainer.world_size > 1 and not (environment and environment.creates_processes_externally):
+        raise ValueError(
+            f"a sweep (--multirun) cannot start {trainer.world_size} processes for each of its jobs. What works: "
+            f"`torchrun --nproc_per_node={trainer.num_devices} -m aelm.train -m ...`, which starts them once for all "
+            "jobs; `hydra/launcher=submitit_slurm`, where SLURM starts them; or one process a job (trainer.devices=1)"
+        )
