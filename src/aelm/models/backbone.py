@@ -23,6 +23,7 @@ class TimmBackbone(nn.Module):
             it alone; together with it ``last_stride`` must be 2.
         pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
         weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
+        weights_at_least: Share of the network's tensors that this file must hold.
 
     Shape:
         images ``(B, 3, H, W)``, normalised -> ``stages`` maps ``(B, C_i, H_i, W_i)``.
@@ -41,6 +42,7 @@ class TimmBackbone(nn.Module):
         output_stride: int | None = None,
         pretrained: bool = True,
         weights: str | Path | None = None,
+        weights_at_least: float = 0.95,
     ) -> None:
         super().__init__()
         if stages < 1:
@@ -56,7 +58,7 @@ class TimmBackbone(nn.Module):
         if last_stride == 1:
             remove_last_stride(self.network, name)
         if weights is not None:
-            load_weights(self.network, weights)
+            load_weights(self.network, weights, at_least=weights_at_least)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.network(images)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,6 +21,13 @@ NOT_DATA = (
     SafetensorError, pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
     OverflowError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+# Plain numbers as numpy writes them: torchreid keeps its best rank-1 that way, under the module's name of then or now.
+SCALAR: Any = np.float32(0).__reduce__()[0]
+NUMBERS: list[Any] = [
+    np.dtype,
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)),
+]
 PREFIXES = ("module.", "model.", "backbone.", "base.", "network.", "encoder.")
 
 
@@ -41,8 +49,10 @@ def load_weights(network: nn.Module, path: str | Path, *, at_least: float = 0.95
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no weights file, or holds too little of the network.
+        ValueError: If it is no weights file, or holds too little of the network, or ``at_least`` is no share.
     """
+    if not 0 < at_least <= 1:
+        raise ValueError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
     found = {_plain(key): (key, value) for key, value in read_state(path).items()}
     own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     fits = {
@@ -51,19 +61,20 @@ def load_weights(network: nn.Module, path: str | Path, *, at_least: float = 0.95
         if _plain(key) in found and found[_plain(key)][1].shape == value.shape
     }
     used = {found[_plain(key)][0] for key in fits}
-    report = WeightsReport(
-        sorted(fits), sorted(own.keys() - fits.keys()), sorted(key for key, _ in found.values() if key not in used)
-    )
+    left = (key for key, _ in found.values() if key not in used and not key.endswith("num_batches_tracked"))
+    report = WeightsReport(sorted(fits), sorted(own.keys() - fits.keys()), sorted(left))
     if len(fits) < at_least * len(own):
         raise ValueError(
             f"{path} holds {len(fits)} of the backbone's {len(own)} tensors, {at_least:.0%} are needed. "
             f"Missing: {', '.join(report.missing[:3])}; in the file: {', '.join(report.unused[:3])}. "
-            "Is it the file of another network? `model.backbone.name` must fit it"
+            "Is it the file of another network? `model.backbone.name` must fit it; "
+            "`model.backbone.weights_at_least` lowers the share that is needed"
         )
     network.load_state_dict(fits, strict=False)
     log.info(
-        "%s: %d tensors loaded, %d missing, %d unused (%s)",
-        path, len(fits), len(report.missing), len(report.unused), ", ".join(report.unused[:4]) or "none",
+        "%s: %d tensors loaded, %d missing (%s), %d unused (%s)",
+        path, len(fits), len(report.missing), ", ".join(report.missing[:4]) or "none",
+        len(report.unused), ", ".join(report.unused[:4]) or "none",
     )  # fmt: skip
     return report
 
@@ -76,7 +87,10 @@ def read_data(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, "cpu", weights_only=True)
     except NOT_DATA as error:
         raise ValueError(f"{path} does not load as data: {type(error).__name__}: {str(error)[:200]}") from error
 

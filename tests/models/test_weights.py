@@ -1,0 +1,110 @@
+"""Local weights under the names that other projects save them by, with what they save beside them."""
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from aelm.models import TimmBackbone
+from aelm.models.weights import load_weights, read_state
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """Random weights of a ResNet-18 by torchvision's names, which torchreid and fast-reid use too."""
+    torch.manual_seed(0)
+    state = TimmBackbone("resnet18", pretrained=False).network.state_dict()
+    return {key: torch.rand_like(v) if v.is_floating_point() else v for key, v in state.items()}
+
+
+def torchreid(state):
+    """As ``torchreid.utils.save_checkpoint`` writes them: DataParallel's prefix, counters, the best rank-1 by numpy."""
+    named = {f"module.{key}": value for key, value in state.items()}
+    named |= {"module.classifier.weight": torch.zeros(751, 512), "module.classifier.bias": torch.zeros(751)}
+    optimizer = {"state": {0: {"step": 7, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 3e-4, "params": [0]}]}
+    return {"state_dict": named, "epoch": 60, "rank1": np.float32(0.873), "optimizer": optimizer}
+
+
+def fastreid(state):
+    """As fast-reid's checkpointer writes them: everything under ``model``, the trunk under ``backbone``."""
+    named = {f"backbone.{key}": value for key, value in state.items()}
+    named |= {"pixel_mean": torch.zeros(1, 3, 1, 1), "pixel_std": torch.ones(1, 3, 1, 1)}
+    named |= {f"heads.bottleneck.0.{key}": torch.zeros(512) for key in ("weight", "bias", "running_mean")}
+    return {"model": named | {"heads.weight": torch.zeros(751, 512)}, "iteration": 17999}
+
+
+def strong_baseline(state):
+    """As BoT's repository writes them: the trunk under ``base``."""
+    named = {f"base.{key}": value for key, value in state.items()}
+    return named | {"bottleneck.weight": torch.zeros(512), "classifier.weight": torch.zeros(751, 512)}
+
+
+def torchvision(state):
+    return dict(state) | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize(
+    ("project", "unused"),
+    [
+        (torchreid, ["module.classifier.bias", "module.classifier.weight"]),
+        (fastreid, ["heads.bottleneck.0.bias", "heads.bottleneck.0.running_mean", "heads.bottleneck.0.weight",
+                    "heads.weight", "pixel_mean", "pixel_std"]),
+        (strong_baseline, ["bottleneck.weight", "classifier.weight"]),
+        (torchvision, ["fc.bias", "fc.weight"]),
+    ],
+)  # fmt: skip
+def test_every_tensor_of_the_trunk_is_found_and_the_heads_are_reported(resnet, tmp_path, caplog, project, unused):
+    torch.save(project(resnet), tmp_path / "w.pth")
+    network = TimmBackbone("resnet18", pretrained=False).network
+    with caplog.at_level(logging.INFO):
+        report = load_weights(network, tmp_path / "w.pth")
+    for key, value in network.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, resnet[key]), key
+    assert report.missing == []
+    assert len(report.matched) == sum(not key.endswith("num_batches_tracked") for key in resnet)
+    assert report.unused == unused
+    assert f"{len(report.matched)} tensors loaded, 0 missing (none), {len(report.unused)} unused" in caplog.text
+
+
+def test_less_than_the_share_is_an_error_unless_allowed(resnet, tmp_path):
+    some = {key: value for key, value in resnet.items() if not key.startswith("layer4")}
+    torch.save(fastreid(some), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"holds 75 of the backbone's 100 tensors, 95% are needed.*weights_at_least"):
+        TimmBackbone("resnet18", weights=tmp_path / "w.pth")
+    partly = TimmBackbone("resnet18", weights=tmp_path / "w.pth", weights_at_least=0.75).network.state_dict()
+    assert torch.equal(partly["layer3.1.conv2.weight"], resnet["layer3.1.conv2.weight"])
+    assert not torch.equal(partly["layer4.1.conv2.weight"], resnet["layer4.1.conv2.weight"])
+    report = load_weights(TimmBackbone("resnet18", pretrained=False).network, tmp_path / "w.pth", at_least=0.5)
+    assert len(report.missing) == 25
+    assert all(key.startswith("layer4.") for key in report.missing)
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match=r"`weights_at_least` must lie in \(0, 1\], got"):
+            TimmBackbone("resnet18", weights=tmp_path / "w.pth", weights_at_least=wrong)
+
+
+def test_a_tensor_of_another_shape_is_missing_not_loaded(resnet, tmp_path):
+    torch.save(resnet | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "w.pth")
+    report = load_weights(TimmBackbone("resnet18", pretrained=False).network, tmp_path / "w.pth")
+    assert report.missing == ["conv1.weight"]
+    assert "conv1.weight" in report.unused
+
+
+def test_numbers_of_numpy_are_data_whatever_numpy_wrote_them(tmp_path):
+    torch.save({"w": torch.ones(1), "rank1": np.float64(0.5), "epoch": np.int64(3)}, tmp_path / "new.pth")
+    assert torch.equal(read_state(tmp_path / "new.pth")["w"], torch.ones(1))
+    old = pickle.dumps({"rank1": np.float32(0.5)}, protocol=2)
+    assert b"numpy._core.multiarray" in old  # as numpy 2 names it; numpy 1 had no underscore
+    with (tmp_path / "old.pth").open("wb") as file:
+        torch.save({"w": torch.ones(1), "rank1": np.float32(0.5)}, file, _use_new_zipfile_serialization=False)
+    renamed = (tmp_path / "old.pth").read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    assert renamed != (tmp_path / "old.pth").read_bytes()
+    (tmp_path / "old.pth").write_bytes(renamed)
+    assert torch.equal(read_state(tmp_path / "old.pth")["w"], torch.ones(1))
+
+
+def test_arrays_with_objects_are_still_refused(tmp_path):
+    torch.save({"w": torch.ones(1), "more": np.array([print], dtype=object)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="does not load as data"):
+        read_state(tmp_path / "w.pth")
