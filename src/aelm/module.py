@@ -145,6 +145,10 @@ class ReIDModule(pl.LightningModule):
     def _start_metrics(self, kind: str, loaders: int) -> None:
         names = getattr(getattr(self.trainer, "datamodule", None), f"{kind}_names", None)
         names = names or [kind, *(f"{kind}_{i}" for i in range(1, loaders))]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Processes that train have batch norm statistics of their own; those that share an evaluation must not.
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
         self.metrics = {name: RankMetrics().to(self.device) for name in names}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -168,7 +172,9 @@ class ReIDModule(pl.LightningModule):
         for prefix, metric in self.metrics.items():
             result = self.results[prefix] = metric.compute()
             for name, value in result.scalars().items():
-                self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/rank1")
+                # Every process has the same value: their maximum is that value, to the last bit.
+                shown = f"{prefix}/{name}" == "val/rank1"
+                self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=True, reduce_fx="max")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["aelm"] = self.description

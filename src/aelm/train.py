@@ -1,5 +1,6 @@
 """``python -m aelm.train``: trains a network, tests its best checkpoint, and draws what came out."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,12 @@ def finish(
     config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, history: History
 ) -> dict[str, float]:
     """Tests ``best.ckpt`` and writes what the run directory holds beside checkpoints."""
-    best = Path(config.run_dir) / "checkpoints" / "best.ckpt"
-    best = trainer.strategy.broadcast(best)  # a run that is named by the time has another name on each process
+    # A run that is named by the time has another name on each process that something else started.
+    run_dir = Path(trainer.strategy.broadcast(config.run_dir))
+    if run_dir != Path(config.run_dir):
+        with suppress(OSError):
+            Path(config.run_dir).rmdir()
+    best = run_dir / "checkpoints" / "best.ckpt"
     trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
     scores = report.scores(module.results)
     if trainer.is_global_zero:

@@ -1,0 +1,110 @@
+"""Two processes on the CPU (gloo): both ways of starting, the same bits, and what is refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from aelm import train
+from aelm.build import built_optimizer
+from tests.runs import P_X_K, SMALL
+
+ROOT = Path(__file__).parents[1]
+TWO = ["trainer.devices=2", "trainer.strategy=ddp"]
+FEW = [*SMALL, *P_X_K, "dataset.test_batch_size=4", "schedule.warmup_epochs=1"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
+
+
+def python(*arguments, cwd=ROOT, port=0):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)}
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested):
+    overrides = [*FEW, "figures=false"]
+    start = [*TORCHRUN, f"--master_port={free_port()}", "-m", "tests.two_processes"]
+    code, out, err = python(*start, str(people), str(tmp_path), *overrides)
+    assert code == 0, err[-3000:]
+    found = json.loads(out.splitlines()[-1])
+    assert found["gradients"] < 1e-12
+    assert found["statistics differ"] == {"training": True, "validation": False}
+    # Whatever is written, one process writes it, also where each has another name for the run.
+    assert sorted(os.listdir(tmp_path)) == ["torchrun", "two"]
+    assert sorted(os.listdir(tmp_path / "torchrun")) == ["checkpoints", "config.yaml", "csv", "metrics.json"]
+
+    best = tmp_path / "torchrun" / "checkpoints" / "best.ckpt"
+    alone = tested(best, f"output={tmp_path}/one")
+    assert found["evaluate"] == alone
+    assert {name: alone[name] for name in found["train"]} == found["train"]
+    for name in os.listdir(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    fresh = [f"data_dir={people}", *FEW, *TWO, "name=lightning", "trainer.max_epochs=2"]
+    code, out, err = python("-m", "aelm.train", *fresh, cwd=tmp_path, port=free_port())
+    assert code == 0, err[-3000:]
+    assert (out + err).count("2 processes x (2 identities x 2 images) = 8 images a step") == 1
+    assert (out + err).count("mAP_trapezoid") == 1
+    other = tmp_path / "runs" / "lightning"
+    assert os.listdir(other / "csv") == ["version_0"]
+    assert "cmc.png" in os.listdir(other)
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (best.parents[1], other)]
+    assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
+    assert all(torch.equal(value, states[1]["state_dict"][key]) for key, value in states[0]["state_dict"].items())
+    assert len(states[0]["callbacks"]["RandomStates"]["states"]) == 2
+
+
+def test_more_processes_than_identities_to_share_are_refused(trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_: pytest.fail("training began"))
+    message = r"`identities` x processes = 2 x 9 = 18 identities, found \d+: lower `identities` or use fewer processes"
+    with pytest.raises(ValueError, match=message):
+        trained("trainer.devices=9", "trainer.strategy=ddp")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_with_several_processes_a_job_is_refused_with_what_works(people, tmp_path):
+    sweep = ["-m", "aelm.train", "-m", "seed=0,1", f"data_dir={people}", *FEW, *TWO]
+    code, out, err = python(*sweep, cwd=tmp_path)
+    assert code == 1
+    for way in (
+        "torchrun --nproc_per_node=2 -m aelm.train -m ...",
+        "hydra/launcher=submitit_slurm",
+        "trainer.devices=1",
+    ):
+        assert way in out + err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["lr_scale=none"], "an optimizer step takes 2 batches, its learning rate is as written"),
+        (
+            ["lr_scale=linear", "optimizer.lr=0.5"],
+            "learning rate 0.5 x 2 batches an optimizer step = 1 (lr_scale=linear)",
+        ),
+    ],
+)
+def test_the_learning_rate_is_scaled_aloud(composed, caplog, overrides, told):
+    caplog.set_level("INFO")
+    config = composed("train", *overrides)
+    optimizer = built_optimizer(config.optimizer, config.lr_scale, 2)([torch.zeros(1, requires_grad=True)])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0 if config.lr_scale == "linear" else 3.5e-4)
+    assert told in caplog.text
+
+
+def test_another_way_of_scaling_is_refused(composed):
+    with pytest.raises(ValueError, match="`lr_scale` must be 'none' or 'linear', got 'sqrt'"):
+        built_optimizer(composed("train").optimizer, "sqrt", 2)
