@@ -10,7 +10,9 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from aelm import schema
+from aelm import evaluate, schema, train
+from aelm.data.synthetic import synthetic
+from tests.runs import P_X_K, SMALL
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +33,35 @@ def composed(tmp_path):
             return compose(name, [*fixed, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """A data directory with the tiny synthetic people."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    synthetic(root / "people", "tiny", progress=False)  # of several test processes one draws, the others wait
+    return root / "people"
+
+
+@pytest.fixture
+def trained(composed, people):
+    """Trains with some overrides; gives the run directory and what the run returned."""
+
+    def run(*overrides, name="run"):
+        sampler = [] if "sampler=shuffle" in overrides else P_X_K
+        config = composed("train", f"data_dir={people}", *SMALL, *sampler, *overrides)
+        config.run_dir = config.run_dir.removesuffix("run") + name
+        return config.run_dir, train.run(config)
+
+    return run
+
+
+@pytest.fixture
+def tested(composed):
+    def run(checkpoint, *overrides):
+        fixed = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "figures=false"]
+        return evaluate.run(composed("evaluate", f"checkpoint={checkpoint}", *fixed, *overrides))
+
+    return run

@@ -13,56 +13,7 @@ import torch
 
 from aelm import evaluate, train
 from aelm.checkpoint import read_checkpoint
-from aelm.data.synthetic import synthetic
-
-SCORES = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
-SMALL = [
-    "dataset.benchmarks.synthetic.size=tiny",
-    "dataset.val_fraction=0.4",
-    "dataset.workers=0",
-    "transform.height=64",
-    "transform.width=32",
-    "model.backbone.name=resnet10t",
-    "model.backbone.pretrained=false",
-    "model.aelm.embed_dim=16",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "trainer.log_every_n_steps=1",
-]
-P_X_K = ["sampler.identities=2", "sampler.images=2", "sampler.steps_per_epoch=3"]
-
-
-@pytest.fixture(scope="session")
-def people(tmp_path_factory):
-    """A data directory with the tiny synthetic people."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
-    synthetic(root / "people", "tiny", progress=False)  # of several test processes one draws, the others wait
-    return root / "people"
-
-
-@pytest.fixture
-def trained(composed, people):
-    """Trains with some overrides; gives the run directory and what the run returned."""
-
-    def run(*overrides, name="run"):
-        sampler = [] if "sampler=shuffle" in overrides else P_X_K
-        config = composed("train", f"data_dir={people}", *SMALL, *sampler, *overrides)
-        config.run_dir = config.run_dir.removesuffix("run") + name
-        return config.run_dir, train.run(config)
-
-    return run
-
-
-@pytest.fixture
-def tested(composed):
-    def run(checkpoint, *overrides):
-        fixed = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "figures=false"]
-        return evaluate.run(composed("evaluate", f"checkpoint={checkpoint}", *fixed, *overrides))
-
-    return run
+from tests.runs import P_X_K, SCORES, SMALL
 
 
 def weights(run_dir, name="last"):
@@ -90,13 +41,16 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_a_checkpoint_evaluates_to_the_numbers_of_its_run(trained, tested, tmp_path):
     run_dir, scores = trained("figures=false")
     best = f"{run_dir}/checkpoints/best.ckpt"
-    assert tested(best) == scores
+    again = tested(best)
+    assert {name: again[name] for name in scores} == scores
     # Another batch size may change sums in the last bit, not more.
-    assert tested(best, "dataset.test_batch_size=7") == pytest.approx(scores, abs=1e-6)
+    other = tested(best, "dataset.test_batch_size=7")
+    assert {name: other[name] for name in scores} == pytest.approx(scores, abs=1e-6)
     content = torch.load(best, weights_only=True)
     content["state_dict"]["network.backbone.network.conv1.0.weight"][0] += 1
     torch.save(content, tmp_path / "other.ckpt")
-    assert tested(tmp_path / "other.ckpt") != scores
+    changed = tested(tmp_path / "other.ckpt")
+    assert {name: changed[name] for name in scores} != scores
 
 
 def test_evaluate_writes_only_where_told(trained, composed, people, tmp_path, monkeypatch):
@@ -111,7 +65,7 @@ def test_evaluate_writes_only_where_told(trained, composed, people, tmp_path, mo
         f"data_dir={moved}",
         "trainer.enable_progress_bar=false",
     ]
-    assert evaluate.run(composed("evaluate", *overrides)) == scores
+    assert evaluate.run(composed("evaluate", *overrides)).items() >= scores.items()
     assert os.listdir(tmp_path / "elsewhere") == []
     out = set(os.listdir(tmp_path / "out"))
     assert {"metrics.json", "queries_test.csv", "queries_test_occluded.csv", "cmc.png"} <= out
@@ -254,7 +208,7 @@ def test_the_commands_as_typed(people, tmp_path):
     options = ["trainer.accelerator=cpu", f"output={tmp_path}/out", "figures=false"]
     code, output = aelm("aelm", "evaluate", f"checkpoint={best}", *options, cwd=tmp_path)
     assert code == 0, output
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == scores[0]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()).items() >= scores[0].items()
     code, output = aelm("aelm.evaluate", "checkpoint=no/such.ckpt", cwd=tmp_path)
     assert code == 1
     assert "no checkpoint no/such.ckpt" in output

@@ -1,19 +1,32 @@
-"""``python -m aelm.evaluate``: tests a checkpoint, on its own data set or another."""
+"""``python -m aelm.evaluate``: tests a checkpoint, on its own data set or another, or scores ready features."""
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from aelm import pictures, report
+from aelm import pictures, report, scoring
 from aelm.build import build_data, built
 from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.data import ReIDDataModule
+from aelm.data.distractors import with_distractors
 from aelm.embedder import Embedder, load_embedder
+from aelm.feature_files import read_array, read_features
 from aelm.module import ReIDModule
+from aelm.retrieval import RankResult, rank_metrics
+from aelm.scoring import Test, Ways
+
+
+class Tested(NamedTuple):
+    """Scores of each test set by its name, and what they came from."""
+
+    results: dict[str, RankResult]
+    tests: dict[str, Test]
 
 
 @command("evaluate")
@@ -28,17 +41,25 @@ def run(config: DictConfig) -> dict[str, float]:
     Returns:
         Every score by its name, as ``metrics.json`` holds it.
     """
+    if (config.checkpoint is None) == (config.query is None or config.gallery is None):
+        raise ValueError("give either `checkpoint`, or `query` and `gallery` with ready features")
+    if config.checkpoint is None:
+        return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow))
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
+    module.flip = config.flip
     data = build_test_data(config, training_of(config, embedder))
     trainer = built({**config.trainer, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
-    scores = report.scores(module.results)
-    if trainer.is_global_zero:
-        print(report.table(module.results))
-        if config.output is not None:
-            write(Path(config.output), config.figures, scores, module, data)
-    return scores
+    if not trainer.is_global_zero:
+        return report.scores(module.results)
+    if config.figures and config.output is not None:
+        pictures.draw(Path(config.output), module, data, {})
+    tests = {}
+    for one in data.test_sets:
+        features = module.features[one.name]
+        tests[one.name] = Test(features[: len(one.query)], features[len(one.query) :], one.query, one.gallery)
+    return score(config, Tested(module.results, tests))
 
 
 def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
@@ -59,7 +80,7 @@ def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
     return {"dataset": {}, "transform": transform, "sampler": None, "seed": 0}
 
 
-def build_test_data(config: DictConfig, trained: dict[str, Any]) -> ReIDDataModule:
+def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:
     """The data that is tested on: the checkpoint's, with what the command line says in its place."""
     chosen: Any = OmegaConf.to_container(config.dataset)
     given = {key: value for key, value in chosen.items() if value != "???"}
@@ -67,16 +88,42 @@ def build_test_data(config: DictConfig, trained: dict[str, Any]) -> ReIDDataModu
     before = {key: value for key, value in trained["dataset"].items() if not own or key not in ("train", "test")}
     home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
     whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
-    return build_data(whole.dataset, built(trained["transform"]), built(trained["sampler"]), trained["seed"])
+    data = build_data(whole.dataset, built(trained["transform"]), built(trained["sampler"]), trained["seed"])
+    if config.distractors is not None:
+        for name, reader in data.benchmarks.items():
+            data.benchmarks[name] = partial(with_distractors, reader, config.distractors)
+    return data
 
 
-def write(output: Path, draw: bool, scores: dict[str, float], module: ReIDModule, data: ReIDDataModule) -> None:
-    """metrics.json, a CSV a test set with its queries, and the pictures."""
-    report.write_metrics(scores, output / "metrics.json")
-    for one in data.test_sets:
-        report.write_queries(module.results[one.name], one.query, output / f"queries_{one.name}.csv")
-    if draw:
-        pictures.draw(output, module, data, {})
+def test_features(config: DictConfig) -> Tested:
+    """Ready features, or ready distances, as one test set."""
+    query, gallery = read_features(config.query), read_features(config.gallery)
+    test = Test(query.features, gallery.features, query.pictures, gallery.pictures)
+    if config.distances is None:
+        result = rank_metrics(query.features, gallery.features, *scoring.labels_of(test))
+    else:
+        result = rank_metrics(None, None, *scoring.labels_of(test), distances=read_array(config.distances))
+    return Tested({"test": result}, {"test": test})
+
+
+def score(config: DictConfig, tested: Tested) -> dict[str, float]:
+    """Adds the further ways of scoring, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
+    ways = Ways(**{key: config[key] for key in Ways._fields})
+    results = dict(tested.results)
+    for name, test in tested.tests.items():
+        results |= scoring.further(name, test, ways)
+    intervals = scoring.intervals(results, config.bootstrap)
+    scores = report.scores(results) | intervals
+    for name, test in tested.tests.items():
+        scores |= scoring.thresholds(name, test, list(config.far))
+    print("\n".join([report.table(results, intervals), report.counts(tested.results)]).rstrip())
+    if config.output is not None:
+        output = Path(config.output)
+        report.write_metrics(scores, output / "metrics.json")
+        for name, test in tested.tests.items():
+            report.write_queries(results[name], test.query, output / f"queries_{name}.csv")
+            report.write_cameras(results[name], output / f"cameras_{name}.csv")
+    return scores
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -58,13 +59,15 @@ class ReIDModule(pl.LightningModule):
         self.frozen_epochs = frozen_epochs
         self.description = dict(description or {})
         self._in_training: Callable[[Tensor, Tensor], StageOutputs] | None = None
+        self.flip = False  # whether evaluation averages each picture with its mirror image
         self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
         self.results: dict[str, RankResult] = {}
         self.features: dict[str, Tensor] = {}  # (Q + G, D) of each test set after a test, in the order of its pictures
 
     def forward(self, images: Tensor) -> Tensor:
         """One embedding ``(B, D)`` of unit length a picture ``(B, 3, H, W)``."""
-        return self.network.embed(images)
+        embedding = self.network.embed(images)
+        return F.normalize(embedding + self.network.embed(images.flip(3)), dim=1) if self.flip else embedding
 
     def compile_training(self) -> None:
         """Lets ``torch.compile`` make the training's forward and backward faster.

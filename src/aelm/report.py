@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,17 +19,30 @@ def scores(results: Mapping[str, RankResult]) -> dict[str, float]:
     return {f"{name}/{key}": value for name, result in results.items() for key, value in result.scalars().items()}
 
 
-def table(results: Mapping[str, RankResult]) -> str:
-    """The scores in per cent, a line a test set."""
-    width = max(len(name) for name in results)
-    lines = [f"{'per cent':{width}} {'queries':>8} {'skipped':>8} " + " ".join(f"{c:>13}" for c in COLUMNS)]
+def table(results: Mapping[str, RankResult], intervals: Mapping[str, float] | None = None) -> str:
+    """The scores in per cent, a line a test set; with ``intervals``, those of mAP and rank-1 stand behind them."""
+    known = intervals or {}
+    rows = [["per cent", "queries", "skipped", *COLUMNS]]
     for name, result in results.items():
-        values = result.scalars()
-        lines.append(
-            f"{name:{width}} {result.num_queries:>8} {result.num_skipped:>8} "
-            + " ".join(f"{100 * values[c]:>13.2f}" for c in COLUMNS)
-        )
-    return "\n".join(lines)
+        row = [name, str(result.num_queries), str(result.num_skipped)]
+        for key, value in result.scalars().items():
+            ends = [f"{100 * known[end]:.1f}" for end in (f"{name}/{key}_low", f"{name}/{key}_high") if end in known]
+            row.append(f"{100 * value:.2f}" + (f" [{', '.join(ends)}]" if ends and key in ("mAP", "rank1") else ""))
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    first = [row[0].ljust(widths[0]) for row in rows]
+    rest = ["  ".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)) for row in rows]
+    return "\n".join(f"{name}  {cells}" for name, cells in zip(first, rest, strict=True))
+
+
+def counts(results: Mapping[str, RankResult]) -> str:
+    """What took no part: queries without a match, junk and distractors, a line a test set that has any."""
+    return "\n".join(
+        f"{name}: {r.num_skipped} queries without a match skipped, {r.num_junk} junk pictures ignored, "
+        f"{r.num_distractors} distractors"
+        for name, r in results.items()
+        if r.num_skipped or r.num_junk or r.num_distractors
+    )
 
 
 def write_metrics(values: Mapping[str, float], path: Path) -> None:
@@ -45,6 +59,17 @@ def write_queries(result: RankResult, queries: Sequence[Picture], path: Path) ->
     for picture, ap, inp, first in zip(queries, *columns, strict=True):
         scored = [f"{ap:.6f}", f"{inp:.6f}", int(first)] if first else ["", "", ""]
         lines.writerow([picture.path, picture.pid, picture.camid, *scored])
+    write_whole(path, text.getvalue())
+
+
+def write_cameras(result: RankResult, path: Path) -> None:
+    """Writes a CSV with a line a query camera: its queries, those skipped, and their scores."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(["camid", "queries", "skipped", *COLUMNS])
+    for camid, row in result.by_camera().items():
+        scored = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in COLUMNS]
+        lines.writerow([camid, int(row["num_queries"]), int(row["num_skipped"]), *scored])
     write_whole(path, text.getvalue())
 
 

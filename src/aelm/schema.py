@@ -109,6 +109,7 @@ class SearchConfig:
     min_score: float | None = MISSING
     only_camids: list[str] | None = MISSING
     except_camids: list[str] | None = MISSING
+    other_cameras: bool = MISSING
     paths: str | None = MISSING
     skip_self: bool = MISSING
     heatmaps: bool = MISSING

@@ -1,0 +1,18 @@
+"""Overrides that make a run take a second or two on the smallest synthetic people."""
+
+SCORES = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
+SMALL = [
+    "dataset.benchmarks.synthetic.size=tiny",
+    "dataset.val_fraction=0.4",
+    "dataset.workers=0",
+    "transform.height=64",
+    "transform.width=32",
+    "model.backbone.name=resnet10t",
+    "model.backbone.pretrained=false",
+    "model.aelm.embed_dim=16",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+]
+P_X_K = ["sampler.identities=2", "sampler.images=2", "sampler.steps_per_epoch=3"]

@@ -1,0 +1,182 @@
+"""Further ways of scoring, ready features, distractors: each against the engine called by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from aelm import evaluate, report, scoring
+from aelm.data.distractors import with_distractors
+from aelm.feature_files import read_features
+from aelm.retrieval import bootstrap, expand_queries, pool_people, rank_metrics, rerank, verification
+from aelm.scoring import Test, Ways
+from aelm.types import Benchmark, Picture
+
+
+def world(seed=0, Q=12, G=40, D=8):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(6, D))
+    pids = [int(i % 6) for i in range(Q)], [int(i % 7) - 1 for i in range(G)]  # -1 is junk
+    camids = [0] * Q, [1 + i % 2 for i in range(G)]
+    features = [np.array([centres[max(p, 0)] for p in side]) + rng.normal(size=(len(side), D)) for side in pids]
+    people = [
+        tuple(Picture(f"{name}{i}.jpg", p, c) for i, (p, c) in enumerate(zip(*side, strict=True)))
+        for name, side in zip("qg", zip(pids, camids, strict=True), strict=True)
+    ]
+    return Test(features[0].astype(np.float32), features[1].astype(np.float32), *people)
+
+
+def by_hand(test):
+    return [p.pid for p in test.query], [p.pid for p in test.gallery], [p.camid for p in test.query], [
+        p.camid for p in test.gallery
+    ]  # fmt: skip
+
+
+def write_features(folder, test):
+    for name, features, pictures in (("query", test[0], test.query), ("gallery", test[1], test.gallery)):
+        np.save(folder / f"{name}.npy", features)
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "pid", "camid"), *pictures])
+
+
+def test_further_ways_equal_the_engine_called_by_hand():
+    test = world()
+    q_pids, g_pids, q_cams, g_cams = labels = by_hand(test)
+    found = scoring.further("test", test, Ways(rerank=True, k1=6, k2=3, multi_query=True, expand_queries=2))
+    distances = rerank(test[0], test[1], k1=6, k2=3, lambda_value=0.3)
+    pooled = pool_people(test[0], q_pids, q_cams)
+    assert found["test_reranked"].mAP == rank_metrics(None, None, *labels, distances=distances).mAP
+    multi = rank_metrics(pooled.features, test[1], pooled.pids, g_pids, pooled.camids, g_cams)
+    assert (found["test_multi_query"].mAP, found["test_multi_query"].num_queries) == (multi.mAP, 6)
+    assert found["test_expanded"].mAP == rank_metrics(expand_queries(test[0], test[1], 2), test[1], *labels).mAP
+    assert scoring.further("test", test, Ways()) == {}
+
+
+def test_intervals_and_thresholds_carry_their_names():
+    test = world()
+    result = rank_metrics(test[0], test[1], *by_hand(test))
+    intervals = scoring.intervals({"test": result}, 200)
+    low, high = bootstrap(result, samples=200)["mAP"]
+    assert (intervals["test/mAP_low"], intervals["test/mAP_high"]) == (low, high)
+    assert low < result.mAP < high
+    assert scoring.intervals({"test": result}, 0) == {}
+    found = scoring.thresholds("test", test, [0.1, 0.01])
+    exact = verification(test[0], test[1], *by_hand(test), far=[0.1, 0.01])
+    assert found["test/TAR@FAR=0.1"] == exact.tar[0]
+    assert found["test/threshold@FAR=0.01"] == exact.threshold[1]
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_foreign_features_are_scored_from_the_command_line(composed, tmp_path, capsys, ready):
+    test = world()
+    write_features(tmp_path, test)
+    overrides = [
+        f"query={tmp_path}/query.npy",
+        f"gallery={tmp_path}/gallery.npy",
+        f"output={tmp_path}/out",
+        "rerank=true",
+    ]
+    if ready:
+        np.save(tmp_path / "d.npy", -test[0] @ test[1].T)
+        overrides.append(f"distances={tmp_path}/d.npy")
+    scores = evaluate.run(composed("evaluate", *overrides, "rerank=true", "k1=6", "k2=3"))
+    distances = -test[0] @ test[1].T if ready else None
+    sides = (None, None) if ready else test[:2]
+    expected = rank_metrics(*sides, *by_hand(test), distances=distances)
+    assert {k: v for k, v in scores.items() if k in ("test/mAP", "test/rank1")} == {
+        "test/mAP": expected.mAP,
+        "test/rank1": expected.scalars()["rank1"],
+    }
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == scores
+    assert {"test_reranked/mAP", "test/mAP_low", "test/TAR@FAR=0.001"} <= set(scores)
+    shown = capsys.readouterr().out
+    assert "junk pictures ignored" in shown
+    assert f"{100 * scores['test/mAP']:.2f} [" in shown
+    with (tmp_path / "out" / "queries_test.csv").open() as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [p.path for p in test.query]
+    with (tmp_path / "out" / "cameras_test.csv").open() as file:
+        assert [row["queries"] for row in csv.DictReader(file)] == ["12"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "query.csv").unlink(), r"no file .*query\.csv"),
+        (lambda d: (d / "query.csv").write_text("pid,camid\n1,1\n"), "holds 12 rows and .* 1"),
+        (lambda d: (d / "query.csv").write_text("pid\n1\n"), "lacks the column camid"),
+        (
+            lambda d: (d / "query.csv").write_text("pid,camid\n1,1\nx,1\n"),
+            "line 3: pid and camid must be whole",
+        ),
+        (lambda d: np.save(d / "query.npy", np.zeros(3)), r"must hold floats of shape \(rows, columns\)"),
+        (lambda d: np.save(d / "query.npy", np.array([{}])), "not an array that loads as data"),
+        (lambda d: (d / "query.npy").write_bytes(b"text"), "not an array that loads as data"),
+    ],
+)
+def test_bad_feature_files_are_named(tmp_path, spoil, message):
+    write_features(tmp_path, world())
+    spoil(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_features(tmp_path / "query.npy")
+
+
+def test_a_folder_of_embed_is_read_too(tmp_path):
+    test = world()
+    write_features(tmp_path, test)
+    (tmp_path / "query.npy").rename(tmp_path / "features.npy")
+    (tmp_path / "query.csv").rename(tmp_path / "items.csv")
+    found = read_features(tmp_path)
+    assert found.pictures == test.query
+    assert np.array_equal(found.features, test[0])
+
+
+def test_checkpoint_or_features_but_not_both(composed):
+    for overrides in ([], ["checkpoint=x", "query=q", "gallery=g"], ["query=q"]):
+        with pytest.raises(ValueError, match="give either `checkpoint`, or `query` and `gallery`"):
+            evaluate.run(composed("evaluate", *overrides))
+
+
+def test_distractors_join_the_gallery_and_match_nobody(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.jpg", "deep/b.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    people = (Picture("q.jpg", 7, 3),)
+    before = Benchmark("x", (), people, people, {"dark": (Picture("d.jpg", 9, 4),)}, {"query ids": 1, "gallery ids": 1})
+    after = with_distractors(lambda: before, tmp_path)
+    assert [p.path for p in after.gallery] == ["q.jpg", f"{tmp_path}/a.jpg", f"{tmp_path}/deep/b.png"]
+    assert {(p.pid, p.camid) for p in after.gallery[1:]} == {(10, 5)}
+    assert after.official == {"query ids": 1}
+    with pytest.raises(FileNotFoundError, match="none"):
+        with_distractors(before, tmp_path / "none")
+
+
+def test_the_table_lines_up():
+    test = world()
+    result = rank_metrics(test[0], test[1], *by_hand(test))
+    lines = report.table(
+        {"test": result, "test_reranked": result}, scoring.intervals({"test": result}, 50)
+    ).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split()[:4] == ["per", "cent", "queries", "skipped"]
+
+
+def test_a_checkpoint_is_scored_in_every_way(trained, composed, people, tmp_path):
+    run_dir, scores = trained("figures=false")
+    options = ["rerank=true", "k1=4", "k2=2", "multi_query=true", "expand_queries=1", "figures=false"]
+    quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    (tmp_path / "crowd").mkdir()
+    (gallery,) = people.glob("synthetic-tiny*/bounding_box_train")
+    crowd = sorted(gallery.glob("*.jpg"))[:5]
+    for file in crowd:
+        (tmp_path / "crowd" / file.name).write_bytes(file.read_bytes())
+    best = f"checkpoint={run_dir}/checkpoints/best.ckpt"
+    every = evaluate.run(composed("evaluate", best, *options, *quiet))
+    names = {name.split("/")[0] for name in every}
+    kinds = ("", "_reranked", "_multi_query", "_expanded")
+    assert names == {f"{name}{kind}" for name in ("test", "test_occluded") for kind in kinds}
+    assert {key: every[key] for key in scores} == scores
+    flipped = evaluate.run(composed("evaluate", best, "flip=true", "figures=false", *quiet))
+    assert flipped["test/mAP"] != scores["test/mAP"]
+    crowded = evaluate.run(composed("evaluate", best, f"distractors={tmp_path}/crowd", "figures=false", *quiet))
+    assert crowded["test/mAP"] <= scores["test/mAP"] + 1e-9
