@@ -1,38 +1,27 @@
-"""A tiny model on disk, and pictures of every kind that people have, for the tests of the commands."""
+"""A small model on disk, and pictures of every kind that people have, for the tests of the commands."""
 
+import io
 import os
+from functools import cache
 
 import cv2
 import numpy as np
-import torch
 
-from aelm import checkpoint
-from aelm.checkpoint import build, describe
-
-NETWORK = {
-    "_target_": "aelm.models.ReIDNetwork",
-    "_partial_": True,
-    "backbone": {"_target_": "aelm.models.TimmBackbone", "name": "resnet10t", "pretrained": False},
-    "coam": {"_target_": "aelm.models.CoAM", "_partial_": True},
-    "aelm": {"_target_": "aelm.models.AELM", "_partial_": True, "embed_dim": 6},
-}
-PREPROCESSING = {
-    "height": 64,
-    "width": 32,
-    "interpolation": "bilinear",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-}
+from tests.tiny import description, write_checkpoint
 
 
-def save_model(path, seed=0, embed_dim=6):
-    """Writes a checkpoint of an untrained network, as Lightning lays it out."""
-    torch.manual_seed(seed)
-    network = {**NETWORK, "aelm": {**NETWORK["aelm"], "embed_dim": embed_dim}}
-    description = describe(network, 5, PREPROCESSING, [f"x:{i}" for i in range(5)])
-    state = {f"network.{k}": v for k, v in build(description["network"])(num_ids=5).eval().state_dict().items()}
-    torch.save({"state_dict": state, checkpoint.KEY: description}, path)
+def save_model(path, **options):
+    """Writes the checkpoint of a small network; ``options`` of its AELM make it another one."""
+    path.write_bytes(model_bytes(**options))
     return path
+
+
+@cache
+def model_bytes(**options):
+    """A checkpoint's content, made once for all tests."""
+    content = io.BytesIO()
+    write_checkpoint(content, description(coam="aelm.models.CoAM", **options))
+    return content.getvalue()
 
 
 def person(number, height=96, width=48):

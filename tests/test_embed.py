@@ -110,7 +110,7 @@ def test_what_another_job_left_is_not_gone_on_with(embedded, world, tmp_path, mo
         embedded()
     assert (tmp_path / "out" / WORK / "000000.npz").exists()
     monkeypatch.setattr(bulk, "write_shard", write)
-    save_model(world[0], seed=1)
+    save_model(world[0], threshold=0.5)
     caplog.set_level("INFO")
     assert embedded() == (10, 0)
     assert "starting anew" in caplog.text

@@ -32,16 +32,20 @@ MAY = {
     "embeddings": {"data", "embedder"},
     "shards": {"data", "embeddings", "feed"},
     "bulk": {"data", "embedder", "embeddings", "feed", "shards"},
+    "gallery": {"data", "embedder", "embeddings", "retrieval"},
+    "pairs": {"data", "embedder", "feed", "models"},
+    "search_page": {"figures", "pairs"},
+    "answers": {"data", "embedder", "figures", "gallery", "pairs", "search_page"},
     "report": {"types", "retrieval"},
     "pictures": {"types", "models", "retrieval", "data", "figures", "module", "explaining"},
     "schema": set(),
     "cli": {"schema"},
     "build": {"data"},
     "run_dir": set(),
-    "__init__": {"checkpoint", "data", "embedder", "models", "module", "retrieval"},
+    "__init__": {"checkpoint", "data", "embedder", "feed", "gallery", "models", "module", "retrieval"},
     "__main__": set(),
 }
-COMMANDS = {"train", "evaluate", "embed", "export", "explain"}
+COMMANDS = {"train", "evaluate", "embed", "export", "explain", "search"}
 HYDRA = {"schema", "cli", "build", "run_dir", "trainer", *COMMANDS}
 
 

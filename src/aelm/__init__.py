@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from aelm.checkpoint import load_model as load_model
     from aelm.data import ReIDDataModule as ReIDDataModule
     from aelm.embedder import load_embedder as load_embedder
+    from aelm.feed import embed_files as embed_files
+    from aelm.gallery import Gallery as Gallery
     from aelm.models import AELM as AELM
     from aelm.models import IFCN as IFCN
     from aelm.models import CoAM as CoAM
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 HOMES = {
     "AELM": "aelm.models",
     "CoAM": "aelm.models",
+    "Gallery": "aelm.gallery",
     "IFCN": "aelm.models",
     "RankMetrics": "aelm.retrieval",
     "ReIDDataModule": "aelm.data",
     "ReIDModule": "aelm.module",
     "ReIDNetwork": "aelm.models",
+    "embed_files": "aelm.feed",
     "load_embedder": "aelm.embedder",
     "load_model": "aelm.checkpoint",
     "rank_metrics": "aelm.retrieval",

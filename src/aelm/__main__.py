@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ("train", "evaluate", "embed", "export", "explain")
+COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search")
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,42 @@ def read_items(path: Path) -> tuple[Item, ...]:
         if list(rows.fieldnames or ()) != list(Item._fields):
             raise ValueError(f"{path}: expected the columns {', '.join(Item._fields)}, found {rows.fieldnames}")
         return tuple(Item(row["path"], row["pid"], row["camid"]) for row in rows)
+
+
+def write_embeddings(
+    folder: Path, parts: Iterable[NDArray[np.float32]], items: Sequence[Item], meta: Mapping[str, Any], scratch: Path
+) -> None:
+    """Writes the three files; an embeddings folder that was there stays whole until the new one is nearly complete.
+
+    Args:
+        folder: Where they go.
+        parts: The features, in blocks of rows: memory stays that of one block.
+        items: The picture of each row, paths as they shall be held.
+        meta: From :func:`describe`, and more.
+        scratch: A folder on the same file system, where files are while they are written.
+    """
+    shape = (len(items), int(meta["model"]["dim"]))
+    half = scratch / f"{FEATURES}.{os.getpid()}"
+    with half.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for part in parts:
+            file.write(np.ascontiguousarray(part, "<f4").data)
+    (folder / META).unlink(missing_ok=True)  # its presence says that the others are complete
+    os.replace(half, folder / FEATURES)
+    write_whole(folder / ITEMS, lambda file: file.write(table(Item._fields, items)), scratch)
+    text = json.dumps({**meta, "pictures": len(items)}, indent=2) + "\n"
+    write_whole(folder / META, lambda file: file.write(text.encode()), scratch)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any], scratch: Path) -> None:
+    """Lets ``write`` fill a file in ``scratch`` and moves it to ``path``: there it is whole or not at all.
+
+    What a killed run leaves half written lies in ``scratch``, and goes with it.
+    """
+    half = scratch / f"{path.name}.{os.getpid()}"
+    with half.open("wb") as file:
+        write(file)
+    os.replace(half, path)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from aelm.data import BadImageError, Loader, ReIDDataset, recipe
+from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.dataset import Item as Index
 from aelm.data.decoding import decode, read_bytes
 from aelm.embedder import Embedder
@@ -94,6 +94,17 @@ def embedded(
             yield _fetched(*ready)
     if waiting is not None:
         yield _fetched(*waiting)
+
+
+def preparation(embedder: Embedder) -> Augment:
+    """What happens to pictures before the embedder gets them: the evaluation's own resize.
+
+    Raises:
+        ValueError: If the model wants another one.
+    """
+    if embedder.interpolation != "bilinear":
+        raise ValueError(f"{embedder.name} wants `interpolation` {embedder.interpolation!r}; aelm has only bilinear")
+    return recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
 
 
 def _embed(embedder: Embedder, images: Tensor) -> Tensor:

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from aelm.data.sources import Item
-from aelm.embeddings import FEATURES, ITEMS, META, relative, table
+from aelm.embeddings import relative, table, write_embeddings, write_whole
 from aelm.feed import Features, Positions, reason
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def open_shards(
         log.info("%s was left by a job with other pictures, model or batches: starting anew", shards.folder)
         shutil.rmtree(shards.folder)
     shards.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(shards, described, lambda file: file.write(job.encode()))
+    write_whole(described, lambda file: file.write(job.encode()), shards.folder)
     done = len(shards) - len(shards.missing())
     if done:
         log.info("going on: %d of %d shards are done already", done, len(shards))
@@ -88,20 +87,11 @@ def write_shard(shards: Shards, number: int, kept: Positions, features: Features
     reasons = [reason(shards.paths[span[i]]) for i in bad]
     # Encoded, since a reason names a file, and file names need not be text.
     told = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
-    write_whole(
-        shards, shards.file(number), lambda file: np.savez(file, kept=kept, features=features, bad=bad, reasons=told)
-    )
 
+    def save(file: BinaryIO) -> None:
+        np.savez(file, kept=kept, features=features, bad=bad, reasons=told)
 
-def write_whole(shards: Shards, path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets ``write`` fill a file among the shards and moves it to ``path``: whoever looks finds it whole or not at all.
-
-    What a killed run leaves half written goes when the shards go.
-    """
-    half = shards.folder / f"{path.name}.{os.getpid()}"
-    with half.open("wb") as file:
-        write(file)
-    os.replace(half, path)
+    write_whole(shards.file(number), save, shards.folder)
 
 
 class Outcome(NamedTuple):
@@ -125,29 +115,16 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
             reasons = json.loads(part["reasons"].tobytes())
             bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
     if bad:
-        write_whole(shards, output / BAD, lambda file: file.write(table(["path", "reason"], bad)))
+        write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder)
     else:
         (output / BAD).unlink(missing_ok=True)
     if not kept:
         shutil.rmtree(shards.folder)
         raise ValueError(f"none of the {len(bad)} pictures can be read; {output / BAD} says why")
-    (output / META).unlink(missing_ok=True)  # its presence says that the others are complete
-    write_whole(
-        shards, output / FEATURES, lambda file: _write_features(file, shards, (len(kept), meta["model"]["dim"]))
-    )
-    rows = (items[i]._replace(path=relative(items[i].path, output)) for i in kept)
-    write_whole(shards, output / ITEMS, lambda file: file.write(table(Item._fields, rows)))
-    whole = {**meta, "pictures": len(kept), "bad": len(bad)}
-    write_whole(shards, output / META, lambda file: file.write((json.dumps(whole, indent=2) + "\n").encode()))
+    named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
+    write_embeddings(output, _parts(shards), named, {**meta, "bad": len(bad)}, shards.folder)
     shutil.rmtree(shards.folder)
     return Outcome(len(kept), len(bad))
-
-
-def _write_features(file: BinaryIO, shards: Shards, shape: tuple[int, int]) -> None:
-    """One ``.npy`` file, shard by shard, so that memory stays that of one shard."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    for part in _parts(shards):
-        file.write(np.ascontiguousarray(part, "<f4").data)
 
 
 def _parts(shards: Shards) -> Iterator[Features]:

@@ -36,6 +36,18 @@ def test_frames_have_their_colours_and_pictures_their_pixels(tmp_path):
     assert np.abs(page[76:320, 552:690] - expected).max() <= 1
 
 
+def test_where_nobody_knows_frames_are_pale_and_no_sign_is_explained(tmp_path, texts):
+    pictures = [noise(seed=seed) for seed in range(3)]
+    results = [RankedPicture(picture, "unknown", 0.5) for picture in pictures[1:]]
+    page = read_png(ranked_rows([RankedRow(pictures[0], results)], tmp_path / "ranks.png"))
+    for x, colour in ((32, BLUE), (214, (195, 202, 209)), (380, (195, 202, 209))):
+        ring = np.ones((288, 150), bool)
+        ring[6:-6, 6:-6] = False
+        assert (page[40:328, x : x + 150][ring] == colour).all()
+    np.testing.assert_array_equal(page[46:322, 220:358], pictures[1])
+    assert texts == ["query", "", "1", "0.500", "", "2", "0.500", ""]
+
+
 def test_badges_differ_by_glyph_not_only_by_colour(tmp_path):
     black = np.zeros((276, 138, 3), np.uint8)
     rows = [RankedRow(black, [RankedPicture(black, verdict) for verdict in ("match", "miss", "ignored")])]
@@ -82,5 +94,5 @@ def test_rows_of_different_length_and_any_shape_are_drawn(tmp_path, height, widt
 def test_ranked_rows_refuse_what_they_cannot_draw(tmp_path):
     with pytest.raises(ValueError, match="nothing to draw: `rows`"):
         ranked_rows([], tmp_path / "ranks.png")
-    with pytest.raises(ValueError, match="`verdict` must be one of match, miss, ignored, got 'good'"):
+    with pytest.raises(ValueError, match="`verdict` must be one of match, miss, ignored, unknown, got 'good'"):
         ranked_rows([RankedRow(noise(), [RankedPicture(noise(), "good")])], tmp_path / "ranks.png")

@@ -10,10 +10,10 @@ import numpy as np
 from aelm.figures.page import INK, LABEL, MUTED, PAPER, SCALE, SMALL, TITLE, Page, rgb
 from aelm.figures.pictures import Image, box_aspect, fit, read_picture
 
-Verdict = Literal["match", "miss", "ignored"]
+Verdict = Literal["match", "miss", "ignored", "unknown"]
 
 # Green and red that stay apart for colour-blind eyes (after Tol's vibrant set); the glyphs say the same once more.
-COLOURS = {"match": "#009e73", "miss": "#cc3311", "ignored": "#8c959f", "query": "#0072b2"}
+COLOURS = {"match": "#009e73", "miss": "#cc3311", "ignored": "#8c959f", "unknown": "#c3cad1", "query": "#0072b2"}
 GROUND = "#eef1f4"  # beside pictures of another shape than most
 GLYPHS = {"match": "✓", "miss": "✗", "ignored": "–"}  # noqa: RUF001 (a dash is what is meant)
 MEANINGS = {"match": "same person", "miss": "another person", "ignored": "not ranked (same camera, or junk)"}
@@ -28,7 +28,8 @@ class RankedPicture(NamedTuple):
 
     Attributes:
         picture: A file, or RGB ``(H, W, 3)`` uint8.
-        verdict: ``match`` (same person), ``miss`` (another one) or ``ignored`` (takes no part in the ranking).
+        verdict: ``match`` (same person), ``miss`` (another one), ``ignored`` (takes no part in the ranking) or
+            ``unknown``: nobody knows, as in a search; drawn in a neutral frame without a sign.
         score: Similarity or distance, written beside the rank; None writes nothing.
         caption: A short line under it, such as the camera.
     """
@@ -67,6 +68,8 @@ class _Cell(NamedTuple):
 def ranked_rows(rows: Sequence[RankedRow], path: str | Path, *, title: str = "") -> Path:
     """Draws each query with its results: green frames are right, red ones wrong, grey dashes took no part.
 
+    Where nobody knows what is right, frames are pale.
+
     The number under a result is its rank among those that took part. The page is as wide as the longest row.
 
     Args:
@@ -88,13 +91,14 @@ def ranked_rows(rows: Sequence[RankedRow], path: str | Path, *, title: str = "")
     aspect = box_aspect([image for images in (queries, *results) for image in images])
     width = round((HEIGHT - 2 * FRAME) * aspect + 2 * FRAME)
     longest = max(len(images) for images in results)
-    head = MARGIN + (TITLE + 10 if title else 0) + LABEL + 10
+    judged = any(result.verdict != "unknown" for row in rows for result in row.results)
+    head = MARGIN + (TITLE + 10 if title else 0) + (LABEL + 10 if judged else 4)
     over, under = (LABEL + 6 if any(row.title for row in rows) else 0.0), 2 * SMALL + 18
     pitch = over + HEIGHT + under
 
     full = 2 * MARGIN + width + (QUERY_GAP + longest * (width + GUTTER) - GUTTER if longest else 0)
     page = Page(max(full, 420), head + len(rows) * pitch + MARGIN - 10)
-    _draw_head(page, title)
+    _draw_head(page, title, judged)
     for index, (row, query, images) in enumerate(zip(rows, queries, results, strict=True)):
         top = head + index * pitch + over
         if row.title:
@@ -108,14 +112,14 @@ def ranked_rows(rows: Sequence[RankedRow], path: str | Path, *, title: str = "")
     return page.save(path)
 
 
-def _draw_head(page: Page, title: str) -> None:
+def _draw_head(page: Page, title: str, judged: bool) -> None:
     y = MARGIN
     if title:
         room = page.pixels.shape[1] / SCALE - 2 * MARGIN
         page.write(page.shortened(title, room, TITLE, bold=True), MARGIN, y + TITLE - 2, TITLE, bold=True)
         y += TITLE + 10
     x = MARGIN
-    for verdict, meaning in MEANINGS.items():
+    for verdict, meaning in MEANINGS.items() if judged else ():
         _draw_badge(page, verdict, x + BADGE, y + LABEL / 2)
         page.write(meaning, x + 2 * BADGE + 4, y + LABEL - 1.5, LABEL, colour=MUTED)
         x += 2 * BADGE + 4 + page.width_of(meaning) + 16
@@ -134,7 +138,8 @@ def _draw_results(page: Page, row: RankedRow, cells: Sequence[_Cell]) -> None:
         ranked = result.verdict != "ignored"
         rank += ranked
         _draw_frame(page, cell, result.verdict)
-        _draw_badge(page, result.verdict, cell.x + cell.width - FRAME - 2, cell.y + HEIGHT - FRAME - 2)
+        if result.verdict in GLYPHS:
+            _draw_badge(page, result.verdict, cell.x + cell.width - FRAME - 2, cell.y + HEIGHT - FRAME - 2)
         below, right = cell.y + HEIGHT + SMALL + 4, cell.x + cell.width
         page.write(str(rank) if ranked else "–", cell.x, below, SMALL, bold=True)  # noqa: RUF001
         if result.score is not None:

@@ -1,0 +1,273 @@
+"""``python -m aelm.search``: the right pictures, the filters, and every kind of output, the page in a real browser."""
+
+import html
+import json
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from aelm import embed, search
+from aelm.embedder import load_embedder
+from aelm.feed import embed_files
+from aelm.pairs import pair_heat, read_pictures
+from tests.browser import BROWSER, Page
+from tests.pictures_on_disk import person, save_model, write, write_people
+
+FAST = ["device=cpu", "workers=0", "progress=false"]
+NASTY = [
+    'it\'s "(1)".jpg',
+    "<b>&amp;<img src=x onerror=alert(1)>.jpg",
+    "two\nlines.jpg",
+    "人物 Straße.png",
+    "{{title}}.jpg",
+]
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A model and a folder of nine people under three cameras."""
+    return save_model(tmp_path / "model.ckpt"), write_people(tmp_path / "crops", 9)
+
+
+@pytest.fixture
+def embedded(composed, world, tmp_path):
+    """The nine people, embedded where they lie."""
+    paths = [f"checkpoint='{world[0]}'", f"images='{tmp_path}/crops'", f"output='{tmp_path}/crops'"]
+    embed.run(composed("embed", *paths, *FAST))
+    return world[1]
+
+
+@pytest.fixture
+def searched(composed, tmp_path):
+    def run(query, *overrides, gallery=tmp_path / "crops"):
+        return search.run(composed("search", f"query='{query}'", f"gallery='{gallery}'", *FAST, *overrides))
+
+    return run
+
+
+def test_results_are_ranked_by_similarity(searched, embedded, world, capsys):
+    (found,) = searched(embedded[4], "top_k=3")
+    features = embed_files(load_embedder(world[0]), embedded)
+    scores = features @ features[4]
+    order = [i for i in np.argsort(-scores, kind="stable") if i != 4][:3]  # its own file is left out
+    assert [hit.path for hit in found.hits] == [embedded[i] for i in order]
+    np.testing.assert_allclose([hit.score for hit in found.hits], scores[order], atol=1e-5)
+    assert (found.query.pid, found.query.camid) == ("4", "2")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"query {embedded[4]}"
+    assert [line.split() for line in lines[2:]] == [
+        [str(rank), f"{hit.score:.3f}", hit.pid, hit.camid, hit.path] for rank, hit in enumerate(found.hits, 1)
+    ]
+    (own,) = searched(embedded[4], "top_k=3", "skip_self=false")
+    assert own.hits[0].path == embedded[4]
+
+
+def test_a_folder_of_pictures_is_searched_without_writing_to_it(searched, world, embedded, tmp_path):
+    expected = searched(embedded[0], "top_k=4")
+    for name in ("features.npy", "items.csv", "meta.json"):
+        os.remove(tmp_path / "crops" / name)
+    before = sorted(os.listdir(tmp_path / "crops"))
+    found = searched(embedded[0], "top_k=4", f"checkpoint='{world[0]}'")
+    assert [hit.path for hit in found[0].hits] == [hit.path for hit in expected[0].hits]
+    assert sorted(os.listdir(tmp_path / "crops")) == before
+    with pytest.raises(ValueError, match="holds no embeddings that could name a model: give `checkpoint`"):
+        searched(embedded[0])
+
+
+def test_an_embeddings_file_names_its_folder(searched, embedded, tmp_path):
+    by_folder = searched(embedded[0])
+    assert searched(embedded[0], gallery=tmp_path / "crops" / "features.npy") == by_folder
+
+
+def test_filters(searched, embedded):
+    def cameras(*overrides):
+        return {hit.camid for found in searched(Path(embedded[0]).parent, *overrides) for hit in found.hits}
+
+    assert cameras() == {"1", "2", "3"}
+    assert cameras("only_camids=[1,3]") == {"1", "3"}
+    assert cameras("except_camids=[1]") == {"2", "3"}
+    for found in searched(Path(embedded[0]).parent, "other_cameras=true"):
+        assert len(found.hits) == 6
+        assert found.query.camid not in {hit.camid for hit in found.hits}
+    (found,) = searched(embedded[0], "paths='000[1-3]*'")
+    assert {Path(hit.path).name[:4] for hit in found.hits} == {"0001", "0002", "0003"}
+
+
+def test_no_match(searched, embedded, tmp_path, capsys):
+    for suffix in ("json", "html", "png"):
+        (found,) = searched(embedded[0], "min_score=1.5", f"output='{tmp_path}/out.{suffix}'")
+        assert found.hits == []
+    assert "no match: No picture that the filters let through scores 1.5 or more." in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["queries"][0]["match"] is False
+    assert "<b>No match</b>No picture that the filters" in (tmp_path / "out.html").read_text()
+    assert cv2.imread(str(tmp_path / "out.png")).std() > 5
+
+
+def test_json_tells_what_was_found(searched, embedded, tmp_path):
+    found = searched(Path(embedded[0]).parent, "top_k=2", "min_score=-1", f"output='{tmp_path}/new/out.json'")
+    told = json.loads((tmp_path / "new" / "out.json").read_text())
+    assert (told["pictures"], told["model"], told["top_k"], told["min_score"]) == (9, "model.ckpt", 2, -1)
+    assert [query["path"] for query in told["queries"]] == embedded
+    for query, one in zip(told["queries"], found, strict=True):
+        assert [(r["rank"], r["path"], r["score"]) for r in query["results"]] == [
+            (rank, hit.path, hit.score) for rank, hit in enumerate(one.hits, 1)
+        ]
+
+
+def test_only_the_output_is_written(searched, embedded, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    before = sorted(os.listdir(tmp_path / "crops"))
+    searched(embedded[0])
+    assert os.listdir(tmp_path / "home") == []
+    for suffix in ("html", "png", "json"):
+        searched(embedded[0], f"output=out.{suffix}")
+    assert sorted(os.listdir(tmp_path / "home")) == ["out.html", "out.json", "out.png"]
+    assert sorted(os.listdir(tmp_path / "crops")) == before
+
+
+def test_bad_queries_are_left_out_and_told(searched, embedded, tmp_path, caplog):
+    (tmp_path / "queries.txt").write_text(f"gone.jpg\n{embedded[3]}\n")
+    (found,) = searched(tmp_path / "queries.txt")
+    assert found.query.path == embedded[3]
+    assert "1 of 2 queries could not be read" in caplog.text
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no query can be read: .*bad\.jpg.* empty file"):
+        searched(tmp_path / "bad.jpg")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("output=result.pdf", r"`output` must end in \.html, \.png, \.json, got 'result\.pdf'"),
+        ("top_k=0", "`top_k` must be at least 1, got 0"),
+        ("query=nowhere.jpg", "`query`: nothing at 'nowhere.jpg'"),
+        ("gallery=nowhere", "`gallery`: nothing at 'nowhere'"),
+    ],
+)
+def test_bad_settings_are_named(searched, embedded, override, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        searched(embedded[0], override)
+
+
+def test_a_gallery_of_another_model_is_refused(searched, embedded, tmp_path):
+    other = save_model(tmp_path / "other.ckpt", embed_dim=7)
+    with pytest.raises(ValueError, match=r"embeddings of model\.ckpt \(24 values.* other\.ckpt \(28 values"):
+        searched(embedded[0], f"checkpoint='{other}'")
+    (tmp_path / "model.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"was made with .*model\.ckpt, which is gone: give `checkpoint`"):
+        searched(embedded[0])
+
+
+def test_the_heat_of_a_pair_sums_to_its_score(world):
+    embedder = load_embedder(world[0])
+    query, *results = read_pictures([*world[1][:4], "gone.jpg"])
+    heat = pair_heat(embedder, query, results)
+    features = embed_files(embedder, world[1][:4])
+    assert heat[3] is None
+    for one, score in zip(heat[:3], features[1:] @ features[0], strict=True):
+        assert one.on_query.sum() == pytest.approx(score, abs=1e-4)
+        assert one.on_result.sum() == pytest.approx(score, abs=1e-4)
+    assert pair_heat(embedder, None, results) == [None] * 4
+
+
+@pytest.fixture
+def nasty(composed, world, tmp_path):
+    """A gallery whose files have the names that break pages and tables; two of one name."""
+    for i, name in enumerate([*NASTY, "a/same.jpg", "b/same.jpg"]):
+        write(tmp_path / "nasty" / name, person(i)) if "/" in name else write(f"{tmp_path}/nasty/{name}", person(i))
+    embed.run(
+        composed("embed", f"checkpoint='{world[0]}'", f"images='{tmp_path}/nasty'", f"output='{tmp_path}/nasty'", *FAST)
+    )
+    return tmp_path / "nasty"
+
+
+def test_file_names_are_text_on_the_page(searched, nasty, world, tmp_path):
+    (found,) = searched(world[1][8], f"output='{tmp_path}/out.html'", gallery=nasty)
+    assert {os.path.relpath(hit.path, nasty) for hit in found.hits} == {*NASTY, "a/same.jpg", "b/same.jpg"}
+    page = (tmp_path / "out.html").read_text()
+    assert "<b>&amp;" not in page
+    told = [html.unescape(path) for path in re.findall(r'class="hit [a-z]*" data-path="([^"]*)"', page)]
+    assert told == [hit.path for hit in found.hits]
+
+
+SEEN = """(async (id) => {
+  const image = document.getElementById(id);
+  if (image.hidden) return {hidden: true};
+  await image.decode();
+  const box = image.getBoundingClientRect(), canvas = document.createElement("canvas");
+  const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const values = [...context.getImageData(0, 0, canvas.width, canvas.height).data];
+  const alpha = values.filter((_, i) => i % 4 === 3).sort((a, b) => a - b);
+  return {hidden: false, top: top && top.id, width: box.width, height: box.height, source: image.src,
+          sum: values.reduce((a, b) => a + b, 0), lightest: alpha[0], darkest: alpha[alpha.length - 1]};
+})"""
+OUTSIDE = """[...document.querySelectorAll("[src],[href]")].map((e) => e.src || e.href)
+  .concat(performance.getEntriesByType("resource").map((e) => e.name)).filter((name) => !name.startsWith("data:"))"""
+OPEN = "document.querySelector('dialog').open"
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: apt-get install chromium")
+
+
+@needs_browser
+def test_in_a_browser_a_click_shows_the_heat_map_of_that_pair(searched, nasty, world, tmp_path):
+    (found,) = searched(world[1][8], f"output='{tmp_path}/out.html'", gallery=nasty)
+    sources, sums = {"a": set(), "b": set(), "picture": set()}, set()
+    with Page(tmp_path / "out.html", tmp_path / "profile") as page:
+        assert page.run("document.querySelectorAll('.hit').length") == len(found.hits) == 7
+        assert not page.run(OPEN)
+        for number, hit in enumerate(found.hits):
+            page.click(".hit", number)
+            assert page.run(OPEN)
+            names = [page.run(f"document.getElementById('name-{side}').textContent") for side in "ab"]
+            assert names == [found.query.path, hit.path]
+            assert page.run("document.getElementById('score').textContent") == f"score {hit.score:.3f}"
+            picture = page.run(f"{SEEN}('picture-b')")
+            for side in "ab":
+                heat = page.run(f"{SEEN}('heat-{side}')")
+                assert heat["top"] == f"heat-{side}"  # over the picture, in sight
+                assert heat["height"] > 100
+                assert heat["darkest"] > 100
+                assert heat["lightest"] < heat["darkest"] - 50  # covers some places and lets others through
+                sources[side].add(heat["source"])
+            assert (heat["width"], heat["height"]) == (picture["width"], picture["height"])
+            sources["picture"].add(picture["source"])
+            sums.add(heat["sum"])
+            page.click("#close")
+            assert not page.run(OPEN)
+        assert page.run(OUTSIDE) == []
+    # Two results show two pictures and two heat maps.
+    assert [len(found) for found in (*sources.values(), sums)] == [7, 7, 7, 7]
+
+
+@needs_browser
+def test_in_a_browser_the_heat_map_can_be_taken_off_and_the_next_result_shown(searched, embedded, tmp_path):
+    searched(embedded[0], "top_k=2", f"output='{tmp_path}/out.html'")
+    with Page(tmp_path / "out.html", tmp_path / "profile") as page:
+        page.click(".hit")
+        first = page.run(f"{SEEN}('heat-b')")
+        page.click("#on")
+        assert page.run(f"{SEEN}('heat-a')")["hidden"]
+        assert page.run(f"{SEEN}('heat-b')")["hidden"]
+        assert page.run(f"{SEEN}('picture-b')")["width"] > 20
+        page.click("#on")
+        page.click("#after")
+        assert page.run("document.getElementById('what').textContent") == "Result 2 of 2"
+        assert page.run(f"{SEEN}('heat-b')")["source"] != first["source"]
+        assert page.run("document.getElementById('after').disabled")
+
+
+@needs_browser
+def test_in_a_browser_a_result_without_heat_map_says_why(searched, embedded, tmp_path):
+    searched(embedded[0], "top_k=2", "heatmaps=false", f"output='{tmp_path}/out.html'")
+    with Page(tmp_path / "out.html", tmp_path / "profile") as page:
+        page.click(".hit")
+        assert page.run("document.getElementById('none').innerText") == "Heat maps were switched off (heatmaps=false)."
+        assert page.run(f"{SEEN}('heat-a')")["hidden"]
+        assert page.run(f"{SEEN}('picture-b')")["width"] > 20
