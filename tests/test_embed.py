@@ -1,6 +1,7 @@
 """``python -m aelm.embed``: what it writes, what it leaves alone, and that it goes on where it was stopped."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from aelm import bulk, embed
 from aelm.data import BadImageError, ReIDDataset, recipe
@@ -19,7 +22,7 @@ from aelm.embeddings import read_embeddings
 from aelm.feed import embed_files
 from aelm.shards import WORK
 from aelm.types import Picture
-from tests.pictures_on_disk import save_model, write_people
+from tests.pictures_on_disk import person, save_model, write, write_people
 
 FILES = ("features.npy", "items.csv", "meta.json")
 
@@ -119,27 +122,30 @@ def test_what_another_job_left_is_not_gone_on_with(embedded, world, tmp_path, mo
     )
 
 
-def command(world, output, *more):
-    fixed = ["device=cpu", "workers=0", "progress=false", "batch_size=1", "shard_size=3"]
-    paths = [f"checkpoint={world[0]}", f"images={Path(world[1][0]).parent}", f"output={output}"]
-    return [sys.executable, "-m", "aelm.embed", *paths, *fixed, *more]
-
-
 @pytest.mark.slow
 def test_a_killed_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path):
-    write_people(tmp_path / "crops", 150)
-    out = tmp_path / "killed"
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command(world, out), env=env, cwd=tmp_path)
+    write_people(tmp_path / "crops", 60)
+    out, shards = tmp_path / "out", ("batch_size=1", "shard_size=3")
+    command = ["device=cpu", "workers=0", "progress=false", f"checkpoint={world[0]}", f"images={tmp_path}/crops"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "aelm.embed", *command, f"output={out}", *shards],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+    )
     while not (out / WORK / "000003.npz").exists():
         assert running.poll() is None
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    done = len(list((out / WORK).glob("*.npz")))
-    assert 4 <= done < 50
-    subprocess.run(command(world, out), env=env, cwd=tmp_path, check=True)
-    embedded("batch_size=1", "shard_size=3", output=tmp_path / "whole")
+    done = {path: path.stat().st_mtime_ns for path in (out / WORK).glob("*.npz")}
+    assert 4 <= len(done) < 20
+    times = {}
+    join = bulk.join
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "join", lambda *a: times.update((p, p.stat().st_mtime_ns) for p in done) or join(*a))
+        embedded(*shards)
+    assert times == done  # no finished shard was embedded twice
+    embedded(*shards, output=tmp_path / "whole")
     assert content(out) == content(tmp_path / "whole")
     assert set(os.listdir(out)) == set(FILES)
 
@@ -179,6 +185,59 @@ def test_bad_pictures_are_counted_and_listed_and_the_rest_is_done(embedded, worl
         (tmp_path / "crops" / name).unlink()
     embedded(output=tmp_path / "crops")
     assert not (tmp_path / "crops" / "bad.csv").exists()
+
+
+def encoded(image, kind, **options):
+    """The bytes of an RGB picture, as Pillow writes them."""
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_pictures_of_every_kind_are_seen_as_viewers_show_them(embedded, world, tmp_path):
+    rgb = person(3)
+    turned = Image.fromarray(np.rot90(rgb))
+    orientation = turned.getexif()
+    orientation[0x0112] = 6  # a quarter clockwise to see it upright
+    grey = np.asarray(Image.fromarray(rgb).convert("L"))
+    (tmp_path / "kinds").mkdir()
+    for name, data in {
+        "plain.png": encoded(rgb, "PNG"),
+        "16bit.png": cv2.imencode(".png", rgb[:, :, ::-1].astype(np.uint16) * 257)[1].tobytes(),
+        "rgba.png": encoded(np.dstack([rgb, np.full(rgb.shape[:2], 9, np.uint8)]), "PNG"),
+        "cmyk.jpg": encoded(Image.fromarray(rgb).convert("CMYK"), "JPEG", quality=100, subsampling=0),
+        "rotated.jpg": encoded(turned, "JPEG", quality=100, subsampling=0, exif=orientation),
+        "grey.png": encoded(grey, "PNG"),
+        "grey as rgb.png": encoded(np.dstack([grey] * 3), "PNG"),
+        "rotated, but not told.png": encoded(turned, "PNG"),
+    }.items():
+        (tmp_path / "kinds" / name).write_bytes(data)
+    assert embedded(images=tmp_path / "kinds") == (8, 0)
+    found = read_embeddings(tmp_path / "out")
+    row = {Path(item.path).name: feature for item, feature in zip(found.items, found.features, strict=True)}
+    for name in ("16bit.png", "rgba.png"):
+        np.testing.assert_allclose(row[name], row["plain.png"], atol=1e-6)
+    for name in ("cmyk.jpg", "rotated.jpg"):  # these formats lose a little
+        assert row[name] @ row["plain.png"] > 0.999
+    np.testing.assert_allclose(row["grey.png"], row["grey as rgb.png"], atol=1e-6)
+    for name in ("grey.png", "rotated, but not told.png"):
+        assert row[name] @ row["plain.png"] < 0.995
+
+
+def test_two_files_of_one_name_are_two_items(embedded, tmp_path):
+    for i, place in enumerate(("a", "b")):
+        write(tmp_path / "twins" / place / "same.jpg", person(i))
+    embedded(images=tmp_path / "twins", output=tmp_path / "twins")
+    found = read_embeddings(tmp_path / "twins")
+    assert [item.path for item in found.items] == ["a/same.jpg", "b/same.jpg"]
+    assert not np.allclose(found.features[0], found.features[1])
+
+
+def test_a_folder_without_pictures_is_told(embedded, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="`images`: no picture in the folder"):
+        embedded(images=tmp_path / "none")
+    assert not (tmp_path / "out").exists()
 
 
 def test_when_no_picture_can_be_read_nothing_is_made_up(embedded, tmp_path):
