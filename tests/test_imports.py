@@ -23,6 +23,7 @@ MAY = {
     "random_states": set(),
     "averaging": set(),
     "trainer": {"averaging", "build", "callbacks", "random_states", "saving"},
+    "sweeps": {"figures", "report"},
     "checkpoint": {"models"},
     "foreign": {"types", "models"},
     "embedder": {"checkpoint", "foreign", "models"},
@@ -46,7 +47,7 @@ MAY = {
     "__main__": set(),
 }
 COMMANDS = {"train", "evaluate", "embed", "export", "explain", "search"}
-HYDRA = {"schema", "cli", "build", "run_dir", "trainer", *COMMANDS}
+HYDRA = {"schema", "cli", "build", "run_dir", "trainer", "sweeps", *COMMANDS}
 
 
 def imports(file):

@@ -1,6 +1,7 @@
 """The two commands, run in this process on the smallest synthetic people; one real subprocess each."""
 
 import glob
+import csv
 import json
 import os
 import shutil
@@ -203,6 +204,11 @@ def test_the_commands_as_typed(people, tmp_path):
     assert "mAP_trapezoid" in output
     assert os.listdir(home) == ["runs"]
     points = [home / "runs" / "sweep one" / str(i) for i in (0, 1)]
+    with (home / "runs" / "sweep one" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model.aelm.threshold"], row["status"]) for row in rows] == [("0.5", "done"), ("0.7", "done")]
+    assert all(0 <= float(row["val/mAP"]) <= 1 and row["test/mAP"] for row in rows)
+    assert cv2.imread(str(home / "runs" / "sweep one" / "sweep.png")).std() > 5
     scores = [json.loads((point / "metrics.json").read_text()) for point in points]
     best = points[0] / "checkpoints" / "best.ckpt"
     options = ["trainer.accelerator=cpu", f"output={tmp_path}/out", "figures=false"]

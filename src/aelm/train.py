@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm import pictures, report
+from aelm import pictures, report, sweeps
 from aelm.build import build_data, built, built_optimizer
 from aelm.callbacks import History
 from aelm.checkpoint import describe
@@ -23,22 +23,33 @@ from aelm.trainer import build_trainer
 
 @command("train")
 def main(config: DictConfig) -> float | None:
-    """Runs the whole of it; a sweeper gets the monitored metric's value on the test set."""
-    return run(config).get(config.monitor.replace("val/", "test/", 1))
+    """Runs the whole of it; a sweeper gets the best value of the monitored metric, or of its twin on the test set."""
+    with sweeps.point(config.monitor) as results:
+        outcome = train_and_test(config)
+        results |= outcome.scores | outcome.validated
+    return results.get(config.monitor, results.get(config.monitor.replace("val/", "test/", 1)))
 
 
 def run(config: DictConfig) -> dict[str, float]:
-    """Trains and tests as ``config`` says.
+    """Trains and tests as ``config`` says; gives what ``metrics.json`` holds."""
+    return train_and_test(config).scores
 
-    Returns:
-        What ``metrics.json`` holds.
-    """
+
+class Outcome(NamedTuple):
+    """What a run found: the scores in ``metrics.json``, and the best value of the metric that was monitored."""
+
+    scores: dict[str, float]
+    validated: dict[str, float]
+
+
+def train_and_test(config: DictConfig) -> Outcome:
+    """Trains and tests as ``config`` says."""
     config.data_dir = str(Path(config.data_dir).expanduser().absolute())
     recipe: Any = OmegaConf.to_container(config)  # with `${data_dir}` left open, for those who evaluate elsewhere
     OmegaConf.resolve(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     history = History(config.trainer.log_every_n_steps)
-    logger = built(config.logger) if config.logger else False
+    logger = built_logger(config)
     trainer = build_trainer(config, logger, history)
     data = build_data(config.dataset, built(config.transform), built(config.sampler), config.seed)
     data.trainer = trainer  # so that a step means the same here, where it is checked and told, as in the training
@@ -49,7 +60,9 @@ def run(config: DictConfig) -> dict[str, float]:
     try:
         tell_config(logger, config)
         trainer.fit(module, data, ckpt_path=last)
-        return finish(config, trainer, module, data, history)
+        scores = finish(config, trainer, module, data, history)
+        found = [value for _, value in history.values.get(config.monitor, [])]
+        return Outcome(scores, {config.monitor: max(found)} if found else {})
     finally:
         if isinstance(logger, WandbLogger):  # an open run would take in the next job of a sweep
             logger.experiment.finish()
@@ -75,6 +88,15 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
     if config.compile:
         module.compile_training()
     return module
+
+
+def built_logger(config: DictConfig) -> Logger | bool:
+    """The logger; in a sweep W&B shows one run a job, in one group."""
+    job = sweeps.this_job()
+    if config.logger and job is not None and str(config.logger.get("_target_")).endswith(".WandbLogger"):
+        config.logger.group = config.logger.group or config.name
+        config.logger.name = f"{config.logger.name}-{job.number}"
+    return built(config.logger) if config.logger else False
 
 
 def tell_config(logger: Logger | bool, config: DictConfig) -> None:
