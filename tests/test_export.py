@@ -22,7 +22,7 @@ from tests.tiny import description, write_checkpoint
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "best.ckpt"
-    write_checkpoint(path)
+    write_checkpoint(path, description("AELM", "aelm.models.CoAM", neck=True))
     return path
 
 
@@ -139,9 +139,20 @@ def test_an_exported_file_is_a_model_for_aelm_again(checkpoint, exported, where)
     torch.testing.assert_close(again.embed(images), first.embed(images), atol=2e-6, rtol=0)
 
 
+def test_opencv_reads_the_file(checkpoint, exported):
+    embedder, net = load_embedder(checkpoint), cv2.dnn.readNetFromONNX(str(exported["outside"].path))
+    for count in (1, 2, 7):
+        images = exporting.pictures(embedder, count, "outside", seed=count)
+        net.setInput(images.numpy(), "images")
+        np.testing.assert_allclose(net.forward("output0"), embedder.network.embed(images).detach(), atol=5e-6)
+    # OpenCV 4 (tried by hand: 4.10 and 4.12) cannot read these, which newer versions can.
+    kinds = {node.op_type for node in onnx.load(exported["outside"].path).graph.node}
+    assert not kinds & {"Shape", "Expand", "Unsqueeze", "Loop", "If"}
+
+
 def test_another_normalisation_travels_with_the_file(tmp_path):
     how = {"height": 64, "width": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    write_checkpoint(tmp_path / "x.ckpt", description("IFCN", "aelm.models.CoAM", how, neck=True))
+    write_checkpoint(tmp_path / "x.ckpt", description("IFCN", preprocessing=how))
     first = load_embedder(tmp_path / "x.ckpt")
     exporting.export_model(first, tmp_path / "x.onnx")
     images = exporting.pictures(first, 3, "inside")
@@ -171,21 +182,24 @@ def test_the_command_writes_two_files_and_no_more(checkpoint, composed, tmp_path
 
 
 def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
-    (tmp_path / "model.onnx").write_text("the old one")
-    right = exporting.onnx_runner
+    embedder, path = load_embedder(checkpoint), tmp_path / "model.pt2"
+    path.write_text("the old one")
+    right = exporting.torch_runner
 
     def wrong(path):
-        session = right(path)
-        return lambda images: session(images) + (0.01 if len(images) == 7 else 0.0)
+        run = right(path)
+        return lambda images: run(images) + (0.01 if len(images) == 7 else 0.0)
 
-    monkeypatch.setattr(exporting, "onnx_runner", wrong)
-    with pytest.raises(ValueError, match=r"differs from PyTorch by 0\.01, more than `tolerance` 0\.0001"):
-        exporting.export_model(load_embedder(checkpoint), tmp_path / "model.onnx")
-    monkeypatch.setattr(exporting, "onnx_runner", lambda path: lambda images: torch.full((len(images), 24), torch.nan))
-    with pytest.raises(ValueError, match="differs from PyTorch by nan"):
-        exporting.export_model(load_embedder(checkpoint), tmp_path / "model.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
-    assert (tmp_path / "model.onnx").read_text() == "the old one"
+    for runner, message in [
+        (wrong, r"differs from PyTorch by 0\.01, more than `tolerance` 0\.0001; it was not kept"),
+        (lambda path: lambda images: torch.full((len(images), 24), torch.nan), "differs from PyTorch by nan"),
+        (lambda path: lambda images: torch.zeros(1, 24), r"gives \(1, 24\) for a batch of 2, PyTorch \(2, 24\)"),
+    ]:
+        monkeypatch.setattr(exporting, "torch_runner", runner)
+        with pytest.raises(ValueError, match=message):
+            exporting.export_model(embedder, path, "torch_export")
+        assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
+        assert path.read_text() == "the old one"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         gate: Tensor = torch.sigmoid(self.mlp(features.mean((2, 3))) + self.mlp(features.amax((2, 3))))
-        return gate[:, :, None, None]
+        return gate.view(-1, gate.shape[1], 1, 1)  # OpenCV 4 cannot read the insertion of two axes from ONNX
 
 
 class SpatialGate(nn.Module):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aelm.models.backbone import as_maps, map_shapes
@@ -105,5 +104,9 @@ class ReIDNetwork(nn.Module):
 
 def joined(outputs: StageOutputs) -> Tensor:
     """The embedding that ranking compares, ``(B, D)``: unit embeddings of all classifiers side by side, unit length."""
-    parts = [F.normalize(head.embedding.float(), dim=1) for stage in outputs for head in stage]
-    return F.normalize(torch.cat(parts, 1), dim=1)
+    return unit(torch.cat([unit(head.embedding.float()) for stage in outputs for head in stage], 1))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """``vectors`` (B, D), each of length 1; as ``F.normalize``, whose expansion OpenCV 4 cannot read from ONNX."""
+    return torch.div(vectors, vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))
