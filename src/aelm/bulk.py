@@ -30,7 +30,7 @@ class Settings(NamedTuple):
         device: ``auto`` is every CUDA device, else Apple's, else the CPU; or a name, or several.
         batch_size: Pictures a batch; None: 64 on a CPU, 256 elsewhere.
         shard_size: Pictures between two points from which a stopped job can go on.
-        workers: Processes that load, for each device; None: one a core, at most 8.
+        workers: Processes that load, for each device; None: as many as suit it.
         progress: Whether a bar shows how far it is, and how fast.
     """
 

@@ -12,6 +12,7 @@ from torch.utils.data import SequentialSampler
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.dataset import Item as Index
 from aelm.data.decoding import decode, read_bytes
+from aelm.data.loader import default_workers
 from aelm.embedder import Embedder
 from aelm.types import Batch, Picture
 
@@ -74,7 +75,8 @@ def embedded(
         embedder: On the device where it shall run.
         paths: The files.
         batch_size: Pictures a batch.
-        workers: Processes that load; None: one a core, at most 8; 0: none.
+        workers: Processes that load; None: one a core, at most 8, and a quarter of that beside a model on the CPU,
+            which needs the cores itself; 0: none.
 
     Yields:
         For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
@@ -85,6 +87,8 @@ def embedded(
         )
     resize = recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
     dataset = Readable([Picture(path, -1, 0) for path in paths], resize, on_bad_image="skip")
+    if workers is None and embedder.device.type == "cpu":
+        workers = max(1, default_workers(1) // 4)
     loader = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
     waiting: tuple[Tensor, Tensor] | None = None
     for batch in loader:
