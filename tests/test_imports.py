@@ -38,6 +38,8 @@ MAY = {
     "search_page": {"figures", "pairs"},
     "answers": {"data", "embedder", "figures", "gallery", "pairs", "search_page"},
     "report": {"types", "retrieval"},
+    "feature_files": {"types"},
+    "scoring": {"types", "retrieval"},
     "pictures": {"types", "models", "retrieval", "data", "figures", "module", "explaining"},
     "schema": set(),
     "cli": {"schema"},
