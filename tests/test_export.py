@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import re
+import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +19,7 @@ from aelm import export, exporting
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
 from aelm.embedder import load_embedder
+from aelm.schema import check_keys
 from tests.tiny import description, write_checkpoint
 
 
@@ -226,3 +230,36 @@ def test_what_is_not_installed_is_named_with_the_command(checkpoint, tmp_path, m
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ModuleNotFoundError, match=r"the export needs onnxscript: pip install 'aelm\[export\]'"):
         exporting.export_model(load_embedder(checkpoint), tmp_path / "model.onnx")
+
+
+def test_the_lines_of_the_document_run(checkpoint, exported, crops, tmp_path, monkeypatch, capsys):
+    """Every Python block of docs/export.md, with the files that it names, against aelm's own embeddings."""
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for where, name in (("outside", "model"), ("inside", "uint8")):
+        shutil.copy(exported[where].path, f"{name}.onnx")
+        shutil.copy(exported[where].sidecar, f"{name}.onnx.metadata.json")
+    embedder = load_embedder(checkpoint)
+    exporting.export_model(embedder, "model.pt2", "torch_export")
+    for path, name in zip(crops, "ab", strict=False):
+        cv2.imwrite(f"{name}.jpg", cv2.imread(path))
+    own = own_embeddings(embedder, ["a.jpg", "b.jpg"])
+    seen = []
+    for block in blocks:
+        names = {"model_size": (embedder.height, embedder.width)}
+        exec(compile(block, "docs/export.md", "exec"), names)
+        result = names.get("embeddings", names.get("embedding"))
+        if result is not None and len(result) <= 2:
+            assert (own[: len(result)] * result).sum(1).min() > 0.9999
+            seen.append(len(result))
+    assert seen == [2, 1, 2]
+    assert "torch.Size([8, 24])" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_document_compose(composed):
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python -m aelm\.(\w+) (.*)$", text, re.MULTILINE)
+    assert len(commands) >= 6
+    for name, arguments in commands:
+        check_keys(composed(name, *arguments.split()))
