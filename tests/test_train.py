@@ -178,6 +178,15 @@ BAD = [
 ]
 
 
+def test_a_missing_data_set_says_what_was_searched_and_found(composed, tmp_path):
+    (tmp_path / "data" / "Market-1502").mkdir(parents=True)
+    config = composed("train", "dataset=market1501", f"data_dir={tmp_path}/data", "model.backbone.pretrained=false")
+    with pytest.raises(FileNotFoundError) as error:
+        train.run(config)
+    for words in ("market1501", "bounding_box_train", f"{tmp_path}/data", "Market-1502"):
+        assert words in str(error.value)
+
+
 @pytest.mark.parametrize(("overrides", "kind", "message"), BAD, ids=[b[0][0] for b in BAD])
 def test_bad_input_is_one_clear_error_before_training(trained, monkeypatch, tmp_path, overrides, kind, message):
     monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_: pytest.fail("training began"))
