@@ -289,6 +289,13 @@ def test_in_python_a_bad_picture_is_an_error(world, tmp_path):
     assert embed_files(load_embedder(world[0]), []).shape == (0, 24)
 
 
+def test_a_diverged_model_is_told(world):
+    embedder = load_embedder(world[0])
+    next(embedder.network.backbone.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"model\.ckpt gives NaN or infinite values"):
+        embed_files(embedder, world[1][:2])
+
+
 def test_yaml_and_settings_agree(composed):
     config = composed("embed", "checkpoint=x", "images=x", "output=x")
     assert embed.settings(config) == bulk.Settings()

@@ -4,16 +4,21 @@ import html
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from aelm import embed, search
 from aelm.embedder import load_embedder
 from aelm.feed import embed_files
 from aelm.pairs import pair_heat, read_pictures
+from aelm.schema import check_keys
 from tests.browser import BROWSER, Page
 from tests.pictures_on_disk import person, save_model, write, write_people
 
@@ -152,6 +157,26 @@ def test_bad_queries_are_left_out_and_told(searched, embedded, tmp_path, caplog)
 def test_bad_settings_are_named(searched, embedded, override, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         searched(embedded[0], override)
+
+
+@pytest.mark.slow
+def test_the_command_as_typed(embedded, tmp_path):
+    home = tmp_path / "it's (here), 人"
+    home.mkdir()
+    shutil.copy(embedded[2], home / "[a], b's.jpg")
+    command = [sys.executable, "-m", "aelm", "search", "query=[a], b's.jpg", f"gallery={tmp_path}/crops", "top_k=1"]
+    done = subprocess.run([*command, "output=my page.html", *FAST], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].split() == ["1", "1.000", "2", "3", embedded[2]]
+    assert sorted(os.listdir(home)) == ["[a], b's.jpg", "my page.html"]
+
+
+@pytest.mark.parametrize("command", ["embed", "search"])
+def test_a_misspelt_key_is_named(composed, command):
+    with pytest.raises(ConfigCompositionException, match="divice"):
+        composed(command, "divice=cpu")
+    with pytest.raises(ValueError, match="`divice` is no key, did you mean `device`"):
+        check_keys(composed(command, "+divice=cpu"))
 
 
 def test_a_gallery_of_another_model_is_refused(searched, embedded, tmp_path):

@@ -80,6 +80,9 @@ def embedded(
 
     Yields:
         For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
+
+    Raises:
+        ValueError: If the model gives values that are not finite, or wants another resize.
     """
     if embedder.interpolation != "bilinear":
         raise ValueError(
@@ -95,9 +98,9 @@ def embedded(
         # What a GPU computes is fetched only when it has its next batch.
         ready, waiting = waiting, (batch.position, _embed(embedder, batch.image))
         if ready is not None:
-            yield _fetched(*ready)
+            yield _fetched(embedder, *ready)
     if waiting is not None:
-        yield _fetched(*waiting)
+        yield _fetched(embedder, *waiting)
 
 
 def preparation(embedder: Embedder) -> Augment:
@@ -115,8 +118,11 @@ def _embed(embedder: Embedder, images: Tensor) -> Tensor:
     return embedder.embed(images) if len(images) else torch.empty(0, embedder.dim)
 
 
-def _fetched(positions: Tensor, features: Tensor) -> tuple[Positions, Features]:
-    return positions.numpy(), features.float().cpu().numpy()
+def _fetched(embedder: Embedder, positions: Tensor, features: Tensor) -> tuple[Positions, Features]:
+    found = features.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ValueError(f"{embedder.name} gives NaN or infinite values; has its training diverged?")
+    return positions.numpy(), found
 
 
 def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | None = None) -> Features:
