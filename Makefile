@@ -19,9 +19,9 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# Threads of the demo wait without spinning: twice as fast beside other programs, a fifth slower alone.
 demo: $(STAMP)  ## Draw synthetic people, train on them, evaluate, draw the pictures: runs/demo (about 5 minutes on 2 cores)
 	rm -rf runs/demo
-	# Threads that wait without spinning: twice as fast where other programs want the same cores, a fifth slower alone.
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m aelm.train experiment=quickstart name=demo
 
 test: $(STAMP)  ## Run all tests and doctests

@@ -1,4 +1,5 @@
 import os
+import warnings
 
 # Before anything imports albumentations or a W&B client.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -19,6 +20,12 @@ from tests.runs import P_X_K, SMALL
 def _one_thread():
     """Tests run side by side: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_warnings_are_errors():
+    """What aelm itself raises is an error; libraries newer than this release may warn."""
+    warnings.filterwarnings("error", module=r"aelm\b")
 
 
 @pytest.fixture
