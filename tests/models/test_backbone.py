@@ -102,7 +102,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         TimmBackbone("resnet18", weights=tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"no weights", "not a weights file"), (None, "no weights file")])
+@pytest.mark.parametrize(("content", "message"), [(b"no weights", "does not load as data"), (None, "no weights file")])
 def test_files_that_are_no_weights_are_named(tmp_path, content, message):
     file = tmp_path / "w.pth"
     if content is not None:
@@ -117,6 +117,6 @@ def test_nothing_in_a_weights_file_is_executed(tmp_path):
             return (open, (str(tmp_path / "exploded"), "w"))
 
     torch.save({"state_dict": Bomb()}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="not a weights file that loads as data"):
+    with pytest.raises(ValueError, match="does not load as data"):
         TimmBackbone("resnet10t", weights=tmp_path / "w.pth")
     assert not (tmp_path / "exploded").exists()
