@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from aelm import explain, explaining
+from aelm.cli import quoted
 from aelm.embedder import load_embedder
 from aelm.models.similarity import similarity_maps
+from aelm.schema import check_keys
 from tests.test_embedder import write_onnx
 from tests.tiny import description, write_checkpoint
 
@@ -141,7 +144,7 @@ def test_a_folder_becomes_pages_and_bad_pictures_are_told(run, crops, tmp_path, 
     said = capsys.readouterr().out
     assert "1 of 5 pictures could not be read" in said
     assert "0002_c1s1_000001_00.jpg" in said
-    assert "4 pictures on 2 pages" in said
+    assert "4 pictures in 2 files" in said
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
@@ -165,7 +168,7 @@ def test_a_pair_is_drawn(run, crops, tmp_path, capsys):
     (path,) = run(pair)
     assert path == tmp_path / "out" / "pair.png"
     said = capsys.readouterr().out
-    shares = [float(share) for share in re.findall(r"stage \d: ([+-][\d.]+)", said)]
+    shares = [float(share) for share in re.findall(r"stage \d ([+-][\d.]+)", said)]
     assert len(shares) == 4
     assert sum(shares) == pytest.approx(float(said.split()[1]), abs=0.003)
     (other,) = run(pair, f"output={tmp_path}/two.png")
@@ -198,3 +201,25 @@ def test_a_model_that_keeps_its_maps_to_itself_is_named(composed, tmp_path):
     path = write_onnx(tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other\.onnx gives embeddings and keeps its maps to itself"):
         explain.run(composed("explain", f"checkpoint={path}", "images=x", "output=y"))
+
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "explain.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_document_compose(composed):
+    commands = re.findall(r"^python -m aelm\.explain (.*)$", DOCUMENT, re.MULTILINE)
+    assert len(commands) >= 3
+    for arguments in commands:
+        check_keys(composed("explain", *quoted(arguments.split())))
+
+
+def test_the_lines_of_the_document_run(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.ckpt").write_bytes(checkpoint.read_bytes())
+    (block,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    names = {"size": (64, 32)}
+    exec(compile(block, "docs/explain.md", "exec"), names)
+    maps, images = names["maps"], names["images"]
+    scores = names["model"].embed(images[:1]) @ names["model"].embed(images[1:]).T
+    torch.testing.assert_close(maps.score[None], scores)
+    assert "torch.Size([4, 4, 2])" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def draw_pages(
         print(f"{len(bad)} of {len(items)} pictures could not be read: {shown(bad)}")
     if not paths:
         raise ValueError(f"none of the {len(items)} pictures could be read: {shown(bad)}")
-    print(f"{len(items) - len(bad)} pictures on {len(paths)} pages in {output}")
+    print(f"{len(items) - len(bad)} pictures in {len(paths)} files in {output}")
     return paths
 
 
@@ -125,7 +125,7 @@ def draw_pair(embedder: Embedder, pair: Sequence[str], output: Path) -> Path:
         raise ValueError(f"`pair` must name two pictures, got {len(pair)}: {shown(pair)}")
     image_a, image_b = (prepared(embedder, path) for path in pair)
     maps, rows = explaining.paired(embedder.network, image_a, image_b, (Path(pair[0]).name, Path(pair[1]).name))
-    parts = ", ".join(f"{name}: {share:+.3f}" for name, share in explaining.shares(maps).items())
+    parts = ", ".join(f"{name.replace(',', '')} {share:+.3f}" for name, share in explaining.shares(maps).items())
     score = float(maps.score[0])
     path = output if output.suffix.lower() == ".png" else output / "pair.png"
     figures.heatmap_rows(rows, path, title=f"Similarity {score:.3f}, split over positions")
