@@ -34,6 +34,7 @@ MAY = {
     "shards": {"data", "embeddings", "feed"},
     "bulk": {"data", "embedder", "embeddings", "feed", "shards"},
     "gallery": {"data", "embedder", "embeddings", "retrieval"},
+    "store": {"data", "embedder", "embeddings", "gallery", "retrieval"},
     "pairs": {"data", "embedder", "feed", "models"},
     "search_page": {"figures", "pairs"},
     "answers": {"data", "embedder", "figures", "gallery", "pairs", "search_page"},

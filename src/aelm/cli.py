@@ -28,6 +28,7 @@ TEXT_KEYS = {
     "query",
     "resume",
     "root",
+    "uri",
     "weights",
 }
 PATH_KEYS = TEXT_KEYS - {"pattern", "name", "paths"}

@@ -103,7 +103,7 @@ class SearchConfig:
 
     checkpoint: str | None = MISSING
     query: str = MISSING
-    gallery: str = MISSING
+    gallery: Any = MISSING
     output: str | None = MISSING
     top_k: int = MISSING
     min_score: float | None = MISSING

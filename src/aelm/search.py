@@ -18,6 +18,7 @@ from aelm.embedder import Embedder, load_embedder
 from aelm.embeddings import FEATURES, ITEMS, META, Embeddings, read_embeddings
 from aelm.feed import Features, default_batch_size, devices, embedded, reason
 from aelm.gallery import Gallery, Hit
+from aelm.store import GalleryStore
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,7 @@ def run(config: DictConfig) -> list[Found]:
         raise ValueError(f"`top_k` must be at least 1, got {config.top_k}")
     asked = find_items(config.query, config.pattern, key="query")
     place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
-    gallery = find_gallery(config, place)
-    checkpoint = config.checkpoint or own_checkpoint(gallery)
-    embedder = load_embedder(checkpoint, list(config.allow)).to(place)
-    searched = Gallery.open(gallery, embedder)
+    embedder, searched = open_gallery(config, place)
     queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
     hits = search_each(searched, queries, features, config)
     found = [Found(query, near) for query, near in zip(queries, hits, strict=True)]
@@ -46,6 +44,24 @@ def run(config: DictConfig) -> list[Found]:
     if config.output is not None:
         write(Path(config.output), found, config, embedder, len(searched))
     return found
+
+
+def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | GalleryStore]:
+    """The model, on its device, and the gallery that is searched with it.
+
+    Raises:
+        ValueError: If no gallery is given, or none of what is given names a model.
+    """
+    if isinstance(config.gallery, str):
+        found = find_gallery(config, place)
+        embedder = load_embedder(config.checkpoint or own_checkpoint(found), list(config.allow)).to(place)
+        return embedder, Gallery.open(found, embedder)
+    if not config.gallery.uri:
+        raise ValueError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
+    if config.checkpoint is None:
+        raise ValueError("a gallery store may serve several models: give `checkpoint`")
+    embedder = load_embedder(config.checkpoint, list(config.allow)).to(place)
+    return embedder, GalleryStore(config.gallery.uri, embedder)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
@@ -96,7 +112,9 @@ def embed_queries(embedder: Embedder, queries: Sequence[Item], batch_size: int) 
     return [queries[i] for i in kept], np.concatenate([features for _, features in parts])
 
 
-def search_each(gallery: Gallery, queries: Sequence[Item], features: Features, config: DictConfig) -> list[list[Hit]]:
+def search_each(
+    gallery: Gallery | GalleryStore, queries: Sequence[Item], features: Features, config: DictConfig
+) -> list[list[Hit]]:
     """The results of each query; with ``other_cameras`` its own camera is one of those left out."""
     groups: dict[str, list[int]] = {}
     for place, query in enumerate(queries):
@@ -130,7 +148,8 @@ def write(output: Path, found: Sequence[Found], config: DictConfig, embedder: Em
     if suffix == ".png":
         answers.draw(found, output)
         return
-    facts: dict[str, Any] = {"gallery": str(config.gallery), "pictures": size, "model": embedder.name}
+    name = config.gallery if isinstance(config.gallery, str) else config.gallery.uri
+    facts: dict[str, Any] = {"gallery": name, "pictures": size, "model": embedder.name}
     for key in ("top_k", "min_score", "only_camids", "except_camids", "other_cameras", "paths"):
         facts[key] = list(config[key]) if isinstance(config[key], ListConfig) else config[key]
     if suffix == ".json":
