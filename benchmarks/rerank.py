@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ranking import SIZES, World, machine, make_world, peak_memory, seconds
+from ranking import SIZES, World, machine, make_world, peak_memory, report, seconds
 
 from aelm.retrieval import rank_metrics, rerank, rerank_blocks
 
@@ -53,18 +53,13 @@ def main() -> None:
     run = (lambda: rerank(world.query, world.gallery)) if whole else (lambda: reranked(world, whole=False))
     if whole:
         print(f"mAP {rank_metrics(*world).mAP:.4f}, re-ranked {reranked(world, whole):.4f}")
-        memory = peak_memory(run)
-    else:
-        print(f"peak memory {peak_memory(run):.0f} MB beyond the features")
-        memory = float("nan")
+    memory = peak_memory(run)
     times = {"self product": [], "rerank": []}
     for _ in range(arguments.repeats):
         times["self product"].append(seconds(lambda: self_product(items)))
         times["rerank"].append(seconds(run))
-    bare = float(np.median(times["self product"]))
     print(f"peak memory beyond the features {memory:.0f} MB")
-    for name, taken in times.items():
-        print(f"{name:14} median {np.median(taken):8.3f} s, {np.median(taken) / bare:.3f} x the product")
+    report(times, "self product")
     if arguments.dense:
         sys.path.insert(0, str(Path(__file__).parents[1]))
         from tests.reference import rerank_dense

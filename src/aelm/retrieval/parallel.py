@@ -40,9 +40,15 @@ class Crew:
                 work(item)
             return
         running: deque[Future[None]] = deque()
+        mode = torch.is_inference_mode_enabled()  # which threads do not take over, and its tensors must be written in it
+
+        def alike(item: T) -> None:
+            with torch.inference_mode(mode):
+                work(item)
+
         try:
             for item in items:
-                running.append(self.pool.submit(work, item))
+                running.append(self.pool.submit(alike, item))
                 if len(running) > 2 * self.threads:
                     running.popleft().result()
             while running:
