@@ -39,6 +39,26 @@ def small_blocks():
     ranking.ROWS, ranking.COLUMNS, sweep.COLUMNS = 16, 64, 64
 
 
+@pytest.mark.parametrize("memory", [256.0, 0.01])
+def test_threads_rank_in_inference_mode_as_outside_of_it(monkeypatch, memory):
+    """As Lightning tests."""
+    monkeypatch.setattr(ranking, "ROWS", 16)
+    monkeypatch.setattr(ranking, "COLUMNS", 64)
+    monkeypatch.setattr(sweep, "COLUMNS", 64)
+    results, threads = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for mode in (False, True):
+            with torch.inference_mode(mode):
+                metric = RankMetrics(memory=memory)
+                data = dataset()
+                feed(metric, data, torch.arange(len(data[0])))
+                results.append(json.dumps(flatten(metric.compute())))  # where NaN is NaN
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1]
+
+
 # Whole rows; streamed blocks; and a last process that never saw a picture.
 CASES = [(256.0, 0), (0.01, 0), (256.0, 1), (0.01, 1)]
 

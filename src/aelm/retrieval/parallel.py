@@ -40,7 +40,8 @@ class Crew:
                 work(item)
             return
         running: deque[Future[None]] = deque()
-        mode = torch.is_inference_mode_enabled()  # which threads do not take over, and its tensors must be written in it
+        # Threads do not take over the mode, in which alone its tensors may be written.
+        mode = torch.is_inference_mode_enabled()
 
         def alike(item: T) -> None:
             with torch.inference_mode(mode):
