@@ -2,16 +2,23 @@
 
 import json
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
-from aelm import train
+from aelm import schema, train, trainer
 from aelm.build import built_optimizer
+from aelm.callbacks import History
 from tests.runs import P_X_K, SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -74,17 +81,59 @@ def test_more_processes_than_identities_to_share_are_refused(trained, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_sweep_with_several_processes_a_job_is_refused_with_what_works(people, tmp_path):
-    sweep = ["-m", "aelm.train", "-m", "seed=0,1", f"data_dir={people}", *FEW, *TWO]
-    code, out, err = python(*sweep, cwd=tmp_path)
-    assert code == 1
-    for way in (
-        "torchrun --nproc_per_node=2 -m aelm.train -m ...",
-        "hydra/launcher=submitit_slurm",
-        "trainer.devices=1",
-    ):
-        assert way in out + err
+@pytest.fixture
+def in_a_sweep(monkeypatch):
+    """Makes it seem that Hydra runs a job of a multirun."""
+    hydra = SimpleNamespace(initialized=lambda: True, get=lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
+    monkeypatch.setattr(trainer, "HydraConfig", hydra)
+
+
+def test_a_sweep_with_several_processes_a_job_is_refused_with_what_works(in_a_sweep, composed):
+    def build(*overrides):
+        return trainer.build_trainer(composed("train", "trainer.accelerator=cpu", *overrides), False, History())
+
+    with pytest.raises(ValueError, match=r"a sweep \(--multirun\) cannot start 2 processes") as error:
+        build(*TWO)
+    for way in ("torchrun --nproc_per_node=2 -m aelm.train -m", "hydra/launcher=submitit_slurm", "trainer.devices=1"):
+        assert way in str(error.value)
+    assert build().world_size == 1
+
+
+def test_a_sweep_may_have_processes_that_slurm_started(in_a_sweep, composed, monkeypatch):
+    place = {
+        "NTASKS": 2,
+        "PROCID": 0,
+        "LOCALID": 0,
+        "NTASKS_PER_NODE": 2,
+        "JOB_NAME": "aelm",
+        "NODELIST": "here",
+        "JOB_ID": 7,
+        "NODEID": 0,
+    }
+    for name, value in place.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    found = trainer.build_trainer(composed("train", "trainer.accelerator=cpu", *TWO), False, History())
+    assert found.world_size == 2
+
+
+def commands():
+    """What docs/training.md tells to type, as overrides; of several values of a sweep the first."""
+    for line in re.findall(r"-m aelm\.train (?:-m )?([^`|\n]*=[^`|\n]*)", (ROOT / "docs" / "training.md").read_text()):
+        yield [re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in shlex.split(line) if "=" in word]
+
+
+@pytest.mark.parametrize("overrides", list(commands()), ids=" ".join)
+def test_the_commands_of_the_document_compose(overrides):
+    GlobalHydra.instance().clear()
+    schema.register()
+    with initialize_config_module("aelm.conf", version_base="1.3"):
+        assert compose("train", overrides, return_hydra_config=True)
+
+
+def test_the_document_is_read():
+    found = list(commands())
+    assert len(found) >= 8
+    assert any("hydra/launcher=submitit_slurm" in overrides for overrides in found)
 
 
 @pytest.mark.parametrize(
