@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from torch import nn
 
+from aelm.__main__ import COMMANDS
 from aelm.build import built
 from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork, TwoHeads
 from aelm.schema import check_keys, nodes
@@ -159,3 +160,14 @@ def test_a_misspelt_key_in_an_experiment_file_is_named(composed, tmp_path, text,
     with pytest.raises((ConfigCompositionException, ValueError)) as error:
         check_keys(composed("train", f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"))
     assert key in str(error.value) + str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_and_names_a_misspelt_key(composed, command):
+    config = composed(command)
+    check_keys(config)
+    with pytest.raises(ConfigCompositionException) as error:
+        composed(command, "outptu=x")
+    assert "outptu" in str(error.value) + str(error.value.__cause__)
+    with pytest.raises(ValueError, match="`allwo` is no key"):
+        check_keys(composed(command, "+allwo=x"))

@@ -1,6 +1,7 @@
 """Exported files say what PyTorch says, and are used as other programs use them."""
 
 import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -35,7 +36,7 @@ def exported(checkpoint):
     """The same model with preprocessing outside and inside."""
     embedder = load_embedder(checkpoint)
     return {
-        where: exporting.export_model(embedder, checkpoint.with_name(f"{where}.onnx"), preprocessing=where, num_ids=5)
+        where: exporting.export_model(embedder, checkpoint.with_name(f"{where}.onnx"), preprocessing=where)
         for where in ("outside", "inside")
     }
 
@@ -263,3 +264,11 @@ def test_the_commands_of_the_document_compose(composed):
     assert len(commands) >= 6
     for name, arguments in commands:
         check_keys(composed(name, *arguments.split()))
+
+
+def test_yaml_and_signature_agree(composed):
+    config = composed("export")
+    parameters = inspect.signature(exporting.export_model).parameters
+    shared = config.keys() & parameters.keys()
+    assert shared == {"format", "preprocessing", "opset", "tolerance"}
+    assert all(config[key] == parameters[key].default for key in shared)

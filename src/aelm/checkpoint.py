@@ -81,7 +81,15 @@ def load_model(path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
         FileNotFoundError: If there is no such file.
         ValueError: If it is something else, or names what is not allowed.
     """
-    content = read_checkpoint(path)
+    return network_of(read_checkpoint(path), path, allow)
+
+
+def network_of(content: Mapping[str, Any], path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
+    """The network of what :func:`read_checkpoint` read; ``path`` is for errors alone.
+
+    Raises:
+        ValueError: If it describes something else, or names what is not allowed.
+    """
     description = content[KEY]
     if not description:
         raise ValueError(f"{path} holds no description of its network: pass `description=describe(...)` to ReIDModule")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aelm.checkpoint import KEY, load_model, read_checkpoint
+from aelm.checkpoint import KEY, network_of, read_checkpoint
 from aelm.foreign import OnnxBackbone, load_onnx, normalisation
 from aelm.models import IFCN, ReIDNetwork
 
@@ -27,6 +27,7 @@ class Embedder:
         dim: Number D of an embedding's values.
         name: The file's name, without the folder.
         sha256: Of the file's content: what tells embeddings of one model from those of another.
+        labels: What each training identity was, ``"market1501:2"``; empty where the file does not say.
     """
 
     network: ReIDNetwork
@@ -38,6 +39,7 @@ class Embedder:
     dim: int
     name: str
     sha256: str
+    labels: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +87,7 @@ def load_embedder(path: str | Path, allow: Sequence[str] = ()) -> Embedder:
         ModuleNotFoundError: If an ONNX file is given and onnxruntime is not installed.
         ValueError: If it is something else, or names what is not allowed.
     """
-    path = Path(path)
+    path, labels = Path(path), tuple[str, ...]()
     if path.suffix.lower() == ".onnx":
         network = load_onnx(path)
         backbone = network.backbone
@@ -93,15 +95,15 @@ def load_embedder(path: str | Path, allow: Sequence[str] = ()) -> Embedder:
             raise TypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
         (height, width), (mean, std), interpolation = backbone.size, normalisation(backbone), "bilinear"
     else:
-        network = load_model(path, allow)
-        told = read_checkpoint(path)[KEY]["preprocessing"]
+        content = read_checkpoint(path)
+        network, told = network_of(content, path, allow), content[KEY]["preprocessing"]
         lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in told]
         if lacking:
             raise ValueError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
         height, width, interpolation = int(told["height"]), int(told["width"]), str(told["interpolation"])
-        mean, std = tuple(told["mean"]), tuple(told["std"])
+        mean, std, labels = tuple(told["mean"]), tuple(told["std"]), tuple(content[KEY]["labels"])
     with torch.inference_mode():
         dim = network.embed(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest)
+    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels)

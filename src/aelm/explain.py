@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from aelm import explaining, figures
-from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.data import BadImageError, recipe
 from aelm.data.decoding import decode, read_bytes
@@ -43,11 +42,10 @@ def run(config: DictConfig) -> list[Path]:
         )
     if config.pair is not None:
         return [draw_pair(embedder, list(config.pair), Path(config.output))]
-    labels: list[str] = read_checkpoint(config.checkpoint)[KEY]["labels"]
     if config.rows < 1:
         raise ValueError(f"`rows` must be at least 1, got {config.rows}")
     items = find_items(config.images, config.pattern)
-    return draw_pages(embedder, items, labels, known_labels(items, labels, config.labels), config)
+    return draw_pages(embedder, items, known_labels(items, embedder.labels, config.labels), config)
 
 
 def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None) -> list[int | None]:
@@ -71,14 +69,14 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
 
 
 def draw_pages(
-    embedder: Embedder, items: Sequence[Item], labels: Sequence[str], known: Sequence[int | None], config: DictConfig
+    embedder: Embedder, items: Sequence[Item], known: Sequence[int | None], config: DictConfig
 ) -> list[Path]:
     """Pages of ``rows`` pictures each; what cannot be read is left out, and told at the end."""
     output, paths, bad = Path(config.output), [], list[str]()
     for number, part in enumerate(readable(embedder, items, config.rows, bad), 1):
         images = torch.stack([image for _, image in part])
         names = [Path(items[i].path).name for i, _ in part]
-        rows = explaining.explained(embedder.network, images, labels, [known[i] for i, _ in part], names)
+        rows = explaining.explained(embedder.network, images, embedder.labels, [known[i] for i, _ in part], names)
         name = f"{number:06d}_{plain_name(names[0])}.png" if config.rows == 1 else f"page_{number:04d}.png"
         paths.append(figures.heatmap_rows(rows, output / name, title=TITLE))
     if bad:

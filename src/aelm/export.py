@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.embedder import load_embedder
 from aelm.exporting import Exported, export_model
@@ -19,7 +18,6 @@ def main(config: DictConfig) -> float:
 def run(config: DictConfig) -> Exported:
     """Exports as ``config`` says, and prints what was written and how far it is from PyTorch."""
     embedder = load_embedder(config.checkpoint, list(config.allow))
-    own = Path(config.checkpoint).suffix.lower() != ".onnx"
     exported = export_model(
         embedder,
         Path(config.output),
@@ -27,7 +25,6 @@ def run(config: DictConfig) -> Exported:
         preprocessing=config.preprocessing,
         opset=config.opset,
         tolerance=config.tolerance,
-        num_ids=read_checkpoint(config.checkpoint)[KEY]["num_ids"] if own else 0,
     )
     print(
         f"{exported.path} ({exported.path.stat().st_size / 2**20:.1f} MiB) and {exported.sidecar.name}: at batch 1, 2 "

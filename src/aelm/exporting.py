@@ -62,7 +62,6 @@ def export_model(
     preprocessing: Preprocessing = "outside",
     opset: int = 18,
     tolerance: float = 1e-4,
-    num_ids: int = 0,
 ) -> Exported:
     """Writes the model and ``<file>.metadata.json``, after comparing it with PyTorch at batch 1, 2 and 7.
 
@@ -76,7 +75,6 @@ def export_model(
             uint8 RGB. Resizing is left to the caller in both.
         opset: Asked of the ONNX exporter; the one that it wrote is in the metadata.
         tolerance: Largest absolute difference between embeddings, whose length is 1.
-        num_ids: Number of training identities, for the metadata.
 
     Raises:
         ModuleNotFoundError: If what ONNX needs is not installed.
@@ -101,7 +99,7 @@ def export_model(
                 f"the {format} file differs from PyTorch by {difference:.2g}, more than `tolerance` {tolerance:g}; "
                 "it was not kept"
             )
-        told = metadata(embedder, preprocessing, num_ids) | facts | {"max_difference": difference}
+        told = metadata(embedder, preprocessing) | facts | {"max_difference": difference}
         told["artifact_sha256"] = hashlib.sha256(beside.read_bytes()).hexdigest()
         os.replace(beside, path)
     finally:
@@ -235,14 +233,14 @@ def largest_difference(
     return largest
 
 
-def metadata(embedder: Embedder, preprocessing: Preprocessing, num_ids: int) -> dict[str, Any]:
+def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]:
     """What a program must know to use the file, under the names that trackers read (BoxMOT's schema 1) and aelm's."""
     size = [embedder.height, embedder.width]
     return {
         "schema_version": 1,
         "model_name": "aelm",
         "model_kwargs": {"img_size": size},
-        "num_classes": num_ids,
+        "num_classes": len(embedder.labels),
         "preprocess": "resize",
         "img_size": size,
         "batch_contract": "dynamic",
