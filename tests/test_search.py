@@ -12,15 +12,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hydra.errors import ConfigCompositionException
 
 from aelm import embed, search
+from aelm.data import recipe
 from aelm.embedder import load_embedder
+from aelm.embeddings import read_embeddings
 from aelm.feed import embed_files
 from aelm.pairs import pair_heat, read_pictures
 from aelm.schema import check_keys
 from tests.browser import BROWSER, Page
 from tests.pictures_on_disk import person, save_model, write, write_people
+from tests.test_embedder import by_hand, write_onnx
 
 FAST = ["device=cpu", "workers=0", "progress=false"]
 NASTY = [
@@ -186,6 +190,24 @@ def test_a_gallery_of_another_model_is_refused(searched, embedded, tmp_path):
     (tmp_path / "model.ckpt").unlink()
     with pytest.raises(ValueError, match=r"was made with .*model\.ckpt, which is gone: give `checkpoint`"):
         searched(embedded[0])
+
+
+def test_other_peoples_models_embed_and_search_without_heat_maps(composed, searched, world, tmp_path):
+    model = write_onnx(tmp_path / "other.onnx")
+    paths = [f"checkpoint='{model}'", f"images='{tmp_path}/crops'", f"output='{tmp_path}/crops'"]
+    embed.run(composed("embed", *paths, *FAST))
+    found = read_embeddings(tmp_path / "crops")
+    images = np.stack([recipe(24, 16).test(picture) for picture in read_pictures(world[1])])
+    expected = by_hand(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(found.features, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+    (one,) = searched(world[1][0], f"output='{tmp_path}/out.html'")
+    assert found.meta["model"]["name"] == "other.onnx"
+    np.testing.assert_allclose(
+        [hit.score for hit in one.hits], sorted(found.features[1:] @ found.features[0])[::-1], atol=1e-5
+    )
+    page = (tmp_path / "out.html").read_text()
+    assert "data-heat-a=" not in page.partition("<script>")[0]
+    assert page.count('data-why="There is no heat map') == len(one.hits) == 8
 
 
 def test_the_heat_of_a_pair_sums_to_its_score(world):

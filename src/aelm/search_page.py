@@ -72,10 +72,14 @@ def render(answers: Sequence[Answer], facts: Mapping[str, str], no_match: str, n
     """
     pictures = [shown.picture for answer in answers for shown in (answer.query, *(r.shown for r in answer.results))]
     aspect = box_aspect([picture for picture in pictures if picture is not None] or [np.zeros((2, 1, 3), np.uint8)])
+    warm = any(result.heat is not None for answer in answers for result in answer.results)
     values = {
         "title": "Search result" if len(answers) == 1 else f"Search results of {len(answers)} queries",
         "aspect": f"{aspect:.4f}",
         "facts": "".join(f"<div><dt>{text(k)}</dt><dd><bdi>{text(v)}</bdi></dd></div>" for k, v in facts.items()),
+        "hint": "Click a result to see which places made it similar to its query."
+        if warm
+        else "Click a result to enlarge it.",
         "answers": "\n".join(_answer(answer, no_match, no_heat) for answer in answers),
         "footer": "Made by aelm. Scores are cosine similarities of the embeddings, at most 1.",
     }
