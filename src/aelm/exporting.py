@@ -3,12 +3,8 @@
 import hashlib
 import importlib
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from aelm.embedder import Embedder
-from aelm.foreign import OnnxBackbone, open_session, sidecar_path
+from aelm.foreign import OnnxBackbone, sidecar_path
+from aelm.graphs import INPUT, OUTPUT, onnx_runner, torch_runner, write_onnx, write_torch
 
 Format = Literal["onnx", "torch_export"]
 Preprocessing = Literal["outside", "inside"]
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
 
-INPUT, OUTPUT = "images", "output0"  # as trackers look for them
 BATCHES = (1, 2, 7)
-NEWEST_IR = 10  # runtimes in use do not read newer ones
-LIBRARIES = ("aelm", "torch", "timm")
 
 
 class Exported(NamedTuple):
@@ -149,66 +143,6 @@ def pictures(embedder: Embedder, count: int, preprocessing: Preprocessing, seed:
     return (images / 255 - mean) / std
 
 
-def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dict[str, Any]:
-    """Writes an ONNX file and returns the facts that only the file knows."""
-    import onnx
-
-    with quiet():
-        torch.onnx.export(
-            graph,
-            (example,),
-            path,
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            opset_version=opset,
-            external_data=False,
-            verbose=False,
-        )
-    model = onnx.load(path)
-    model.ir_version = min(model.ir_version, NEWEST_IR)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return {"format": "onnx", "opset": written, "ir_version": model.ir_version, "versions": versions("onnx")}
-
-
-def write_torch(graph: nn.Module, example: Tensor, path: Path) -> dict[str, Any]:
-    """Writes a file for ``torch.export.load`` and returns the facts that only the file knows."""
-    with quiet(), torch.no_grad():
-        program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        torch.export.save(program, path)
-    return {"format": "torch_export", "opset": None, "versions": versions()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the exporters' remarks on their own internals to themselves; errors still rise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
-    """The file, run by onnxruntime."""
-    session = open_session(path)
-    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
-
-
-def torch_runner(path: Path) -> Callable[[Tensor], Tensor]:
-    """The file, read back and run by PyTorch."""
-    return torch.export.load(path).module()
-
-
 def largest_difference(
     graph: nn.Module, run: Callable[[Tensor], Tensor], embedder: Embedder, preprocessing: Preprocessing
 ) -> float:
@@ -259,11 +193,6 @@ def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]
         "source": embedder.name,
         "source_sha256": embedder.sha256,
     }
-
-
-def versions(*more: str) -> dict[str, str]:
-    """Versions of what took part."""
-    return {name: version(name) for name in (*LIBRARIES, *more)}
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> Path:
