@@ -1,7 +1,7 @@
 """The two commands, run in this process on the smallest synthetic people; one real subprocess each."""
 
-import glob
 import csv
+import glob
 import json
 import os
 import shutil
