@@ -32,9 +32,13 @@ class Page:
         self.process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), **quiet)
         os.close(theirs_in)
         os.close(theirs_out)
-        target = self.call("Target.createTarget", url=self.path.as_uri())["targetId"]
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        self.call("Page.navigate", url=self.path.as_uri())
+        deadline = time.monotonic() + PATIENCE
+        while not self.run("location.protocol === 'file:' && document.readyState === 'complete'"):
+            assert time.monotonic() < deadline, f"{self.path} is not loaded"
+            time.sleep(0.02)
         return self
 
     def __exit__(self, *_):
@@ -51,19 +55,20 @@ class Page:
             message["sessionId"] = self.session
         os.write(self.out, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + PATIENCE
-        while True:
-            while b"\0" not in self.held:
-                assert select.select([self.into], [], [], max(deadline - time.monotonic(), 0))[0], (
-                    f"no answer: {method}"
-                )
-                part = os.read(self.into, 1 << 16)
-                assert part, f"the browser has gone: {method}"
-                self.held += part
-            text, _, self.held = self.held.partition(b"\0")
-            answer = json.loads(text)
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
+        while (answer := self.receive(method, deadline)).get("id") != self.number:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def receive(self, method, deadline):
+        """The next message of the browser."""
+        while b"\0" not in self.held:
+            assert select.select([self.into], [], [], max(deadline - time.monotonic(), 0))[0], f"no answer: {method}"
+            part = os.read(self.into, 1 << 16)
+            assert part, f"the browser has gone: {method}"
+            self.held += part
+        text, _, self.held = self.held.partition(b"\0")
+        return json.loads(text)
 
     def run(self, script):
         """What an expression gives, waited for if it is a promise."""
