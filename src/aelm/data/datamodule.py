@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 from aelm.data.dataset import ReIDDataset
 from aelm.data.evaluation_sets import EvaluationSet, evaluation_sets
 from aelm.data.loader import Loader
-from aelm.data.reading import dead_workers
 from aelm.data.sampler import TrainSampler
 from aelm.data.sharding import ShardSampler
 from aelm.data.splits import (
@@ -142,14 +141,10 @@ class ReIDDataModule(pl.LightningDataModule):
             log.warning("%d pictures could not be read and were skipped:\n%s", len(bad), "\n".join(bad))
 
     def on_exception(self, exception: BaseException) -> None:
-        """Says of a loading process that died which file it had in hand."""
-        for process in dead_workers(exception):
-            files = [file for file in (one.last_read(process) for one in self._datasets.values()) if file]
-            exception.add_note(
-                f"loading process {process} had {files[0] if files else 'no file'} in hand. If it dies there each "
-                "time, the file is bad: remove it; if not, memory ran out: fewer `dataset.workers`, or "
-                "a larger /dev/shm. `dataset.workers=0` loads without such processes"
-            )
+        """Says of loading processes that died which files they had in hand."""
+        for told in filter(None, (dataset.deaths() for dataset in self._datasets.values())):
+            if told not in str(exception):
+                exception.add_note(told)
 
     def train_sampler(self) -> TrainSampler:
         """A new sampler of the training pictures, for this process."""

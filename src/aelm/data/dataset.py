@@ -104,10 +104,15 @@ class ReIDDataset(Dataset[Sample]):
         """The files left out so far, by any worker; each once."""
         return tuple(self.path(index) for index in self._bad.nonzero().flatten().tolist())
 
-    def last_read(self, process: int) -> str | None:
-        """The file that the loading process with this id took last; None if it does not work for this data set."""
-        index = self._reading.last(process)
-        return None if index is None else self.path(index)
+    def deaths(self) -> str:
+        """Which loading processes died over which files, and what to do; empty if none did."""
+        if not (dropped := self._reading.dropped()):
+            return ""
+        files = ", ".join(f"process {process} with {self.path(index)}" for process, index in dropped.items())
+        return (
+            f"loading processes died: {files} in hand. If it is that file each time, it is bad: remove it. If not, "
+            "memory ran out: fewer `dataset.workers`, or a larger /dev/shm. `dataset.workers=0` loads without them"
+        )
 
     def read(self, index: int) -> Pixels:
         """Picture ``index`` as it is on disk, ``(h, w, 3)`` uint8 RGB."""
@@ -122,6 +127,10 @@ class ReIDDataset(Dataset[Sample]):
 
     def __getitems__(self, items: Sequence[Item]) -> Batch:
         """A batch, without the pictures that are skipped; all of one seed."""
+        with self._reading.batch():
+            return self._batch(items)
+
+    def _batch(self, items: Sequence[Item]) -> Batch:
         epochs, indices = zip(*((0, item) if isinstance(item, int) else item for item in items), strict=True)
         self.transform.seed(batch_seed(self.seed, epochs[0], indices))
         images = np.empty((0, 3, 0, 0), np.uint8)

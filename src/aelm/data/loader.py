@@ -29,7 +29,16 @@ class TrainLoader(DataLoader[Any]):
         sampler = self.train_sampler()
         self._epoch = sampler.epoch
         self._handed_out = sampler.shown(sampler.epoch) // sampler.batch_size
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:  # what the death of a loading process looks like
+                if isinstance(self.dataset, ReIDDataset) and (told := self.dataset.deaths()):
+                    raise RuntimeError(told) from error
+                raise
             self._handed_out += 1
             yield batch
 
