@@ -269,7 +269,7 @@ def test_of_a_loading_process_that_dies_the_file_is_told(make, tmp_path):
 
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, use_distributed_sampler=False, **quiet)
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises((RuntimeError, OSError, EOFError)) as error:  # as the death happens to show
         trainer.fit(Nothing(), data)
     # A second complaint may come while the first is dealt with: a user sees both.
     told, one = "", error.value
