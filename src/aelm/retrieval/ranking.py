@@ -33,7 +33,7 @@ from aelm.retrieval.streaming import rank_streamed
 from aelm.retrieval.sweep import COLUMNS, query_tensor
 
 # Queries ranked at once: fewer leave the matrix product short of work; more take memory and leave less to share out.
-ROWS = 864
+ROWS = 1728
 
 
 def rank_metrics(
