@@ -33,9 +33,9 @@ class RankResult(NamedTuple):
         num_distractors: Gallery pictures of an identity that no query has.
     """
 
-    mAP: float  # noqa: N815
-    mAP_trapezoid: float  # noqa: N815
-    mINP: float  # noqa: N815
+    mAP: float
+    mAP_trapezoid: float
+    mINP: float
     cmc: FloatArray
     average_precision: FloatArray
     average_precision_trapezoid: FloatArray
