@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import aelm
+
 SOURCE = Path(__file__).parents[1] / "src" / "aelm"
 # Each part, and what of aelm it may import beside itself.
 MAY = {
@@ -100,9 +102,26 @@ def test_a_part_brings_no_other_library(name, without):
     assert done.stdout.strip() == "[]"
 
 
-def test_an_unknown_name_is_an_attribute_error():
-    import aelm
+@pytest.mark.parametrize("name", aelm.__all__)
+def test_every_public_name_is_to_be_had(name):
+    assert getattr(aelm, name).__name__ == name
 
+
+def test_what_the_design_promises_is_public():
+    from aelm import (  # noqa: F401
+        AELM,
+        IFCN,
+        CoAM,
+        RankMetrics,
+        ReIDDataModule,
+        ReIDModule,
+        load_model,
+        rank_metrics,
+        rerank,
+    )  # fmt: skip
+
+
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'COAM'"):
         aelm.COAM  # noqa: B018
     assert set(aelm.__all__) <= set(dir(aelm))

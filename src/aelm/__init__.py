@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from aelm.models import ReIDNetwork as ReIDNetwork
     from aelm.module import ReIDModule as ReIDModule
     from aelm.retrieval import RankMetrics as RankMetrics
+    from aelm.retrieval import nearest as nearest
     from aelm.retrieval import rank_metrics as rank_metrics
+    from aelm.retrieval import rerank as rerank
 
 HOMES = {
     "AELM": "aelm.models",
@@ -32,7 +34,9 @@ HOMES = {
     "embed_files": "aelm.feed",
     "load_embedder": "aelm.embedder",
     "load_model": "aelm.checkpoint",
+    "nearest": "aelm.retrieval",
     "rank_metrics": "aelm.retrieval",
+    "rerank": "aelm.retrieval",
 }
 
 __all__ = list(HOMES)
