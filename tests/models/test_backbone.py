@@ -120,3 +120,12 @@ def test_nothing_in_a_weights_file_is_executed(tmp_path):
     with pytest.raises(ValueError, match="does not load as data"):
         TimmBackbone("resnet10t", weights=tmp_path / "w.pth")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_further_arguments_reach_timm():
+    narrow = TimmBackbone(
+        "resnet10t", last_stride=2, output_stride=8, pretrained=False, options={"channels": (8, 8, 16, 24)}
+    )
+    assert map_shapes(narrow) == [(16, 32, 16), (24, 32, 16)]
+    with pytest.raises(ValueError, match="chanels="):
+        TimmBackbone("resnet10t", pretrained=False, options={"chanels": 1})

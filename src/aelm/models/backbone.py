@@ -1,6 +1,6 @@
 """Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class TimmBackbone(nn.Module):
         pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
         weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
         weights_at_least: Share of the network's tensors that this file must hold.
+        options: Further arguments of ``timm.create_model``, such as ``{"channels": [32, 64, 128, 256]}``.
 
     Shape:
         images ``(B, 3, H, W)``, normalised -> ``stages`` maps ``(B, C_i, H_i, W_i)``.
@@ -43,6 +44,7 @@ class TimmBackbone(nn.Module):
         pretrained: bool = True,
         weights: str | Path | None = None,
         weights_at_least: float = 0.95,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if stages < 1:
@@ -54,7 +56,8 @@ class TimmBackbone(nn.Module):
                 f"`output_stride`={output_stride} dilates the last stage and `last_stride`=1 changes its stride: "
                 "choose one, with `last_stride=2` for the dilated network"
             )
-        self.network = create(name, stages, output_stride, pretrained=pretrained and weights is None)
+        given = dict(options or {}) | ({} if output_stride is None else {"output_stride": output_stride})
+        self.network = create(name, stages, given, pretrained=pretrained and weights is None)
         if last_stride == 1:
             remove_last_stride(self.network, name)
         if weights is not None:
@@ -65,12 +68,11 @@ class TimmBackbone(nn.Module):
         return maps
 
 
-def create(name: str, stages: int, output_stride: int | None, *, pretrained: bool) -> nn.Module:
+def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
     """timm's ``features_only`` network with the last ``stages`` maps; errors say what does not fit and what to do."""
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
         raise ValueError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
-    options = {} if output_stride is None else {"output_stride": output_stride}
     try:
         network: nn.Module = timm.create_model(
             name, features_only=True, out_indices=tuple(range(-stages, 0)), pretrained=pretrained, **options
@@ -86,7 +88,7 @@ def create(name: str, stages: int, output_stride: int | None, *, pretrained: boo
     except (AssertionError, AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"timm's `{name}` does not work as a backbone with {stages} stages"
-            f"{'' if output_stride is None else f' and output_stride={output_stride}'} "
+            f"{''.join(f' and {key}={value}' for key, value in options.items())} "
             f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
         ) from error
     return network

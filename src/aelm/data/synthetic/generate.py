@@ -43,7 +43,7 @@ def synthetic(
 
     Args:
         root: Folder of the data sets.
-        size: ``tiny`` (tests), ``small`` (quickstart) or ``standard``.
+        size: ``tiny`` (tests), ``small`` (quickstart), ``evidence`` (comparisons on a CPU) or ``standard``.
         seed: Of the world: other people, other cameras.
         height: Of the pictures in pixels; they are half as wide.
         train_occluded: Share of the training pictures with something in front; evaluation uses other things.
