@@ -1,22 +1,24 @@
 # make demo and make test work from a clean clone: each makes .venv first, and makes it anew when setup.cfg changes.
 PYTHON ?= python3
 VENV := .venv
+# The versions that are installed; CONSTRAINTS=/dev/null takes the newest of everything.
+CONSTRAINTS := requirements/locked.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-lowest test-newest lint format lock audit clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"aelm needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}; say which one: make PYTHON=python3.12 ...")'
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 # Threads of the demo wait without spinning: twice as fast beside other programs, a fifth slower alone.
@@ -27,6 +29,12 @@ demo: $(STAMP)  ## Draw synthetic people, train on them, evaluate, draw the pict
 test: $(STAMP)  ## Run all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+test-lowest:  ## Run all tests with the oldest versions that setup.cfg allows, on Python 3.11
+	$(MAKE) test PYTHON=python3.11 VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
+
+test-newest:  ## Run all tests with the newest versions of everything
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
+
 lint: $(STAMP)  ## Check style (ruff) and types (mypy --strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,6 +44,15 @@ format: $(STAMP)  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+UV := $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 setup.cfg
+lock: $(STAMP)  ## Write requirements/ anew: the newest versions for Python 3.11 to 3.13, and the oldest for 3.11
+	$(UV) --universal --all-extras --output-file requirements/locked.txt
+	$(UV) --resolution lowest-direct --extra dev --extra gallery --output-file requirements/lowest.txt
+
+# What cannot be looked up is an error too: silence is no all-clear.
+audit: $(STAMP)  ## Look up the locked versions in the index's list of known vulnerabilities (needs the network)
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement requirements/locked.txt
+
 clean:  ## Remove .venv, caches and builds; runs/ and data/ stay
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest .venv-newest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
