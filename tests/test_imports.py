@@ -49,6 +49,7 @@ MAY = {
     "cli": {"schema"},
     "build": {"data"},
     "run_dir": set(),
+    "run_facts": {"report"},
     "__init__": {"checkpoint", "data", "embedder", "feed", "gallery", "models", "module", "retrieval"},
     "__main__": set(),
 }

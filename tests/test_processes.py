@@ -50,7 +50,13 @@ def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested
     assert found["statistics differ"] == {"training": True, "validation": False}
     # Whatever is written, one process writes it, also where each has another name for the run.
     assert sorted(os.listdir(tmp_path)) == ["torchrun", "two"]
-    assert sorted(os.listdir(tmp_path / "torchrun")) == ["checkpoints", "config.yaml", "csv", "metrics.json"]
+    assert sorted(os.listdir(tmp_path / "torchrun")) == [
+        "checkpoints",
+        "config.yaml",
+        "csv",
+        "metrics.json",
+        "run.json",
+    ]
 
     best = tmp_path / "torchrun" / "checkpoints" / "best.ckpt"
     alone = tested(best, f"output={tmp_path}/one")

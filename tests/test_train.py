@@ -30,7 +30,7 @@ def test_a_run_leaves_what_it_promises(trained):
     names = set(os.listdir(run_dir))
     kinds = {f"ranked_{name}_{kind}.png" for name in ("test", "test_occluded") for kind in ("best", "worst", "random")}
     pictures = {"cmc.png", "training.png", "heatmaps_test.png", "heatmaps_test_occluded.png", *kinds}
-    assert names == {"config.yaml", "metrics.json", "csv", "checkpoints", *pictures}
+    assert names == {"config.yaml", "metrics.json", "run.json", "csv", "checkpoints", *pictures}
     assert all(cv2.imread(f"{run_dir}/{name}").std() > 5 for name in pictures)
     assert set(os.listdir(f"{run_dir}/checkpoints")) == {"best.ckpt", "last.ckpt"}
     with open(f"{run_dir}/csv/version_0/metrics.csv") as file:

@@ -34,8 +34,22 @@ def this_job() -> Job | None:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
     hydra = HydraConfig.get()
-    pairs = [str(override).lstrip("+~").partition("=") for override in hydra.overrides.task]
-    return Job(Path(hydra.runtime.cwd, hydra.sweep.dir), int(hydra.job.num), {key: value for key, _, value in pairs})
+    return Job(Path(hydra.runtime.cwd, hydra.sweep.dir), int(hydra.job.num), settings(overrides()))
+
+
+def overrides() -> list[str]:
+    """What the command line said, in a sweep for this job; nothing where no command runs."""
+    return [str(override) for override in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
+def settings(overrides: Sequence[str]) -> dict[str, str]:
+    """Values by key.
+
+    >>> settings(["arm=ifcn", "+x.y=a=b"])
+    {'arm': 'ifcn', 'x.y': 'a=b'}
+    """
+    pairs = [override.lstrip("+~").partition("=") for override in overrides]
+    return {key: value for key, _, value in pairs}
 
 
 @contextmanager

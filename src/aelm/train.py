@@ -18,6 +18,7 @@ from aelm.cli import command
 from aelm.data import ReIDDataModule
 from aelm.module import ReIDModule
 from aelm.run_dir import claim
+from aelm.run_facts import run_facts, write_facts
 from aelm.trainer import build_trainer
 
 
@@ -120,6 +121,7 @@ def finish(
     scores = report.scores(module.results)
     if trainer.is_global_zero:
         report.write_metrics(scores, Path(config.run_dir) / "metrics.json")
+        write_facts(run_facts(trainer, sweeps.overrides()), Path(config.run_dir) / "run.json")
         print(report.table(module.results))
         if config.figures:
             send_pictures(trainer.logger, pictures.draw(Path(config.run_dir), module, data, history.values))

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 
 from aelm.averaging import Averaging
@@ -27,7 +27,7 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
     Raises:
         ValueError: If a sweep asks it to start several processes.
     """
-    parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), history]
+    parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), history, Timer()]
     if config.ema is not None:
         parts.append(Averaging(config.ema))
     if config.trainer.enable_progress_bar:
