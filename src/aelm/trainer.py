@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger
 from aelm.averaging import Averaging
 from aelm.build import built
 from aelm.callbacks import History, Progress
+from aelm.finite import FiniteTraining
 from aelm.random_states import RandomStates
 from aelm.saving import StepCheckpoint, WholeCheckpointIO
 
@@ -27,7 +28,8 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
     Raises:
         ValueError: If a sweep asks it to start several processes.
     """
-    parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), history, Timer()]
+    guard = FiniteTraining(Path(config.run_dir) / "checkpoints" / "last.ckpt")
+    parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), guard, history, Timer()]
     if config.ema is not None:
         parts.append(Averaging(config.ema))
     if config.trainer.enable_progress_bar:
