@@ -43,6 +43,8 @@ MAY = {
     "search_page": {"figures", "pairs"},
     "answers": {"data", "embedder", "figures", "gallery", "pairs", "search_page"},
     "report": {"types", "retrieval"},
+    "evidence": {"types", "models", "retrieval", "data", "figures", "scoring"},
+    "proofs": {"data", "embedder", "evidence", "feed", "module", "report", "scoring"},
     "feature_files": {"types"},
     "scoring": {"types", "retrieval"},
     "pictures": {"types", "models", "retrieval", "data", "figures", "module", "explaining"},

@@ -4,29 +4,33 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from aelm import pictures, report, scoring
+from aelm import pictures, proofs, report, scoring
 from aelm.build import build_data, built
 from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.distractors import with_distractors
 from aelm.embedder import Embedder, load_embedder
+from aelm.evidence.occlusion import Plan
 from aelm.feature_files import read_array, read_features
 from aelm.module import ReIDModule
+from aelm.proofs import Destination
 from aelm.retrieval import RankResult, rank_metrics
 from aelm.scoring import Test, Ways
 
 
 class Tested(NamedTuple):
-    """Scores of each test set by its name, and what they came from."""
+    """Scores of each test set by its name, what they came from, and further ones by their whole names."""
 
     results: dict[str, RankResult]
     tests: dict[str, Test]
+    further: Mapping[str, float] = MappingProxyType({})
 
 
 @command("evaluate")
@@ -43,12 +47,17 @@ def run(config: DictConfig) -> dict[str, float]:
     """
     if (config.checkpoint is None) == (config.query is None or config.gallery is None):
         raise ValueError("give either `checkpoint`, or `query` and `gallery` with ready features")
+    plan = occlusion_plan(config)
     if config.checkpoint is None:
+        if config.claims or plan:
+            raise ValueError("`claims` and `occlusion` look at pictures through a network: give `checkpoint`")
         return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow))
+    told = training_of(config, embedder)
+    world = proofs.world(embedder, told) if config.claims else None
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
     module.flip = config.flip
-    data = build_test_data(config, training_of(config, embedder))
+    data = build_test_data(config, told)
     trainer = built({**config.trainer, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
@@ -59,7 +68,31 @@ def run(config: DictConfig) -> dict[str, float]:
     for one in data.test_sets:
         features = module.features[one.name]
         tests[one.name] = Test(features[: len(one.query)], features[len(one.query) :], one.query, one.gallery)
-    return score(config, Tested(module.results, tests))
+    further: dict[str, float] = {}
+    to = Destination(None if config.output is None else Path(config.output), config.figures)
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    if world is not None:
+        further |= proofs.claims(embedder, world, config.claims_people, data.loader.workers, to)
+    if plan is not None:
+        with trainer.precision_plugin.forward_context(), torch.inference_mode():
+            embed = partial(proofs.embedded, module)
+            further |= proofs.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
+    return score(config, Tested(module.results, tests, further))
+
+
+def occlusion_plan(config: DictConfig) -> Plan | None:
+    """The points of the occlusion curve; None where none is asked for.
+
+    Raises:
+        ValueError: If `occlusion` is something else than null or sweep, or its points cannot be measured.
+    """
+    if config.occlusion is None:
+        return None
+    if config.occlusion != "sweep":
+        raise ValueError(f"`occlusion` must be sweep, or null for none, got {config.occlusion!r}")
+    plan = Plan(tuple(config.occlusion_fractions), tuple(config.occlusion_kinds), config.occlusion_seed)
+    plan.check()
+    return plan
 
 
 def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
@@ -113,7 +146,7 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
     for name, test in tested.tests.items():
         results |= scoring.further(name, test, ways)
     intervals = scoring.intervals(results, config.bootstrap)
-    scores = report.scores(results) | intervals
+    scores = report.scores(results) | intervals | dict(tested.further)
     for name, test in tested.tests.items():
         scores |= scoring.thresholds(name, test, list(config.far))
     print("\n".join([report.table(results, intervals), report.counts(tested.results)]).rstrip())

@@ -77,6 +77,12 @@ class EvaluateConfig:
     expand_queries: int = MISSING
     bootstrap: int = MISSING
     far: list[float] = MISSING
+    claims: bool = MISSING
+    claims_people: int | None = MISSING
+    occlusion: str | None = MISSING
+    occlusion_fractions: list[float] = MISSING
+    occlusion_kinds: list[str] = MISSING
+    occlusion_seed: int = MISSING
     figures: bool = MISSING
     allow: list[str] = MISSING
 

@@ -18,6 +18,7 @@ Mask = NDArray[np.bool_]
 COLOUR_MAP = "inferno"  # brighter is hotter, for every kind of eye
 STRONGEST = 0.8  # opacity at a map's maximum; at its minimum the picture shows alone
 BLANK, STRIPE = "#eceff2", "#aab2bb"
+TRACE = "#56d4f0"
 
 HEIGHT = 160.0  # of a picture, in points, as all lengths here
 GUTTER, BLOCK_GAP, MARGIN = 6.0, 28.0, 16.0
@@ -32,11 +33,14 @@ class Panel(NamedTuple):
         heatmap: ``(h, w)``, any range, scaled to its own minimum and maximum; None draws none.
         mask: ``(h, w)`` bool, True where the map was erased. Alone it blanks those positions;
             over a heat map it is outlined. None draws none.
+        labels: ``(h, w)`` uint8, whose borders are drawn as thin lines, such as those of the parts of a body. None
+            draws none.
     """
 
     title: str
     heatmap: Map | None = None
     mask: Mask | None = None
+    labels: NDArray[np.uint8] | None = None
 
 
 class HeatmapRow(NamedTuple):
@@ -105,6 +109,15 @@ def outlined(image: Image, mask: Mask) -> Image:
     return drawn
 
 
+def traced(image: Image, labels: NDArray[np.uint8]) -> Image:
+    """The picture with a thin light line wherever two labels meet."""
+    height, width = image.shape[:2]
+    grown = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+    drawn = image.copy()
+    drawn[cv2.morphologyEx(grown, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0] = rgb(TRACE)
+    return drawn
+
+
 def heatmap_rows(rows: Sequence[HeatmapRow], path: str | Path, *, title: str = "") -> Path:
     """Draws each picture with its panels beside it; short rows stand side by side.
 
@@ -154,7 +167,7 @@ def _check(rows: Sequence[HeatmapRow]) -> None:
             raise ValueError(f"row {index} has the panels {titles}, row 0 has {wanted}; a column needs one title")
         for panel in row.panels:
             where = f"panel {panel.title!r} of row {index}"
-            for name, values in (("heatmap", panel.heatmap), ("mask", panel.mask)):
+            for name, values in (("heatmap", panel.heatmap), ("mask", panel.mask), ("labels", panel.labels)):
                 if values is not None and (values.ndim != 2 or values.size == 0):
                     raise ValueError(f"`{name}` of {where} must be (h, w), got {values.shape}")
             if panel.heatmap is not None and not np.isfinite(panel.heatmap).all():
@@ -168,6 +181,8 @@ def _draw_row(page: Page, row: HeatmapRow, image: Image, x: float, y: float, wid
         view = image if panel.heatmap is None else overlay(image, panel.heatmap)
         if panel.mask is not None:
             view = (blanked if panel.heatmap is None else outlined)(view, panel.mask)
+        if panel.labels is not None:
+            view = traced(view, panel.labels)
         drawn.append(view)
     for column, view in enumerate(drawn):
         left = x + column * (width + GUTTER) + (width - view.shape[1] / SCALE) / 2

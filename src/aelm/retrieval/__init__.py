@@ -1,6 +1,6 @@
 """Ranking, re-ranking and search: exact, deterministic, in memory that does not depend on Q x G."""
 
-from aelm.retrieval.bootstrap import Interval, bootstrap
+from aelm.retrieval.bootstrap import Interval, bootstrap, resamples
 from aelm.retrieval.metric import RankMetrics
 from aelm.retrieval.nearest import Nearest, RankedRows, nearest, ranked_rows
 from aelm.retrieval.pooling import Pooled, expand_queries, pool_people, pool_tracks
@@ -26,5 +26,6 @@ __all__ = [
     "ranked_rows",
     "rerank",
     "rerank_blocks",
+    "resamples",
     "verification",
 ]

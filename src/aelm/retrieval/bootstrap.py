@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aelm.retrieval.labels import IntArray
 from aelm.retrieval.result import RankResult
 
 
@@ -36,7 +37,7 @@ def bootstrap(
             f"`samples` must be at least 1 and `confidence` between 0 and 1, got {samples} and {confidence}"
         )
     valid = result.first_rank > 0
-    _, identity = np.unique(result.query_pids[valid], return_inverse=True)
+    drawn, identity = resamples(result.query_pids[valid], samples, seed)
     first = result.first_rank[valid]
     scores = {
         "mAP": result.average_precision[valid],
@@ -47,7 +48,6 @@ def bootstrap(
         "rank10": first <= 10,
     }
     size = np.bincount(identity)
-    drawn = np.random.default_rng(seed).multinomial(len(size), np.full(len(size), 1 / len(size)), size=samples)
     tail = (1 - confidence) / 2
     intervals = {}
     for name, score in scores.items():
@@ -55,3 +55,19 @@ def bootstrap(
         low, high = np.quantile(means, [tail, 1 - tail])
         intervals[name] = Interval(float(low), float(high))
     return intervals
+
+
+def resamples(pids: IntArray, samples: int, seed: int = 0) -> tuple[IntArray, IntArray]:
+    """How often each identity is drawn, with replacement, in each of some draws of as many identities as there are.
+
+    Args:
+        pids: ``(n,)``, whose each value is.
+        samples: Draws.
+        seed: Of the draws.
+
+    Returns:
+        ``(samples, I)`` times that each of the I identities is drawn, and ``(n,)`` which of them each value belongs to.
+    """
+    people, identity = np.unique(pids, return_inverse=True)
+    count = len(people)
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=samples), identity
