@@ -1,6 +1,7 @@
 """The claims on maps whose answers are known, and from the command to the files."""
 
 import csv
+import itertools
 import json
 import math
 
@@ -104,7 +105,7 @@ def test_measures_equal_slow_loops(seed):
     seen = [k for k in range(len(PARTS)) if parts[k].mean() >= 0.005]
 
     def hits(heat, area):
-        order = sorted(((-heat[i, j], i, j) for i in range(H) for j in range(W)))[: max(round(area * H * W), 1)]
+        order = sorted((-heat[i, j], i, j) for i in range(H) for j in range(W))[: max(round(area * H * W), 1)]
         held = {(i, j) for _, i, j in order}
         return held, {k for k in seen if sum(parts[k][i, j] for i, j in held) >= 0.5 * parts[k].sum()}
 
@@ -161,7 +162,7 @@ def test_regions_hold_their_area_and_grow_with_it():
     heat = np.random.default_rng(0).normal(size=(16, 8))
     regions = [hottest(heat, area) for area in AREAS]
     assert [int(region.sum()) for region in regions] == [round(128 * area) for area in AREAS]
-    assert all((small <= large).all() for small, large in zip(regions, regions[1:], strict=False))
+    assert all((small <= large).all() for small, large in itertools.pairwise(regions))
     assert hottest(heat, 0.001).sum() == 1
     assert covered(np.ones((1, 16, 8), bool), np.ones((2, 16, 8))).all()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -74,8 +75,9 @@ def test_what_hides_a_query_depends_on_its_name_alone(queries, tmp_path):
     elsewhere.mkdir()
     moved = []
     for picture in queries:
-        target = elsewhere / picture.path.rpartition("/")[2]
-        target.write_bytes(open(picture.path, "rb").read())
+        source = Path(picture.path)
+        target = elsewhere / source.name
+        target.write_bytes(source.read_bytes())
         moved.append(picture._replace(path=str(target)))
     one, two = Occluded(queries, SHORT, RESIZE), Occluded(moved[::-1], SHORT, RESIZE)
     other = Occluded(queries, SHORT._replace(seed=1), RESIZE)
