@@ -14,7 +14,12 @@ log = logging.getLogger(__name__)
 
 
 def built(node: Any) -> Any:
-    """What a ``_target_`` node describes; an error of the part itself arrives as the part raised it."""
+    """What a ``_target_`` node describes.
+
+    Raises:
+        Exception: What a part of aelm refuses, as the part raised it.
+        ValueError: What any other part refuses, with its name.
+    """
     try:
         return hydra.utils.instantiate(node, _convert_="all")
     except InstantiationException as error:

@@ -1,6 +1,7 @@
 """How a command starts: under Hydra, with paths on the command line quoted and keys checked."""
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -8,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from aelm import schema
@@ -37,18 +40,35 @@ LIST_KEYS = {"pair"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Turns a function of a config into a program over ``aelm.conf``'s ``config_name``."""
+    """Turns a function of a config into a program over ``aelm.conf``'s ``config_name``.
+
+    What can be foreseen to go wrong is told in one line (see :mod:`aelm.failures`).
+    """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
+        wanted = os.environ.get(failures.FULL)
+
             schema.check_keys(config)
             return task(config)
+            messages_to_stdout()
+            # Processes that the task starts shall find the variable as the user set it.
+            with failures.environment(failures.FULL, wanted):
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on with its other jobs, then fails
+                    return run(config)
+                with failures.told_in_one_line():  # in here, since Hydra would put a line of its own before it
+                    return run(config)
 
+        def run(config: DictConfig) -> Any:
+
+            schema.check_given(config, config_name)
         def start() -> None:
             sys.argv[1:] = quoted(sys.argv[1:])
             schema.register()
-            hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
+            # Told to show all, Hydra hands errors on instead of printing them in its own way.
+            with failures.told_in_one_line(), failures.environment(failures.FULL, "1"):
+                hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
 
         return start
 
@@ -57,6 +77,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 def quoted(arguments: Sequence[str]) -> list[str]:
     """Puts quotes, as Hydra's grammar wants them, around paths and patterns that need them; done twice it does nothing.
+
+def messages_to_stdout() -> None:
+    """Sends what Lightning tells the way of all other messages; by itself it writes to stderr, where errors stand."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
 
     >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x"]) == [
     ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}"]

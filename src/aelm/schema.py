@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from aelm.values import annotations, expected
+
 
 @dataclass
 class DatasetConfig:
@@ -167,12 +169,13 @@ def register() -> None:
 
 
 def check_keys(config: DictConfig) -> None:
-    """Compares the keys of each ``_target_`` node with what its target takes.
+    """Compares the keys of each ``_target_`` node, and plain values, with what its target takes.
 
     The schemas hold the top of a config to its keys; this holds the rest, before anything is built.
 
     Raises:
-        ValueError: If a key is unknown, with its name, its place and the nearest that exists.
+        ValueError: If a key is unknown, with its name, its place and the nearest that exists; or a value is of another
+            kind than the key takes.
     """
     parts = {"": config, **({"dataset.": config.dataset} if "dataset" in config else {})}
     for place, part in parts.items():
@@ -183,8 +186,9 @@ def check_keys(config: DictConfig) -> None:
                 raise ValueError(f"`{place}{key}` is no key{nearest(key, keys)}")
     plain = OmegaConf.to_container(config, resolve=False)
     for place, node in nodes(plain):
-        known = parameters(str(node["_target_"]))
-        for key in node:
+        target = located(str(node["_target_"]))
+        known, takes = parameters(target), annotations(target)
+        for key, value in node.items():
             if known is not None and not key.startswith("_") and key not in known:
                 raise ValueError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
 
@@ -201,20 +205,46 @@ def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
     if isinstance(plain, Mapping) and plain.get("_target_", "???") != "???":
         yield place, plain
     for key, value in items:
+            is_open = isinstance(value, str) and (value == "???" or "${" in value)
+            if key in takes and not is_open and (wanted := expected(takes[key], value)):
+                raise ValueError(f"`{place}.{key}` must be {wanted}, got {value!r}")
+
+
+def check_given(config: DictConfig, command: str) -> None:
+    """Raises ValueError unless every key at the top that a command cannot do without has a value."""
+    missing = sorted(key for key in map(str, OmegaConf.missing_keys(config)) if "." not in key)
+    if missing:
+        given = " ".join(f"{key}=..." for key in missing)
+        raise ValueError(
+            f"{' and '.join(f'`{key}`' for key in missing)} must be given: aelm {command} {given}; "
+            f"aelm {command} --help shows all keys"
+        )
         yield from nodes(value, f"{place}.{key}".lstrip("."))
 
 
-def parameters(target: str) -> set[str] | None:
-    """Names that a dotted target takes as keywords; None where it takes any.
+def located(target: str) -> Any:
+    """The class or function that a dotted name stands for.
 
     Raises:
         ValueError: If there is no such thing.
     """
     module, _, name = target.rpartition(".")
     try:
-        found = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
         return None
     return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+
+
+def parameters(target: Any) -> set[str] | None:
+    """Names that a class or function takes as keywords; None where it takes any.
+
+    Raises:
+        ValueError: If it cannot be called.
+    """
+    try:
+        found = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`_target_: {target}` cannot be built: {error}") from error
