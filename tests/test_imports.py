@@ -48,16 +48,18 @@ MAY = {
     "feature_files": {"types"},
     "scoring": {"types", "retrieval"},
     "pictures": {"types", "models", "retrieval", "data", "figures", "module", "explaining"},
-    "schema": set(),
-    "cli": {"schema"},
-    "build": {"data"},
+    "values": set(),
+    "schema": {"values"},
+    "failures": {"schema"},
+    "cli": {"failures", "schema"},
+    "build": {"data", "failures"},
     "run_dir": set(),
     "run_facts": {"report"},
     "__init__": {"checkpoint", "data", "embedder", "feed", "gallery", "models", "module", "retrieval"},
     "__main__": set(),
 }
 COMMANDS = {"train", "evaluate", "embed", "export", "explain", "search"}
-HYDRA = {"schema", "cli", "build", "run_dir", "trainer", "sweeps", *COMMANDS}
+HYDRA = {"schema", "failures", "cli", "build", "run_dir", "trainer", "sweeps", *COMMANDS}
 
 
 def imports(file):

@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from aelm.data import Loader, ReIDDataModule, Transforms
+from aelm.failures import is_foreseen
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,13 @@ def built(node: Any) -> Any:
     try:
         return hydra.utils.instantiate(node, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, (ValueError, OSError, RuntimeError)):
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__
+        if cause is None:
+            raise
+        if is_foreseen(cause) and isinstance(cause, (ValueError, OSError, RuntimeError)):
+            raise cause from None
+        target = node.get("_target_") or "a part"
+        raise ValueError(f"{target} cannot be built as configured: {type(cause).__name__}: {cause}") from cause
 
 
 def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from aelm import schema
+from aelm import failures, schema
 
 # Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
 TEXT_KEYS = {
@@ -46,12 +46,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        @functools.wraps(task)
-        def checked(config: DictConfig) -> Any:
         wanted = os.environ.get(failures.FULL)
 
-            schema.check_keys(config)
-            return task(config)
+        @functools.wraps(task)
+        def checked(config: DictConfig) -> Any:
             messages_to_stdout()
             # Processes that the task starts shall find the variable as the user set it.
             with failures.environment(failures.FULL, wanted):
@@ -61,8 +59,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     return run(config)
 
         def run(config: DictConfig) -> Any:
-
+            schema.check_keys(config)
             schema.check_given(config, config_name)
+            return task(config)
+
         def start() -> None:
             sys.argv[1:] = quoted(sys.argv[1:])
             schema.register()
@@ -75,9 +75,6 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     return decorate
 
 
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """Puts quotes, as Hydra's grammar wants them, around paths and patterns that need them; done twice it does nothing.
-
 def messages_to_stdout() -> None:
     """Sends what Lightning tells the way of all other messages; by itself it writes to stderr, where errors stand."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
@@ -85,6 +82,9 @@ def messages_to_stdout() -> None:
         logger.handlers.clear()
         logger.propagate = True
 
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """Puts quotes, as Hydra's grammar wants them, around paths and patterns that need them; done twice it does nothing.
 
     >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x"]) == [
     ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}"]
