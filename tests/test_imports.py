@@ -55,11 +55,12 @@ MAY = {
     "build": {"data", "failures"},
     "run_dir": set(),
     "run_facts": {"report"},
+    "comparison": {"run_dir", "sweeps"},
     "__init__": {"checkpoint", "data", "embedder", "feed", "gallery", "models", "module", "retrieval"},
     "__main__": set(),
 }
-COMMANDS = {"train", "evaluate", "embed", "export", "explain", "search"}
-HYDRA = {"schema", "failures", "cli", "build", "run_dir", "trainer", "sweeps", *COMMANDS}
+COMMANDS = {"train", "evaluate", "embed", "export", "explain", "search", "compare"}
+HYDRA = {"comparison", "schema", "failures", "cli", "build", "run_dir", "trainer", "sweeps", *COMMANDS}
 
 
 def imports(file):

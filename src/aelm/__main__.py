@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search")
+COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search", "compare")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from aelm import failures, schema
 
 # Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
 TEXT_KEYS = {
+    "baseline",
     "checkpoint",
     "csv",
     "data_dir",
@@ -31,12 +32,13 @@ TEXT_KEYS = {
     "query",
     "resume",
     "root",
+    "runs",
     "uri",
     "weights",
 }
-PATH_KEYS = TEXT_KEYS - {"pattern", "name", "paths"}
+PATH_KEYS = TEXT_KEYS - {"baseline", "pattern", "name", "paths"}
 # Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
-LIST_KEYS = {"pair"}
+LIST_KEYS = {"files", "pair", "runs"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

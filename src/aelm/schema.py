@@ -157,6 +157,19 @@ class ExplainConfig:
     allow: list[str] = MISSING
 
 
+@dataclass
+class CompareConfig:
+    """Keys of ``python -m aelm.compare``; ``conf/compare.yaml`` explains them."""
+
+    runs: Any = MISSING
+    output: str | None = MISSING
+    files: list[str] = MISSING
+    metrics: list[str] = MISSING
+    baseline: str | None = MISSING
+    confidence: float = MISSING
+    ignore: list[str] = MISSING
+
+
 def register() -> None:
     """Makes the schemas known to Hydra, as ``train_schema``, ``evaluate_schema``, and so on."""
     store = ConfigStore.instance()
@@ -166,6 +179,7 @@ def register() -> None:
     store.store("explain_schema", ExplainConfig)
     store.store("embed_schema", EmbedConfig)
     store.store("search_schema", SearchConfig)
+    store.store("compare_schema", CompareConfig)
 
 
 def check_keys(config: DictConfig) -> None:

@@ -97,9 +97,18 @@ def draw(rows: Sequence[Row], monitor: str, path: Path) -> None:
     metric = monitor if any(row.get(monitor) for row in rows) else monitor.replace("val/", "test/", 1)
     points = []
     for row in rows:
-        settings = {key: value for key, value in row.items() if value and not re.match(NO_SETTING, key)}
+        settings = {key: value for key, value in row.items() if value and not is_result(key)}
         points.append(SweepPoint(settings, float(row[metric]) if row.get(metric) else None))
     sweep_chart(points, path, metric=metric)
+
+
+def is_result(column: str) -> bool:
+    """Whether a column of ``sweep.csv`` holds what came out, and not what the command line asked for.
+
+    >>> is_result("test/mAP"), is_result("seed")
+    (True, False)
+    """
+    return re.match(NO_SETTING, column) is not None
 
 
 def read(path: Path) -> list[Row]:

@@ -1,0 +1,145 @@
+"""Runs sorted into arms: what differs in their configurations beyond seed, name and paths."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from aelm.comparison.runs import Run
+from aelm.run_dir import FREE
+
+# Keys that do not make an arm: the seed pairs runs, the others say where things lie and how they are told.
+APART = {*FREE, "seed", "data_dir", "dataset.benchmarks.*.root", "logger", "logger.*", "trainer.log_every_n_steps"}
+
+
+class Arm(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        name: As short as tells it from the others.
+        differs: What its configuration says where arms differ.
+        runs: Those with scores, by seed.
+    """
+
+    name: str
+    differs: Mapping[str, str]
+    runs: Mapping[int, Run]
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed -> value, of the runs that have it."""
+        return {seed: run.scores[metric] for seed, run in self.runs.items() if metric in run.scores}
+
+
+def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Arm]:
+    """Groups runs with scores by configuration, in the order in which they come.
+
+    An arm's name is what the command line said (``arm=both model.aelm.threshold=0.5`` is *both,
+    model.aelm.threshold=0.5*), or where nothing tells, or two arms said the same, what the configuration says.
+
+    Args:
+        runs: Some may have no scores.
+        ignore: Further keys of ``config.yaml``, or patterns of them, that make no arm, such as ``trainer.accelerator``.
+
+    Raises:
+        ValueError: If no run has scores, or two runs of one arm have the same seed.
+    """
+    done = [run for run in runs if run.scores]
+    if not done:
+        raise ValueError(f"none of the {len(runs)} runs has scores yet")
+    apart = {*APART, *ignore}
+    varied = varying([run.config for run in done], apart)
+    told = varying([run.settings for run in done], apart)
+    groups: dict[str, list[Run]] = {}
+    for run in done:
+        groups.setdefault(json.dumps(picked(run.config, varied)), []).append(run)
+    differs = [picked(group[0].config, varied) for group in groups.values()]
+    names = [
+        min((name_by_settings(run, told, varied) for run in group), key=lambda name: (not name, len(name)))
+        for group in groups.values()
+    ]
+    unclear = [not name or names.count(name) > 1 for name in names]
+    full = [
+        ", ".join(filter(None, [name, described(one)])) if again else name
+        for name, one, again in zip(names, differs, unclear, strict=True)
+    ]
+    return [
+        Arm(name or "all runs", one, by_seed(name, group))
+        for name, one, group in zip(full, differs, groups.values(), strict=True)
+    ]
+
+
+def arm_of(run: Run, arms: Sequence[Arm]) -> str:
+    """The name of the arm that a run's configuration belongs to, also of one without scores; empty where none is it."""
+    keys = sorted({key for arm in arms for key in arm.differs})
+    same = (arm.name for arm in arms if run.config and picked(run.config, keys) == arm.differs)
+    return next(same, "")
+
+
+def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> list[str]:
+    """Keys whose values differ between tables, or that some lack; without those that match ``apart``.
+
+    >>> varying([{"a": 1, "b": 2, "seed": 0}, {"a": 1, "b": 3, "seed": 1}, {"a": 1, "seed": 2}], {"seed"})
+    ['b']
+    """
+    keys = sorted({key for table in tables for key in table})
+    return [
+        key
+        for key in keys
+        if not any(fnmatchcase(key, pattern) for pattern in apart)
+        and len({json.dumps(table.get(key, None)) + str(key in table) for table in tables}) > 1
+    ]
+
+
+def picked(config: Mapping[str, object], keys: Sequence[str]) -> dict[str, str]:
+    """Some keys of a configuration, those that it has, as text."""
+    return {key: str(config[key]) for key in keys if key in config}
+
+
+def name_by_settings(run: Run, told: Sequence[str], varied: Sequence[str]) -> str:
+    """What a run's command line said that others' did not, the arm's name first.
+
+    Args:
+        run: Of the arm.
+        told: Keys that command lines differ in.
+        varied: Keys that configurations differ in; a key that made no difference names nothing.
+    """
+    settings = run.settings
+    rest = [
+        f"{key}={run.config.get(key, settings[key])}"
+        for key in told
+        if key in settings and key != "arm" and (key in varied or key not in run.config)
+    ]
+    return ", ".join([*([settings["arm"]] if "arm" in settings else []), *rest])
+
+
+def described(differs: Mapping[str, str]) -> str:
+    """What a configuration says where arms differ, keys by their last part where that is no nonsense.
+
+    >>> described({"model.aelm._target_": "aelm.models.AELM", "model.aelm.threshold": "0.5"})
+    'aelm=AELM, threshold=0.5'
+    """
+    parts = []
+    for key, value in differs.items():
+        place, _, last = key.rpartition(".")
+        is_target = last == "_target_"
+        short = place.rpartition(".")[2] if is_target else last
+        parts.append(f"{short}={value.rpartition('.')[2] if is_target else value}")
+    return ", ".join(parts)
+
+
+def by_seed(name: str, runs: Sequence[Run]) -> dict[int, Run]:
+    """The runs of an arm by seed.
+
+    Raises:
+        ValueError: If two have the same.
+    """
+    found: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        if run.seed in found:
+            raise ValueError(
+                f"{found[run.seed].folder} and {run.folder} are both seed {run.seed} of {name or 'one arm'}: their "
+                "configurations differ in nothing that makes an arm. Leave one of them out of `runs`, or if `ignore` "
+                "names what tells them apart, take it out there"
+            )
+        found[run.seed] = run
+    return found
