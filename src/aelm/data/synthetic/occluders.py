@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -214,11 +215,17 @@ def _passing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
     best, error = blank(*canvas), fraction
     # The same person comes nearer until enough can be hidden.
     for size in (1.1, 1.35, 1.7, 2.1, 2.7, 3.5, 4.6, 6.0, 8.0):
-        layer = blank(*canvas)
-        objects.stranger(layer, np.random.Generator(np.random.PCG64(start)), NOON, size)
+        layer = _stranger(canvas, start, size)
         move, share = place(layer, moves, whole, fraction)
         if abs(share - fraction) < error:
             best, error = moved(layer, *move), abs(share - fraction)
         if error < 0.012:
             break
     return best
+
+
+@lru_cache(maxsize=16)  # a sweep over fractions meets the same person at the same sizes
+def _stranger(canvas: tuple[int, int], start: int, size: float) -> Layer:
+    layer = blank(*canvas)
+    objects.stranger(layer, np.random.Generator(np.random.PCG64(start)), NOON, size)
+    return layer
