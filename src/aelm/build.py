@@ -1,6 +1,7 @@
 """From a config to the parts it describes."""
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,10 +9,18 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from aelm.data import Loader, ReIDDataModule, Transforms
+from aelm.checkpoint import build
+from aelm.data import Loader, ReIDDataModule, Transforms, benchmarks
 from aelm.failures import is_foreseen
 
 log = logging.getLogger(__name__)
+
+# What a checkpoint may ask for beside its network: the readers of data sets, and what is done to pictures.
+DATA_PARTS = (
+    "aelm.data.recipe",
+    "aelm.data.synthetic.synthetic",
+    *(f"aelm.data.benchmarks.{name}" for name in benchmarks.__all__),
+)
 
 
 def built(node: Any) -> Any:
@@ -31,6 +40,22 @@ def built(node: Any) -> Any:
             raise cause from None
         target = node.get("_target_") or "a part"
         raise ValueError(f"{target} cannot be built as configured: {type(cause).__name__}: {cause}") from cause
+
+
+def built_as_told(node: Any, allow: Sequence[str] = ()) -> Any:
+    """What a node out of a checkpoint describes: files of others build aelm's own parts alone, whatever they name.
+
+    Hydra would call anything that is not on its list of the worst; here nothing is called but what is known.
+
+    Args:
+        node: Plain data, or a config, whose interpolations are resolved first.
+        allow: Further dotted names that the user trusts.
+
+    Raises:
+        ValueError: If it names something else.
+    """
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return build(plain, [*DATA_PARTS, *allow])
 
 
 def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
@@ -58,13 +83,15 @@ def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
     return partial(optimizer, lr=node.lr * times)
 
 
-def build_data(dataset: DictConfig, transform: Transforms, sampler: Any, seed: int) -> ReIDDataModule:
-    """The data module that a config describes."""
+def build_data(
+    dataset: DictConfig, transform: Transforms, sampler: Any, seed: int, make: Callable[[Any], Any] = built
+) -> ReIDDataModule:
+    """The data module that a config describes; ``make`` turns its ``benchmarks`` into readers."""
     missing = sorted(str(key) for key in OmegaConf.missing_keys(dataset))
     if missing:
         raise ValueError(f"`dataset` lacks {', '.join(missing)}: choose one, such as dataset=market1501")
     return ReIDDataModule(
-        built(dataset.benchmarks),
+        make(dataset.benchmarks),
         transform,
         sampler,
         train=None if dataset.train is None else list(dataset.train),

@@ -96,7 +96,7 @@ def network_of(content: Mapping[str, Any], path: str | Path, allow: Sequence[str
     normalised = {
         key: description["preprocessing"][key] for key in ("mean", "std") if key in description["preprocessing"]
     }
-    network = build(description["network"], allow)(num_ids=description["num_ids"], **normalised)
+    network = build(without_weights(description["network"]), allow)(num_ids=description["num_ids"], **normalised)
     if not isinstance(network, ReIDNetwork):
         raise ValueError(f"{path} describes a {type(network).__name__}, expected a ReIDNetwork")
     network.load_state_dict(network_state(content["state_dict"]))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aelm.data.sources import Item
 from aelm.embedder import Embedder
+from aelm.feature_files import read_array
 
 FORMAT = 1
 FEATURES, ITEMS, META = "features.npy", "items.csv", "meta.json"
@@ -51,7 +52,7 @@ def read_embeddings(folder: str | Path) -> Embeddings:
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     if meta.get("format") != FORMAT:
         raise ValueError(f"{folder / META}: expected format {FORMAT}, found {meta.get('format')!r}; embed again")
-    features = np.load(folder / FEATURES, mmap_mode="r")
+    features = read_array(folder / FEATURES)
     items = read_items(folder / ITEMS)
     expected = (len(items), meta["model"]["dim"])
     if features.dtype != np.float32 or features.shape != expected:

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from aelm import pictures, proofs, report, scoring
-from aelm.build import build_data, built
+from aelm.build import build_data, built, built_as_told
 from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.data import ReIDDataModule
@@ -110,7 +110,7 @@ def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
     if OmegaConf.is_missing(config.dataset, "benchmarks"):
         raise ValueError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
     transform = {"_target_": "aelm.data.recipe", "height": embedder.height, "width": embedder.width}
-    return {"dataset": {}, "transform": transform, "sampler": None, "seed": 0}
+    return {"dataset": {}, "transform": transform, "seed": 0}
 
 
 def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:
@@ -121,7 +121,10 @@ def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataM
     before = {key: value for key, value in trained["dataset"].items() if not own or key not in ("train", "test")}
     home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
     whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
-    data = build_data(whole.dataset, built(trained["transform"]), built(trained["sampler"]), trained["seed"])
+    # Neither the sampler nor further augmentation of the training takes part in a test.
+    told = partial(built_as_told, allow=list(config.allow))
+    transform = told({key: value for key, value in trained["transform"].items() if key != "extra"})
+    data = build_data(whole.dataset, transform, None, trained["seed"], make=built if own else told)
     if config.distractors is not None:
         for name, reader in data.benchmarks.items():
             data.benchmarks[name] = partial(with_distractors, reader, config.distractors)
