@@ -1,11 +1,14 @@
 """Exact neighbours against sorting everything."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
 from aelm.retrieval import nearest, ranked_rows, sweep
 from aelm.retrieval.best import BestOfRows
+from aelm.retrieval.blocks import as_tensor
 from tests.reference import similarity
 from tests.retrieval.worlds import random_world
 
@@ -37,6 +40,49 @@ def test_many_rows_in_many_blocks():
     for first in range(0, 9000, 2500):
         best.visit(0, 50, first, table[:, first : first + 2500].copy())
     np.testing.assert_array_equal(best.index, np.argsort(-table, axis=1, kind="stable")[:, :30])
+
+
+def test_scores_are_the_same_bits_however_the_work_is_cut(tmp_path, monkeypatch):
+    r = np.random.default_rng(0)
+    np.save(tmp_path / "gallery.npy", r.standard_normal((3000, 512), dtype=np.float32))
+    gallery, query = np.load(tmp_path / "gallery.npy", mmap_mode="r"), r.standard_normal((32, 512), dtype=np.float32)
+    whole = nearest(query, np.array(gallery), 20)
+    for threads, columns, cached in ((1, 4096, 2**21), (2, 700, 2**16), (3, 257, 2**18), (2, 3000, 2**14)):
+        monkeypatch.setattr(sweep, "COLUMNS", columns)
+        monkeypatch.setattr(sweep, "CACHED", cached)
+        with torch_threads(threads):
+            for rows in (slice(None), slice(7, 8), slice(3, 22)):
+                found = nearest(query[rows], gallery, 20, memory=1)
+                np.testing.assert_array_equal(found.scores, whole.scores[rows])
+                np.testing.assert_array_equal(found.indices, whole.indices[rows])
+
+
+@contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_memory_map_is_read_in_place(tmp_path):
+    np.save(tmp_path / "gallery.npy", np.eye(4, dtype=np.float32))
+    gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    assert as_tensor(gallery[1:3]).data_ptr() == gallery[1:3].ctypes.data
+    for unusual in (gallery[::-1], gallery.astype(">f4"), gallery[:, ::-1]):
+        np.testing.assert_array_equal(as_tensor(unusual).numpy(), unusual)
+    backwards = nearest(np.eye(4, dtype=np.float32)[:1], gallery[::-1], 1)
+    assert backwards.indices.tolist() == [[3]]
+
+
+def test_a_broken_row_is_named_wherever_it_lies(monkeypatch):
+    monkeypatch.setattr(sweep, "CACHED", 2**10)
+    gallery = np.ones((500, 8), np.float32)
+    gallery[477, 3] = np.nan
+    with pytest.raises(ValueError, match=r"rows 477\) hold NaN"):
+        nearest(np.ones((20, 8), np.float32), gallery, 3)
 
 
 def test_verdicts_name_match_miss_and_ignored():

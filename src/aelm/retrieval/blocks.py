@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from aelm.retrieval.labels import IntArray
 
@@ -113,11 +114,13 @@ def _together(pieces: list[Tensor]) -> Tensor:
 
 
 def as_tensor(block: Array) -> Tensor:
-    """A tensor without gradient; an array that may not be written to, such as a memory map, is copied."""
+    """A tensor without gradient, to be read only: it shares the memory of an array, also of a read-only memory map."""
     if isinstance(block, Tensor):
         return block.detach()
-    usable = block.flags.writeable and block.dtype.isnative and all(stride >= 0 for stride in block.strides)
-    return torch.from_numpy(block if usable else np.array(block, dtype=block.dtype.newbyteorder("=")))
+    if not block.dtype.isnative or any(stride < 0 for stride in block.strides):
+        block = np.array(block, dtype=block.dtype.newbyteorder("="))
+    # from_numpy warns of arrays that may not be written to, and a copy would cost as much as a product with 32 queries.
+    return from_dlpack(block)
 
 
 def check_features(name: str, features: Any) -> None:

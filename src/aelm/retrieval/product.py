@@ -144,5 +144,7 @@ def _rows(name: str, bad: Tensor, rows: IntArray | None) -> str:
 
 
 def _fill_up(features: Tensor) -> Tensor:
-    missing = max(0, FEWEST - len(features))
+    missing = FEWEST - len(features)
+    if missing <= 0:
+        return features
     return torch.cat([features, features.new_zeros(missing, features.shape[1])])

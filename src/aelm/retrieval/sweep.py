@@ -1,6 +1,7 @@
 """All similarities of queries and gallery, passed by in blocks and forgotten."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks, as_tensor, check_features
-from aelm.retrieval.parallel import ALONE, Crew, Share, each_rows, spans
+from aelm.retrieval.labels import IntArray
+from aelm.retrieval.parallel import ALONE, CACHED, Crew, Share, each_rows, spans
 from aelm.retrieval.product import Metric, finish, gallery_weights, multiply
 
 # Gallery pictures multiplied at once.
@@ -45,30 +47,42 @@ def sweep(
     width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2, 4 * COLUMNS))
     buffer = query.new_empty(0)
     for number, (first, row_numbers, block) in enumerate(gallery.blocks(width)):
-        weights = gallery_weights(block, metric, rows=row_numbers)
         if number % share.size != share.rank:
+            gallery_weights(block, metric, rows=row_numbers)
             continue
         # The first block is the widest.
         buffer = buffer if len(buffer) else query.new_empty(rows, len(block))
         for start, stop in spans(len(query), rows):
+            values = buffer[: stop - start, : len(block)]
+            weights = _multiply_shared(query[start:stop], block, row_numbers, metric, values, team)
 
-            def piece(
-                span: tuple[int, int],
-                start: int = start,
-                first: int = first,
-                block: Tensor = block,
-                weights: Tensor = weights,
-                buffer: Tensor = buffer,
-            ) -> None:
-                low, high = start + span[0], start + span[1]
+            def look(span: tuple[int, int], start: int, first: int, values: Tensor, weights: Tensor) -> None:
+                def work(begin: int, end: int, part: Any) -> None:
+                    finish(part, weights, metric)
+                    visit(start + span[0] + begin, start + span[0] + end, first, part)
 
-                def work(begin: int, end: int, values: Any) -> None:
-                    finish(values, weights, metric)
-                    visit(low + begin, low + end, first, values)
+                each_rows(values[span[0] : span[1]], work)
 
-                each_rows(multiply(query[low:high], block, buffer[span[0] : span[1], : len(block)]), work)
+            shares = spans(stop - start, -(-(stop - start) // team.threads))
+            team.each(partial(look, start=start, first=first, values=values, weights=weights), shares)
 
-            team.each(piece, spans(stop - start, -(-(stop - start) // team.threads)))
+
+def _multiply_shared(
+    query: Tensor, block: Tensor, rows: IntArray, metric: Metric, values: Tensor, team: Crew
+) -> Tensor:
+    """Fills ``values`` with products and returns the block's weights; a thread takes some columns at a time."""
+    weights = block.new_empty(len(block))
+
+    def fill(span: tuple[int, int]) -> None:
+        columns = slice(*span)
+        weights[columns] = gallery_weights(block[columns], metric, rows=rows[columns])
+        multiply(query, block[columns], values[:, columns])
+
+    # For few queries, what the cache holds, so that memory is read once; for many, as wide as high, or they would be
+    # read over and over.
+    tile = max(len(query), CACHED // block[:1].nbytes) if block.device.type == "cpu" else len(block)
+    team.each(fill, spans(len(block), min(tile, -(-len(block) // team.threads))))
+    return weights
 
 
 def query_tensor(features: Array, gallery: Features, name: str = "query_features") -> Tensor:
