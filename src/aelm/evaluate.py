@@ -74,9 +74,8 @@ def run(config: DictConfig) -> dict[str, float]:
     if world is not None:
         further |= proofs.claims(embedder, world, config.claims_people, data.loader.workers, to)
     if plan is not None:
-        with trainer.precision_plugin.forward_context(), torch.inference_mode():
-            embed = partial(proofs.embedded, module)
-            further |= proofs.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
+        embed = partial(proofs.embedded, module, trainer.precision_plugin.forward_context)
+        further |= proofs.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
     return score(config, Tested(module.results, tests, further))
 
 

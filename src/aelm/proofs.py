@@ -1,9 +1,11 @@
 """The proofs that ``evaluate`` gives on demand: measured, printed, written and drawn; the numbers come back by name."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from aelm.data import ReIDDataModule
@@ -93,7 +95,9 @@ def occlusion(
     return curve.scores(rows, samples)
 
 
-def embedded(module: ReIDModule, images: Tensor) -> Tensor:
-    """Embeddings ``(B, D)`` as a test of ``module`` computes them."""
-    features: Tensor = module(images.to(module.device))
+@torch.inference_mode()
+def embedded(module: ReIDModule, context: Callable[[], AbstractContextManager[None]], images: Tensor) -> Tensor:
+    """Embeddings ``(B, D)`` as a test of ``module`` computes them, within the trainer's context of its precision."""
+    with context():
+        features: Tensor = module(images.to(module.device))
     return features

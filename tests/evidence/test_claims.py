@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from aelm.data.synthetic.plan import SIZES, TRAIN, plan
 from aelm.evidence.claims import AREAS, PARTS, cells, correlation, covered, hottest, measure, shifts
 from aelm.evidence.examining import examined
 from aelm.evidence.shots import FurtherShots, world_of
-from aelm.evidence.summary import Found, means, ratio, scores
+from aelm.evidence.summary import MEANINGS, Found, means, ratio, scores
 from aelm.models.aelm import discriminative_region
+from aelm.schema import check_keys
 
 HEAD, TORSO = PARTS.index(BodyPart.HEAD), PARTS.index(BodyPart.TORSO)
 
@@ -319,3 +322,15 @@ def test_what_cannot_be_measured_is_said_before_anything_is_tested(composed, tmp
     for key in ("claims=true", "occlusion=sweep"):
         with pytest.raises(ValueError, match="look at pictures through a network: give `checkpoint`"):
             evaluate.run(composed("evaluate", "query=q", "gallery=g", key))
+
+
+def test_the_document_names_every_measure_and_its_commands_compose(composed):
+    text = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    cells_of = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name.removeprefix("a/").removeprefix("b/") for cell in cells_of for name in re.findall(r"`([^`]+)`", cell)}
+    kinds = {"below", "side", "object", "person"}
+    assert named - kinds == set(MEANINGS)
+    commands = re.findall(r"^python -m aelm\.evaluate (.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for arguments in commands:
+        check_keys(composed("evaluate", *arguments.split()))
