@@ -54,7 +54,9 @@ def make_folder(folder: Path, pictures: int, dim: int, queries: int) -> np.ndarr
 
     items = [Item(f"camera{i % 6}/{i:07}.jpg", str(i % len(people)), str(i % 6)) for i in range(pictures)]
     model = {"name": "none", "checkpoint": "", "sha256": "", "dim": dim}
-    write_embeddings(folder, parts(), items, {"format": FORMAT, "model": model}, folder)
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    write_embeddings(folder, parts(), items, {"format": FORMAT, "model": model}, scratch)
     return unit(people[asked] + r.standard_normal((queries, dim), dtype=np.float32))
 
 
