@@ -30,7 +30,7 @@ def typed(monkeypatch, capsys, tmp_path):
 def test_tables_csvs_and_plots_are_written_where_told_and_nowhere_else(typed, tmp_path):
     write_sweep(tmp_path / "it's a sweep", {"ifcn": {0: 0.1, 1: 0.2}, "aelm": {0: 0.2, 1: 0.4, 2: None}})
     for arm in ARMS:
-        points = {f"occlusion/all_{p}/mAP": 0.4 - p / 100 for p in (0, 10)}
+        points = {f"occlusion/mean_{p}/mAP": 0.4 - p / 100 for p in (0, 10)}
         write_run(tmp_path / "more" / arm, ARMS[arm], 7, {"test/mAP": 0.3}, evidence=points)
     said = typed(compare, "runs=[it's a sweep,more]", "output=the tables", "baseline=ifcn",
                  "files=[metrics.json,evidence/metrics.json]")  # fmt: skip

@@ -1,5 +1,6 @@
 """``python -m aelm.compare``: the runs of an ablation as tables and plots, with paired differences and their errors."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aelm.cli import command
 from aelm.comparison.arms import sort_into_arms
-from aelm.comparison.curves import CurvePoint, occlusion_curves
+from aelm.comparison.curves import POINT, CurvePoint, occlusion_curves
 from aelm.comparison.runs import read_runs
 from aelm.comparison.summary import Comparison, compare
 from aelm.comparison.tables import as_csv, heading, is_score, markdown, runs_csv
@@ -45,7 +46,7 @@ def draw(comparison: Comparison, output: Path) -> None:
     """Draws ``comparison.png``, and ``occlusion.png`` where the runs hold occlusion curves."""
     base, interval = comparison.baseline.name, f"{100 * comparison.confidence:g} % t-interval"
     # Points of curves are drawn as curves.
-    metrics = [name for name in comparison.metrics if not name.startswith("occlusion/")]
+    metrics = [name for name in comparison.metrics if not re.fullmatch(POINT, name)]
     panels = {heading(metric): [arm_row(comparison, arm.name, metric) for arm in comparison.arms] for metric in metrics}
     if panels:
         comparison_chart(panels, output / "comparison.png", baseline=base, interval=interval)

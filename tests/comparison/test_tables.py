@@ -77,9 +77,9 @@ def test_a_metric_that_some_runs_lack_says_how_many_had_it(tmp_path):
 
 
 def test_names_and_patterns_of_metrics():
-    known = {"test/mAP", "test/rank1", "test_occluded/mAP", "occlusion/all_9/mAP", "occlusion/all_10/mAP"}
+    known = {"test/mAP", "test/rank1", "test_occluded/mAP", "occlusion/mean_9/mAP", "occlusion/mean_10/mAP"}
     assert chosen(["test*/mAP", "test/mAP", "occlusion/*", "nothing/*"], known) == [
-        "test/mAP", "test_occluded/mAP", "occlusion/all_9/mAP", "occlusion/all_10/mAP"
+        "test/mAP", "test_occluded/mAP", "occlusion/mean_9/mAP", "occlusion/mean_10/mAP"
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"no run has the metric `test/map`; there are test/mAP"):
         chosen(["test/map"], known)
@@ -95,27 +95,21 @@ def test_an_unknown_baseline_is_named_with_those_that_exist(made):
 def test_curves_hold_means_over_seeds_and_paired_differences(tmp_path):
     for arm, gain in (("ifcn", 0.0), ("aelm", 0.01)):
         for seed in range(3):
-            points = {f"occlusion/{kind}_{p}/mAP": 0.5 + 0.1 * seed - p / 1000 + gain * p / 10 * (1 + seed)
-                      for kind in ("side", "all") for p in (0, 10, 20)}  # fmt: skip
-            write_run(tmp_path / f"{arm}{seed}", ARMS[arm], seed, {**points, "occlusion/side_0/rank1": 1.0})
+            points = {f"occlusion/{kind}_{p}/mAP": 0.5 + 0.1 * seed - float(p) / 1000 + gain * float(p) / 5 * (1 + seed)
+                      for kind in ("side", "mean") for p in ("00", "05", "12.5")}  # fmt: skip
+            write_run(tmp_path / f"{arm}{seed}", ARMS[arm], seed, {**points, "occlusion/side_00/rank1": 1.0})
     arms = sort_into_arms(read_runs([str(tmp_path)], ["metrics.json"]))
     base = next(arm for arm in arms if "IFCN" in arm.name)
     curves = occlusion_curves(arms, base, 0.95)
-    assert list(curves) == ["all", "side"]
+    assert list(curves) == ["mean", "side"]
     found = {curve.arm: curve for curve in curves["side"]}
     plain = found.pop(base.name)
     assert plain.differences == []
-    assert [point.percent for point in plain.values] == [0, 10, 20]
-    assert plain.values[1][1:] == pytest.approx((0.59, 0.49, 0.69))
+    assert [point.percent for point in plain.values] == [0, 5, 12.5]
+    assert plain.values[1][1:] == pytest.approx((0.595, 0.495, 0.695))
     (other,) = found.values()
     assert other.differences[2][1:] == pytest.approx(
-        (0.04, 0.04 - 0.02 * 4.302653 / 3**0.5, 0.04 + 0.02 * 4.302653 / 3**0.5)
+        (0.05, 0.05 - 0.025 * 4.302653 / 3**0.5, 0.05 + 0.025 * 4.302653 / 3**0.5)
     )
-    assert (
-        occlusion_curves(
-            sort_into_arms(read_runs([str(write_sweep(tmp_path / "s", {"ifcn": {0: 0.1}}))], ["metrics.json"])),
-            base,
-            0.95,
-        )
-        == {}
-    )
+    without = read_runs([str(write_sweep(tmp_path / "s", {"ifcn": {0: 0.1}}))], ["metrics.json"])
+    assert occlusion_curves(sort_into_arms(without), base, 0.95) == {}

@@ -44,7 +44,7 @@ def test_seeds_means_and_differences_stand_where_they_belong(drawn, tmp_path):
 def test_curves_have_one_colour_an_arm_and_a_band(drawn, tmp_path):
     band = [Interval(70, 69, 71), Interval(50, 47, 53)]
     lines = [Line("ifcn", [0, 10], band), Line("aelm", [0, 10], band)]
-    panels = {"all": (lines, lines[1:]), "side": (lines[1:], [])}
+    panels = {"mean": (lines, lines[1:]), "side": (lines[1:], [])}
     occlusion_chart(panels, tmp_path / "x.png", **HOW)
     above, below, side, _ = drawn[0].axes
     assert legend(above) == ["ifcn", "aelm"]
@@ -52,7 +52,7 @@ def test_curves_have_one_colour_an_arm_and_a_band(drawn, tmp_path):
     np.testing.assert_allclose(above.get_lines()[0].get_ydata(), [70, 50])
     (low, high) = np.array([(p[:, 1].min(), p[:, 1].max()) for p in [above.collections[0].get_paths()[0].vertices]])[0]
     assert (low, high) == (47, 71)
-    assert above.get_title(loc="left") == "all kinds"
+    assert above.get_title(loc="left") == "mean over kinds"
 
 
 def test_odd_input_is_drawn_and_nothing_is_refused(tmp_path):

@@ -1,19 +1,20 @@
 """Occlusion curves of arms: mAP over the hidden share of a query."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aelm.comparison.arms import Arm
 from aelm.comparison.paired import paired_difference, summarise
 
-POINT = r"occlusion/(.+)_(\d+)/mAP"
+POINT = r"occlusion/(.+)_(\d+(?:\.\d+)?)/(mAP|rank1)"
+MEAN = "mean"  # of all kinds of occluders
 
 
 class CurvePoint(NamedTuple):
     """One arm at one share hidden; middle of a band and its ends, NaN where there are too few seeds."""
 
-    percent: int
+    percent: float
     mean: float
     low: float
     high: float
@@ -29,25 +30,27 @@ class ArmCurve(NamedTuple):
 
 
 def occlusion_curves(arms: Sequence[Arm], baseline: Arm, confidence: float) -> dict[str, list[ArmCurve]]:
-    """The curves that the runs hold, by kind of occluder, the mean over kinds (``all``) first; empty without any."""
+    """mAP over the hidden share, by kind of occluder, the mean over kinds first; empty where the runs hold no curve."""
     names = {name for arm in arms for run in arm.runs.values() for name in run.scores}
-    points = sorted((found[1], int(found[2])) for name in names if (found := re.fullmatch(POINT, name)))
-    kinds = sorted({kind for kind, _ in points}, key=lambda kind: (kind != "all", kind))
+    kinds: dict[str, dict[float, str]] = {}
+    for name in names:
+        if (point := re.fullmatch(POINT, name)) and point[3] == "mAP":
+            kinds.setdefault(point[1], {})[float(point[2])] = name
     return {
-        kind: [arm_curve(arm, baseline, [p for k, p in points if k == kind], kind, confidence) for arm in arms]
-        for kind in kinds
+        kind: [arm_curve(arm, baseline, dict(sorted(kinds[kind].items())), confidence) for arm in arms]
+        for kind in sorted(kinds, key=lambda kind: (kind != MEAN, kind))
     }
 
 
-def arm_curve(arm: Arm, baseline: Arm, percents: Sequence[int], kind: str, confidence: float) -> ArmCurve:
-    """One arm's curve for one kind of occluder."""
+def arm_curve(arm: Arm, baseline: Arm, metrics: Mapping[float, str], confidence: float) -> ArmCurve:
+    """One arm's curve for one kind of occluder; ``metrics`` are names by the per cent that are hidden."""
     values, differences = [], []
-    for percent in percents:
-        found = arm.values(f"occlusion/{kind}_{percent}/mAP")
+    for percent, metric in metrics.items():
+        found = arm.values(metric)
         count, mean, deviation = summarise(list(found.values()))
         if count:
             values.append(CurvePoint(percent, mean, mean - deviation, mean + deviation))
-        apart = paired_difference(found, baseline.values(f"occlusion/{kind}_{percent}/mAP"), confidence)
+        apart = paired_difference(found, baseline.values(metric), confidence)
         if arm is not baseline and apart.seeds:
             differences.append(CurvePoint(percent, apart.mean, apart.low, apart.high))
     return ArmCurve(arm.name, values, differences)

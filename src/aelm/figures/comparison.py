@@ -118,7 +118,7 @@ def occlusion_chart(
     for column, (kind, (lines, differences)) in enumerate(panels.items(), 1):
         above = figure.add_subplot(rows, len(panels), column, sharey=first)
         first = first or above
-        dress(above, "all kinds" if kind == "all" else kind, "hidden (%)", "mAP (%)" if column == 1 else "")
+        dress(above, "mean over kinds" if kind == "mean" else kind, "hidden (%)", "mAP (%)" if column == 1 else "")
         drawn = [_line(above, line, names.index(line.name)) for line in lines]
         if column == 1:
             key(above, drawn, [line.name for line in lines])
