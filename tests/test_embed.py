@@ -177,7 +177,7 @@ def test_bad_pictures_are_counted_and_listed_and_the_rest_is_done(embedded, worl
     assert set(listed) == set(bad)
     assert "cut off" in listed["0000_cut.jpg"]
     assert "empty file" in listed["0003_empty.png"]
-    assert "does not recognise" in listed["zz/none.jpg"]
+    assert "is no JPEG, PNG" in listed["zz/none.jpg"]
     found = read_embeddings(tmp_path / "crops")
     assert found.meta["bad"] == 3
     np.testing.assert_allclose(found.features, embed_files(load_embedder(world[0]), world[1]), atol=1e-6)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from aelm import pictures, proofs, report, scoring
+from aelm import left_out, pictures, proofs, report, scoring
 from aelm.build import build_data, built, built_as_told
 from aelm.checkpoint import KEY, read_checkpoint
 from aelm.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.distractors import with_distractors
+from aelm.data.evaluation_sets import kept
 from aelm.embedder import Embedder, load_embedder
 from aelm.evidence.occlusion import Plan
 from aelm.feature_files import read_array, read_features
@@ -60,15 +61,14 @@ def run(config: DictConfig) -> dict[str, float]:
     data = build_test_data(config, told)
     trainer = built({**config.trainer, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
+    bad = left_out.left_out(data)
     if not trainer.is_global_zero:
         return report.scores(module.results)
-    if config.figures and config.output is not None:
-        pictures.draw(Path(config.output), module, data, {})
     tests = {}
-    for one in data.test_sets:
+    for one in (kept(whole, module.positions[whole.name]) for whole in data.test_sets):
         features = module.features[one.name]
         tests[one.name] = Test(features[: len(one.query)], features[len(one.query) :], one.query, one.gallery)
-    further: dict[str, float] = {}
+    further = left_out.counts(bad)
     to = Destination(None if config.output is None else Path(config.output), config.figures)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     if world is not None:
@@ -76,7 +76,12 @@ def run(config: DictConfig) -> dict[str, float]:
     if plan is not None:
         embed = partial(proofs.embedded, module, trainer.precision_plugin.forward_context)
         further |= proofs.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
-    return score(config, Tested(module.results, tests, further))
+    scores = score(config, Tested(module.results, tests, further))
+    if config.output is not None:
+        left_out.write_list(bad, Path(config.output))
+        if config.figures:
+            pictures.draw(Path(config.output), module, data, {})
+    return scores
 
 
 def occlusion_plan(config: DictConfig) -> Plan | None:

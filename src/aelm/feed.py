@@ -10,26 +10,14 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
-from aelm.data.dataset import Item as Index
-from aelm.data.decoding import decode, read_bytes
+from aelm.data.decoding import reason
 from aelm.data.loader import default_workers
 from aelm.embedder import Embedder
-from aelm.types import Batch, Picture
+from aelm.types import Picture
 
 Features = NDArray[np.float32]
 Positions = NDArray[np.int64]
 BATCH_ON_CPU, BATCH_ELSEWHERE = 64, 256
-
-
-class Readable(ReIDDataset):
-    """Pictures as the evaluation prepares them; those that cannot be read are left out, also where none remains."""
-
-    def __getitems__(self, items: Sequence[Index]) -> Batch:
-        try:
-            return super().__getitems__(items)
-        except BadImageError:
-            nothing = torch.empty(0, dtype=torch.int64)
-            return Batch(torch.empty(0, 3, 0, 0, dtype=torch.uint8), nothing, nothing, nothing, nothing.bool())
 
 
 def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +77,7 @@ def embedded(
             f"{embedder.name} wants pictures resized by {embedder.interpolation!r}; aelm has only bilinear"
         )
     resize = recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
-    dataset = Readable([Picture(path, -1, 0) for path in paths], resize, on_bad_image="skip")
+    dataset = ReIDDataset([Picture(path, -1, 0) for path in paths], resize, on_bad_image="skip")
     if workers is None and embedder.device.type == "cpu":
         workers = max(1, default_workers(1) // 4)
     loader = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
@@ -143,12 +131,3 @@ def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | N
     if len(missing):
         raise BadImageError(reason(paths[missing[0]]))
     return np.concatenate([features for _, features in batches] or [np.empty((0, embedder.dim), np.float32)])
-
-
-def reason(path: str) -> str:
-    """Why a picture cannot be read."""
-    try:
-        decode(read_bytes(path), path)
-    except BadImageError as error:
-        return str(error)
-    return f"Could not read the picture {path!r} when it was tried; it can be read now"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.utilities.distributed import gather_all_tensors
+from torchmetrics.utilities import dim_zero_cat
 
 from aelm.models.network import ReIDNetwork, StageOutputs
 from aelm.retrieval import RankMetrics, RankResult
@@ -62,7 +62,9 @@ class ReIDModule(pl.LightningModule):
         self.flip = False  # whether evaluation averages each picture with its mirror image
         self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
         self.results: dict[str, RankResult] = {}
-        self.features: dict[str, Tensor] = {}  # (Q + G, D) of each test set after a test, in the order of its pictures
+        # Of each test set after a test, in the order of its pictures: features (n, D), and which pictures they are.
+        self.features: dict[str, Tensor] = {}
+        self.positions: dict[str, list[int]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """One embedding ``(B, D)`` of unit length a picture ``(B, 3, H, W)``."""
@@ -142,7 +144,7 @@ class ReIDModule(pl.LightningModule):
         self._start_metrics("val", len(self.trainer.num_val_batches))
 
     def on_test_epoch_start(self) -> None:
-        self.results = {}
+        self.results, self.features, self.positions = {}, {}, {}
         self._start_metrics("test", len(self.trainer.num_test_batches))
 
     def _start_metrics(self, kind: str, loaders: int) -> None:
@@ -162,6 +164,8 @@ class ReIDModule(pl.LightningModule):
 
     def _collect(self, batch: Batch, loader: int) -> None:
         metric = list(self.metrics.values())[loader]
+        if not len(batch.image):  # none of its pictures could be read, and that is to be gone on with
+            return
         metric.update(self(batch.image), batch.pid, batch.camid, batch.is_query, batch.position)
 
     def on_validation_epoch_end(self) -> None:
@@ -169,7 +173,9 @@ class ReIDModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._finish_metrics()
-        self.features = {name: in_order(metric) for name, metric in self.metrics.items()}
+        for name, metric in self.metrics.items():
+            self.features[name], positions = in_order(metric)
+            self.positions[name] = positions.tolist()
 
     def _finish_metrics(self) -> None:
         for prefix, metric in self.metrics.items():
@@ -183,11 +189,11 @@ class ReIDModule(pl.LightningModule):
         checkpoint["aelm"] = self.description
 
 
-def in_order(metric: RankMetrics) -> Tensor:
-    """What a metric collected on all processes, ``(Q + G, D)`` by position in the data set, each picture once."""
-    features, index = torch.cat(metric.features), torch.cat(metric.index)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        features, index = torch.cat(gather_all_tensors(features)), torch.cat(gather_all_tensors(index))
-    result = features.new_zeros(int(index.max()) + 1, features.shape[1])
-    result[index] = features
-    return result
+def in_order(metric: RankMetrics) -> tuple[Tensor, Tensor]:
+    """What a metric collected on all processes, each picture once: features ``(n, D)`` and their positions ``(n,)``."""
+    with metric.sync_context():
+        features, index = dim_zero_cat(metric.features), dim_zero_cat(metric.index)
+    positions = torch.unique(index)  # ascending
+    result = features.new_empty(len(positions), features.shape[1])
+    result[torch.searchsorted(positions, index)] = features
+    return result, positions

@@ -9,7 +9,7 @@ from torch import Tensor
 from aelm import figures
 from aelm.data import ReIDDataModule
 from aelm.data.dataset import ReIDDataset, collate
-from aelm.data.evaluation_sets import EvaluationSet
+from aelm.data.evaluation_sets import EvaluationSet, kept
 from aelm.explaining import panels
 from aelm.figures.ranking import Verdict
 from aelm.models import ReIDNetwork
@@ -36,7 +36,7 @@ def draw(directory: Path, module: ReIDModule, data: ReIDDataModule, history: His
     paths = [figures.cmc_curve(cmc, directory / "cmc.png", mean_ap=mean_ap)]
     if history:
         paths.append(figures.training_curves(history, directory / "training.png"))
-    for one in data.test_sets:
+    for one in (kept(whole, module.positions[whole.name]) for whole in data.test_sets):
         paths += draw_rankings(directory, one, module.results[one.name], module.features[one.name])
         rows = heatmap_rows(module.network, data, one)
         if rows[0].panels:  # other people's models have none

@@ -13,10 +13,11 @@ from aelm import answers
 from aelm.answers import Found
 from aelm.bulk import Settings, embed_items
 from aelm.cli import command
+from aelm.data.decoding import reason
 from aelm.data.sources import Item, find_items
 from aelm.embedder import Embedder, load_embedder
 from aelm.embeddings import FEATURES, ITEMS, META, Embeddings, read_embeddings
-from aelm.feed import Features, default_batch_size, devices, embedded, reason
+from aelm.feed import Features, default_batch_size, devices, embedded
 from aelm.gallery import Gallery, Hit
 from aelm.store import GalleryStore
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm import pictures, report, sweeps
+from aelm import left_out, pictures, report, sweeps
 from aelm.build import build_data, built, built_optimizer
 from aelm.callbacks import History
 from aelm.checkpoint import describe
@@ -118,8 +118,10 @@ def finish(
             Path(config.run_dir).rmdir()
     best = run_dir / "checkpoints" / "best.ckpt"
     trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
-    scores = report.scores(module.results)
+    bad = left_out.left_out(data)
+    scores = report.scores(module.results) | left_out.counts(bad)
     if trainer.is_global_zero:
+        left_out.write_list(bad, Path(config.run_dir))
         report.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(run_facts(trainer, sweeps.overrides()), Path(config.run_dir) / "run.json")
         print(report.table(module.results))

@@ -307,13 +307,15 @@ def test_skipped_pictures_are_listed_at_the_end(make, caplog):
     data = module(benchmark, loader=HERE._replace(on_bad_image="skip", cache="ram"))
     data.setup()
     loader = data.train_dataloader()
-    for _ in range(10):
-        list(loader)
+    batches = [batch for _ in range(10) for batch in loader]
+    assert {len(batch.image) for batch in batches} == {loader.batch_size}  # another picture took its place
+    assert not any((batch.position == 0).any() for batch in batches)
     assert len(torch.cat([batch.pid for batch in data.test_dataloader()[0]])) == 6
-    assert data.unreadable == tuple(sorted((benchmark.train[0].path, benchmark.query[1].path)))
+    assert data.unreadable == {"train": (benchmark.train[0].path,), "test": (benchmark.query[1].path,)}
     caplog.clear()
     data.teardown("fit")
-    assert "2 pictures could not be read" in caplog.text
+    assert "train: 1 pictures could not be read" in caplog.text
+    assert "test: 1 pictures could not be read" in caplog.text
     assert benchmark.query[1].path in caplog.text
 
 

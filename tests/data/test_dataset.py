@@ -4,6 +4,7 @@ import hashlib
 import logging
 import struct
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -159,8 +160,56 @@ def test_a_skipped_picture_is_logged_once(tmp_path, caplog):
         for _ in range(3):
             dataset.__getitems__([4, 5])
     assert caplog.text.count("ü 05.png") == 1
-    with pytest.raises(BadImageError, match=r"None of the 2 .*ü 05\.png"):
-        dataset.__getitems__([5, 5])
+    nothing = dataset.__getitems__([5, 5])
+    assert len(nothing.image) == len(nothing.pid) == len(nothing.position) == len(nothing.is_query) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_pictures_of_a_training_are_replaced_by_others_of_their_identity(tmp_path, workers):
+    """Identities are ``i % 4``: 1, 5 and 9 are one."""
+    pictures = draw(tmp_path)
+    good = loaded(ReIDDataset(pictures, Augment([A.Resize(16, 8)])))
+    (tmp_path / "ü 05.png").write_bytes(b"no picture")
+    (tmp_path / "ü 10.png").unlink()
+    dataset = ReIDDataset(pictures, Augment([A.Resize(16, 8)]), on_bad_image="replace")
+    batches = loaded(dataset, workers=workers)
+    stands_in = {5: 9, 10: 2}
+    assert any(5 in batch.position for batch in good)
+    for batch, whole in zip(batches, good, strict=True):
+        assert batch.position.tolist() == [stands_in.get(i, i) for i in whole.position.tolist()]
+        assert torch.equal(batch.pid, whole.pid)
+        for image, position in zip(batch.image, batch.position.tolist(), strict=True):
+            assert torch.equal(image, dataset[position].image)
+    assert dataset.unreadable == (pictures[5].path, pictures[10].path)
+
+
+def test_the_replacement_does_not_depend_on_what_was_found_bad_before(tmp_path):
+    """Or a run that goes on would take other pictures than one that was never stopped."""
+    pictures = draw(tmp_path)
+    for number in (1, 5):
+        (tmp_path / f"ü {number:02}.png").write_bytes(b"no picture")
+    orders = ([1], [5], [5, 1], [1, 5], [1, 1, 5])
+    found = set()
+    for order in orders:
+        dataset = ReIDDataset(pictures, recipe(16, 8).train, on_bad_image="replace")
+        for index in order[:-1]:
+            dataset.__getitems__([(0, index)])
+        batch = dataset.__getitems__([(3, 1), (3, 5), (3, 9)])
+        found.add((*batch.position.tolist(), batch.image.numpy().tobytes()))
+    assert [one[:3] for one in found] == [(9, 9, 9)]
+
+
+def test_where_an_identity_has_no_picture_left_another_ones_is_taken(tmp_path):
+    pictures = draw(tmp_path)
+    for number in (1, 5, 9):
+        (tmp_path / f"ü {number:02}.png").write_bytes(b"no picture")
+    batch = ReIDDataset(pictures, recipe(16, 8).train, on_bad_image="replace").__getitems__([1, 9])
+    assert batch.position.tolist() == [2, 10]
+    assert batch.pid.tolist() == [2, 2]
+    for picture in pictures:
+        (tmp_path / picture.path).unlink(missing_ok=True)
+    with pytest.raises(BadImageError, match=r"None of the 12 pictures can be read; one of them is '.*ü 03\.png'"):
+        ReIDDataset(pictures, recipe(16, 8).train, on_bad_image="replace").__getitems__([3])
 
 
 def test_transforms_that_do_not_fit_are_named(tmp_path):
@@ -180,7 +229,7 @@ def test_options_out_of_range(tmp_path):
     pictures = draw(tmp_path, 2)
     with pytest.raises(ValueError, match="`cache` must be 'none' or 'ram', got 'disk'"):
         ReIDDataset(pictures, Augment([]), cache="disk")
-    with pytest.raises(ValueError, match="`on_bad_image` must be 'error' or 'skip', got 'ignore'"):
+    with pytest.raises(ValueError, match="`on_bad_image` must be 'error', 'skip' or 'replace', got 'ignore'"):
         ReIDDataset(pictures, Augment([]), on_bad_image="ignore")
     with pytest.raises(ValueError, match=r"`num_queries` must lie in 0 \.\. 2"):
         ReIDDataset(pictures, Augment([]), num_queries=3)

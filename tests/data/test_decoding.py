@@ -1,5 +1,7 @@
 """What comes out of a file, and what is said when nothing does."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -55,13 +57,60 @@ def test_half_a_picture_is_an_error_that_names_it(extension, share):
         decode(data[: int(len(data) * share)], "half/a picture")
 
 
-def test_a_cut_off_jpeg_is_refused_without_asking_opencv(monkeypatch):
+def test_a_cut_off_picture_is_refused_without_asking_opencv(monkeypatch):
     # Releases of OpenCV before 5 return a picture whose lower part is grey.
     monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((2, 2, 3), np.uint8))
-    data = encoded(".jpg")
-    assert decode(data, "whole").shape == (2, 2, 3)
-    with pytest.raises(BadImageError, match="cut off"):
-        decode(data[:-2], "cut")
+    for extension in (".jpg", ".png"):
+        data = encoded(extension)
+        assert decode(data, "whole").shape == (2, 2, 3)
+        with pytest.raises(BadImageError, match="cut off"):
+            decode(data[: len(data) - (2 if extension == ".jpg" else 8)], "cut")
+
+
+def test_a_cut_off_jpeg_is_refused_though_its_small_copy_is_whole(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    small, data = encoded(".jpg").tobytes(), encoded(".jpg").tobytes()
+    both = data[:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + data[2:]
+    assert decode(np.frombuffer(both, np.uint8), "whole").shape == (2, 2, 3)
+    with pytest.raises(BadImageError, match="cut off: a JPEG"):
+        decode(np.frombuffer(both[:-2], np.uint8), "cut")
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".tif"])
+def test_a_huge_picture_is_refused_before_it_is_decoded(extension, monkeypatch):
+    """30,000 x 30,000 pixels are 2.7 GB, which a file of a few bytes can ask for."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(
+        BadImageError, match=r"'huge' says that it is 30,000 x 30,000 pixels, more than the 100,000,000"
+    ):
+        decode(np.frombuffer(declared(extension, 30_000), np.uint8), "huge")
+
+
+def declared(extension, side):
+    """A small picture whose header says that it is ``side`` x ``side``."""
+    data = encoded(extension, np.zeros((515, 514, 3), np.uint8)).tobytes()
+    order = {".jpg": ">H", ".png": ">I", ".bmp": "<i", ".tif": "<H"}[extension]
+    height, width, new = (struct.pack(order, number) for number in (515, 514, side))
+    if extension == ".tif":
+        return data.replace(height, new).replace(width, new)
+    old = height + width if extension == ".jpg" else width + height
+    assert data.count(old) == 1
+    return data.replace(old, new + new)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"GIF89a\x08\0\x08\0", "a GIF"), (b"<html>404</html>", "16 bytes of something else"), (b"\0" * 9, "9 bytes")],
+)
+def test_files_of_other_kinds_are_named_and_never_reach_the_decoder(content, found, monkeypatch):
+    """Which other kinds OpenCV reads depends on its release, and some of its decoders are little tried."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(BadImageError, match=rf"'x\.jpg' is no JPEG, PNG, BMP, TIFF or WebP, .* but {found}"):
+        decode(np.frombuffer(content, np.uint8), "x.jpg")
+
+
+def test_a_single_pixel_is_a_picture():
+    np.testing.assert_array_equal(decode(encoded(".png", RGB[:1, :1]), "x"), RGB[:1, :1])
 
 
 def test_other_files_are_errors(tmp_path):

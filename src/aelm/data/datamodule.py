@@ -79,6 +79,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.test = test
         self.val_fraction = val_fraction
         self.loader = loader or Loader()
+        self.loader.check()
         self.seed = seed
         self.train_pictures: tuple[Picture, ...] = ()
         self.val_sets: tuple[EvaluationSet, ...] = ()
@@ -109,9 +110,11 @@ class ReIDDataModule(pl.LightningDataModule):
         return [one.name for one in self.test_sets]
 
     @property
-    def unreadable(self) -> tuple[str, ...]:
-        """Files that were skipped so far in this process and its workers, each once."""
-        return tuple(sorted({path for dataset in self._datasets.values() for path in dataset.unreadable}))
+    def unreadable(self) -> dict[str, tuple[str, ...]]:
+        """Files of each set (``train``, ``val``, ``test``, ...) that were found bad so far in this process and its
+        workers, each once; without ``on_bad_image="skip"`` there are no sets, since one bad file is an error."""
+        skips = self.loader.on_bad_image == "skip"
+        return {name: dataset.unreadable for name, dataset in self._datasets.items() if skips}
 
     def prepare_data(self) -> None:
         """Reads what is needed, on rank zero alone, so that what has to be drawn or unpacked is so once."""
@@ -137,8 +140,9 @@ class ReIDDataModule(pl.LightningDataModule):
         self._tell(used, held_out if self.val_fraction else {})
 
     def teardown(self, stage: str | None = None) -> None:
-        if bad := self.unreadable:
-            log.warning("%d pictures could not be read and were skipped:\n%s", len(bad), "\n".join(bad))
+        for name, bad in self.unreadable.items():
+            if bad:
+                log.warning("%s: %d pictures could not be read and were left out:\n%s", name, len(bad), "\n".join(bad))
 
     def on_exception(self, exception: BaseException) -> None:
         """Says of loading processes that died which files they had in hand."""
@@ -211,7 +215,7 @@ class ReIDDataModule(pl.LightningDataModule):
                 self.transform.train if sampler else self.transform.test,
                 num_queries=num_queries,
                 cache=self.loader.cache if lives_on else "none",
-                on_bad_image=self.loader.on_bad_image,
+                on_bad_image="replace" if sampler and self.loader.on_bad_image == "skip" else self.loader.on_bad_image,
                 seed=self.seed,
             )
         return self.loader.build(

@@ -53,12 +53,13 @@ class ReIDDataset(Dataset[Sample]):
         num_queries: How many of the first pictures are queries.
         cache: ``"ram"`` reads every file now and keeps the encoded bytes in one tensor, which workers share: forked
             ones as memory pages, spawned ones through shared memory (/dev/shm must hold it).
-        on_bad_image: ``"error"`` stops at a picture that cannot be read; ``"skip"`` leaves it out of its batch, logs it
-            and remembers it in :attr:`unreadable`.
+        on_bad_image: ``"error"`` stops at a picture that cannot be read. ``"skip"`` leaves it out of its batch, which
+            may then hold none; it is logged, and remembered in :attr:`unreadable`. ``"replace"``, for training, does so
+            too and takes another picture in its place, always the same one, so that batches keep their size.
         seed: Where augmentation starts.
 
     Raises:
-        BadImageError: If a picture cannot be read, naming the file; with ``"skip"`` only for a batch without any.
+        BadImageError: If a picture cannot be read, naming the file; with ``"replace"`` only where none can.
         ValueError: If an option is none of those named here.
     """
 
@@ -69,19 +70,19 @@ class ReIDDataset(Dataset[Sample]):
         *,
         num_queries: int = 0,
         cache: Literal["none", "ram"] = "none",
-        on_bad_image: Literal["error", "skip"] = "error",
+        on_bad_image: Literal["error", "skip", "replace"] = "error",
         seed: int = 0,
     ) -> None:
         if cache not in ("none", "ram"):
             raise ValueError(f"`cache` must be 'none' or 'ram', got {cache!r}")
-        if on_bad_image not in ("error", "skip"):
-            raise ValueError(f"`on_bad_image` must be 'error' or 'skip', got {on_bad_image!r}")
+        if on_bad_image not in ("error", "skip", "replace"):
+            raise ValueError(f"`on_bad_image` must be 'error', 'skip' or 'replace', got {on_bad_image!r}")
         if not 0 <= num_queries <= len(pictures):
             raise ValueError(f"`num_queries` must lie in 0 .. {len(pictures)} (the pictures), got {num_queries}")
         self.transform = transform
         self.num_queries = num_queries
         self.seed = seed
-        self._skip = on_bad_image == "skip"
+        self._on_bad_image = on_bad_image
         self._paths = pack(picture.path.encode("utf-8", "surrogateescape") for picture in pictures)
         self._pids = torch.tensor([picture.pid for picture in pictures], dtype=torch.int64)
         self._camids = torch.tensor([picture.camid for picture in pictures], dtype=torch.int64)
@@ -90,7 +91,7 @@ class ReIDDataset(Dataset[Sample]):
         self._bad.untyped_storage().share_memory_()
         self._reading = Reading()
         paths = [picture.path for picture in pictures]
-        self._files = pack_files(paths, missing_is_empty=self._skip) if cache == "ram" else None
+        self._files = pack_files(paths, missing_is_empty=on_bad_image != "error") if cache == "ram" else None
 
     def __len__(self) -> int:
         return len(self._pids)
@@ -126,7 +127,7 @@ class ReIDDataset(Dataset[Sample]):
         return Sample(image, int(pid), int(camid), int(position), bool(is_query))
 
     def __getitems__(self, items: Sequence[Item]) -> Batch:
-        """A batch, without the pictures that are skipped; all of one seed."""
+        """A batch, without the pictures that are skipped, or with others in their place; all of one seed."""
         with self._reading.batch():
             return self._batch(items)
 
@@ -135,10 +136,7 @@ class ReIDDataset(Dataset[Sample]):
         self.transform.seed(batch_seed(self.seed, epochs[0], indices))
         images = np.empty((0, 3, 0, 0), np.uint8)
         kept: list[int] = []
-        for index in indices:
-            picture = self._image(index)
-            if picture is None:
-                continue
+        for index, picture in filter(None, map(self._in_place_of, indices)):
             if not kept:
                 # One block of memory, filled picture by picture: it takes a quarter off the time of stacking them.
                 images = np.empty((len(indices), 3, *picture.shape[:2]), np.uint8)
@@ -147,23 +145,40 @@ class ReIDDataset(Dataset[Sample]):
                 raise ValueError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
             planes(picture, images[len(kept)])
             kept.append(index)
-        if not kept:
-            first = self.path(indices[0])
-            raise BadImageError(f"None of the {len(indices)} pictures of a batch can be read; the first is {first!r}")
-        image, position = torch.from_numpy(images[: len(kept)]), torch.tensor(kept)
+        image, position = torch.from_numpy(images[: len(kept)]), torch.tensor(kept, dtype=torch.int64)
         return Batch(image, self._pids[position], self._camids[position], position, position < self.num_queries)
 
+    def _in_place_of(self, index: int) -> tuple[int, Pixels] | None:
+        """Picture ``index``, or if it is replaced another one, with the index that it has; None if it is skipped."""
+        if (picture := self._image(index)) is not None:
+            return index, picture
+        if self._on_bad_image == "skip":
+            return None
+        for other in self._replacements(index):
+            if not self._bad[other] and (picture := self._image(other)) is not None:
+                return other, picture
+        raise BadImageError(f"None of the {len(self)} pictures can be read; one of them is {self.path(index)!r}")
+
+    def _replacements(self, index: int) -> list[int]:
+        """What stands in for picture ``index``, in order: those behind it of its identity, then those of others.
+
+        Whatever was found unreadable before, or by whom, the first of them that can be read is the same one.
+        """
+        behind = torch.arange(index + 1, index + len(self)) % len(self)
+        own = self._pids[behind] == self._pids[index]
+        return torch.cat([behind[own], behind[~own]]).tolist()
+
     def _image(self, index: int) -> Pixels | None:
-        """Picture ``index``, transformed, ``(H, W, 3)``; None if it is skipped."""
+        """Picture ``index``, transformed, ``(H, W, 3)``; None if it cannot be read and that is no error."""
         self._reading.note(index)
         try:
             image = self.read(index)
         except BadImageError as error:
-            if not self._skip:
-                raise BadImageError(f"{error}. Repair or remove it, or set `on_bad_image=skip`") from error
+            if self._on_bad_image == "error":
+                raise BadImageError(f"{error}. Repair or remove it, or set `dataset.on_bad_image=skip`") from error
             if not self._bad[index]:
                 self._bad[index] = True
-                log.warning("Skipped: %s", error)
+                log.warning("%s: %s", "Skipped" if self._on_bad_image == "skip" else "Replaced by another", error)
             return None
         image = self.transform(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -9,8 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aelm.data.headers import read_header
+
 Pixels = NDArray[np.uint8]
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+MOST_PIXELS = 100_000_000  # 300 MB decoded; no camera's crop of a person comes near
 
 
 class BadImageError(ValueError):
@@ -41,22 +45,51 @@ def decode(encoded: Pixels, name: str) -> Pixels:
         name: What errors call the picture.
 
     Raises:
-        BadImageError: If this is no picture, or only the beginning of one.
+        BadImageError: If this is no picture, only the beginning of one, or one that says it is larger than
+            ``MOST_PIXELS``, which is not decoded.
     """
     if not len(encoded):
         raise BadImageError(f"The picture {name!r} is an empty file (0 bytes)")
-    content = encoded.tobytes()
-    # Some releases of OpenCV decode half a JPEG and fill the rest with grey.
-    if content.startswith(JPEG_START) and content.rfind(JPEG_END) < 0:
-        raise BadImageError(f"The picture {name!r} is cut off: a JPEG of {len(encoded)} bytes without its end marker")
+    check_header(encoded.tobytes(), name)
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise BadImageError(f"Cannot decode the picture {name!r} ({len(encoded)} bytes): {error}") from error
     if image is None:
-        raise BadImageError(f"Cannot decode the picture {name!r}: {len(encoded)} bytes that OpenCV does not recognise")
+        raise BadImageError(f"Cannot decode the picture {name!r}: its {len(encoded)} bytes are broken or cut off")
     pixels: Pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return pixels
+
+
+def check_header(content: bytes, name: str) -> None:
+    """Raises BadImageError for what must not be given to a decoder: other files, half a picture, or a huge one."""
+    header = read_header(content)
+    if header.kind not in KINDS:
+        found = f"a {header.kind}" if header.kind else f"{len(content)} bytes of something else"
+        raise BadImageError(
+            f"The picture {name!r} is no {', '.join(KINDS[:-1])} or {KINDS[-1]}, whatever its name says, but {found}. "
+            "Convert it to one of these, or remove it"
+        )
+    # Some releases of OpenCV decode half a picture and fill the rest with grey.
+    end = ENDS.get(header.kind)
+    if end is not None and content.rfind(end) < header.begin:
+        raise BadImageError(
+            f"The picture {name!r} is cut off: a {header.kind} of {len(content)} bytes without its end marker"
+        )
+    if header.height * header.width > MOST_PIXELS:
+        raise BadImageError(
+            f"The picture {name!r} says that it is {header.width:,} x {header.height:,} pixels, more than the "
+            f"{MOST_PIXELS:,} that are decoded. Make it smaller, or remove it"
+        )
+
+
+def reason(path: str) -> str:
+    """Why a picture cannot be read."""
+    try:
+        decode(read_bytes(path), path)
+    except BadImageError as error:
+        return str(error)
+    return f"Could not read the picture {path!r} when it was tried; it can be read now"
 
 
 def planes(image: Pixels, into: Pixels) -> None:

@@ -20,6 +20,22 @@ class EvaluationSet(NamedTuple):
     gallery: tuple[Picture, ...]
 
 
+def kept(one: EvaluationSet, positions: Sequence[int]) -> EvaluationSet:
+    """What is left of a set of which only some pictures could be read.
+
+    Args:
+        one: The whole set.
+        positions: Where those pictures stand, ascending, counted through queries and gallery.
+
+    >>> a, b, c = (Picture(name, 1, 1) for name in "abc")
+    >>> kept(EvaluationSet("test", (a, b), (c,)), [1, 2])[1:] == ((b,), (c,))
+    True
+    """
+    edge = len(one.query)
+    query = tuple(one.query[i] for i in positions if i < edge)
+    return one._replace(query=query, gallery=tuple(one.gallery[i - edge] for i in positions if i >= edge))
+
+
 def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...]:
     """The test sets of some benchmarks: ``test`` for the first, ``test_<name>`` for others, then ``.._<query set>``.
 

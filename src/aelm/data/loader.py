@@ -78,7 +78,8 @@ class Loader(NamedTuple):
             one machine share its cores); 0: none, loading and training wait for each other.
         test_batch_size: Pictures a batch in validation and test.
         cache: ``"ram"`` keeps the encoded files of training and validation in memory; tests read each file but once.
-        on_bad_image: ``"skip"`` leaves out and lists pictures that cannot be read; ``"error"`` stops.
+        on_bad_image: ``"error"`` stops at a picture that cannot be read. ``"skip"`` lists it and goes on: tests leave
+            it out, and training takes another picture, of the same identity where there is one, in its place.
         persistent_workers: Whether workers of training and validation live on from epoch to epoch.
         pin_memory: Whether batches lie in page-locked memory, where there is a CUDA device to copy them to.
         multiprocessing_context: How workers start: ``fork``, ``spawn``, ``forkserver``; None: as the system does.
@@ -93,6 +94,16 @@ class Loader(NamedTuple):
     pin_memory: bool = True
     multiprocessing_context: str | None = None
     prefetch_factor: int = 2
+
+    def check(self) -> None:
+        """Raises ValueError if an option is out of range."""
+        for name, value, known in (("cache", self.cache, ("none", "ram")),
+                                   ("on_bad_image", self.on_bad_image, ("error", "skip"))):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"`dataset.{name}` must be '{known[0]}' or '{known[1]}', got {value!r}")
+        for name, number, least in (("workers", self.workers, 0), ("test_batch_size", self.test_batch_size, 1)):
+            if number is not None and number < least:
+                raise ValueError(f"`dataset.{name}` must be at least {least}, got {number}")
 
     def build(
         self, dataset: ReIDDataset, sampler: Sampler[Any], batch_size: int, *, lives_on: bool, processes: int = 1

@@ -87,7 +87,7 @@ class RankMetrics(TorchMetric):
             ValueError: As :func:`rank_metrics`, also when no query has a match, as in a first look at two batches.
         """
         if not len(self.features):
-            raise ValueError("RankMetrics has seen no picture yet; call `update` before `compute`")
+            raise ValueError("RankMetrics has seen no picture: `update` was not called, or none could be read")
         features, is_query, index = (dim_zero_cat(part) for part in (self.features, self.is_query, self.index))
         pids, camids = dim_zero_cat(self.pids), dim_zero_cat(self.camids)
         query, gallery = _rows(index, is_query), _rows(index, ~is_query)
