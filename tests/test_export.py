@@ -98,7 +98,7 @@ def test_the_file_keeps_the_contract(exported):
     }
     assert set(shapes) == {"images", "output0"}
     assert shapes["images"][1:] == [3, 64, 32]
-    assert shapes["output0"][1:] == [24]
+    assert shapes["output0"][1:] == [12]
     assert isinstance(shapes["images"][0], str)
     assert shapes["images"][0] == shapes["output0"][0]
     assert model.ir_version <= 10
@@ -197,8 +197,8 @@ def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
 
     for runner, message in [
         (wrong, r"differs from PyTorch by 0\.01, more than `tolerance` 0\.0001; it was not kept"),
-        (lambda path: lambda images: torch.full((len(images), 24), torch.nan), "differs from PyTorch by nan"),
-        (lambda path: lambda images: torch.zeros(1, 24), r"gives \(1, 24\) for a batch of 2, PyTorch \(2, 24\)"),
+        (lambda path: lambda images: torch.full((len(images), 12), torch.nan), "differs from PyTorch by nan"),
+        (lambda path: lambda images: torch.zeros(1, 12), r"gives \(1, 12\) for a batch of 2, PyTorch \(2, 12\)"),
     ]:
         monkeypatch.setattr(exporting, "torch_runner", runner)
         with pytest.raises(ValueError, match=message):
@@ -255,7 +255,7 @@ def test_the_lines_of_the_document_run(checkpoint, exported, crops, tmp_path, mo
             assert (own[: len(result)] * result).sum(1).min() > 0.9999
             seen.append(len(result))
     assert seen == [2, 1, 2]
-    assert "torch.Size([8, 24])" in capsys.readouterr().out
+    assert "torch.Size([8, 12])" in capsys.readouterr().out
 
 
 def test_the_commands_of_the_document_compose(composed):

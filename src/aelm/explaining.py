@@ -101,7 +101,7 @@ def paired(
     rows = []
     for image, side, name in zip((image_a, image_b), (maps.on_a, maps.on_b), captions, strict=True):
         views = [Panel("all", array(merged(side)[0]))]
-        for s, stage in enumerate(side, 1):
+        for s, stage in enumerate(side, maps.first):
             views += [
                 Panel(f"{letter}, stage {s}", array(part[0])) for letter, part in zip(LETTERS, stage, strict=False)
             ]
@@ -113,7 +113,7 @@ def shares(maps: SimilarityMaps, index: int = 0) -> dict[str, float]:
     """How much of the score each classifier brings, by its name such as ``A, stage 1``; they add up to it."""
     return {
         f"{letter}, stage {s}": float(part[index].sum())
-        for s, stage in enumerate(maps.on_a, 1)
+        for s, stage in enumerate(maps.on_a, maps.first)
         for letter, part in zip(LETTERS, stage, strict=False)
     }
 

@@ -22,9 +22,9 @@ class Trunk(nn.Module):
 COAM = partial(CoAM, reduction=4)
 
 
-def network(aelm=AELM, coam=COAM, trunk=None):
+def network(aelm=AELM, coam=COAM, trunk=None, join="deepest"):
     torch.manual_seed(0)
-    return ReIDNetwork(trunk or Trunk(), 5, coam, partial(aelm, embed_dim=6))
+    return ReIDNetwork(trunk or Trunk(), 5, coam, partial(aelm, embed_dim=6), join=join)
 
 
 @pytest.mark.parametrize(("aelm", "heads"), [(AELM, 2), (RandomAELM, 2), (TwoHeads, 2), (IFCN, 1)])
@@ -43,13 +43,19 @@ def test_every_parameter_gets_a_gradient(aelm):
     assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_embedding_is_the_unit_join_of_unit_parts_and_does_not_depend_on_the_batch():
-    net = network().eval()
+@pytest.mark.parametrize(("join", "first", "length"), [("all", 0, 2), ("deepest", 1, 2**0.5)])
+def test_embedding_is_the_unit_join_of_unit_parts_and_does_not_depend_on_the_batch(join, first, length):
+    net = network(join=join).eval()
     images = torch.rand(4, 3, 64, 32)
     embedding = net.embed(images)
-    parts = [nn.functional.normalize(h.embedding, dim=1) for stage in net(images) for h in stage]
-    torch.testing.assert_close(embedding, torch.cat(parts, 1) / 2)  # four unit parts: length 2
+    parts = [nn.functional.normalize(h.embedding, dim=1) for stage in net(images)[first:] for h in stage]
+    torch.testing.assert_close(embedding, torch.cat(parts, 1) / length)
     torch.testing.assert_close(net.embed(images[1:2]), embedding[1:2])
+
+
+def test_an_unknown_join_is_named():
+    with pytest.raises(ValueError, match="deepest, all, got 'both'"):
+        network(join="both")
 
 
 def test_uint8_pictures_are_normalised_inside():

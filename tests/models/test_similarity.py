@@ -22,9 +22,9 @@ class Trunk(nn.Module):
         return [low, self.high(low).relu()]
 
 
-def network(aelm=AELM, neck=False):
+def network(aelm=AELM, neck=False, join="all"):
     torch.manual_seed(0)
-    net = ReIDNetwork(Trunk(), 5, partial(CoAM, reduction=4), partial(aelm, embed_dim=6, neck=neck))
+    net = ReIDNetwork(Trunk(), 5, partial(CoAM, reduction=4), partial(aelm, embed_dim=6, neck=neck), join=join)
     for module in net.modules():  # statistics as after training: a fresh norm would hide a wrong fold
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -41,12 +41,14 @@ def total(maps):
 @pytest.mark.parametrize("neck", [False, True])
 @pytest.mark.parametrize(("aelm", "heads"), [(AELM, 2), (TwoHeads, 2), (IFCN, 1)])
 @pytest.mark.parametrize("size", [(64, 32), (72, 40)])
-def test_the_parts_add_up_to_the_score_on_both_sides(neck, aelm, heads, size):
-    net = network(aelm, neck)
+@pytest.mark.parametrize(("join", "first"), [("all", 1), ("deepest", 2)])
+def test_the_parts_add_up_to_the_score_on_both_sides(neck, aelm, heads, size, join, first):
+    net = network(aelm, neck, join)
     a, b = torch.rand(2, 4, 3, *size)
     score = (net.embed(a) * net.embed(b)).sum(1)
     maps = similarity_maps(net, a, b)
-    assert [len(stage) for stage in maps.on_a] == [heads, heads]
+    assert [len(stage) for stage in maps.on_a] == [heads, heads][first - 1 :]
+    assert maps.first == first
     for side in (maps.on_a, maps.on_b):
         torch.testing.assert_close(total(side), score, atol=1e-5, rtol=0)
         torch.testing.assert_close(merged(side).sum((1, 2)), score, atol=1e-5, rtol=0)
@@ -77,7 +79,7 @@ def test_each_position_against_the_slow_loop(neck):
 
 @pytest.mark.parametrize("neck", [False, True])
 def test_the_means_of_the_maps_are_the_embedding(neck):
-    net = network(neck=neck)
+    net = network(neck=neck, join="deepest")
     images = torch.randint(256, (3, 3, 64, 32), dtype=torch.uint8)
     parts = [part.mean((2, 3)) for stage in position_maps(net, images) for part in stage]
     torch.testing.assert_close(torch.cat(parts, 1), net.embed(images))

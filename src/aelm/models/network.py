@@ -1,6 +1,7 @@
 """The whole network: a backbone, and on each of its last stages attention (CoAM) and classifiers (IFCN or AELM)."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from aelm.models.backbone import as_maps, map_shapes
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
 
 StageOutputs = tuple[tuple[HeadOutput, ...], ...]
+Join = Literal["deepest", "all"]
 
 
 class ReIDNetwork(nn.Module):
@@ -25,9 +27,14 @@ class ReIDNetwork(nn.Module):
         aelm: Builds classifiers for a map, given its channels and N, such as ``AELM`` or ``IFCN``.
         mean: Mean of each colour of RGB / 255 that uint8 pictures are normalised with.
         std: Standard deviation likewise.
+        join: Whose embeddings are ranked by: ``deepest``: those of the last stage's classifiers, the shallower ones only
+            help to train; ``all``: those of every stage. Measured in ``docs/results.md``; the abstract does not say.
 
     Shape:
         images ``(B, 3, H, W)``: uint8 RGB, normalised here; or float, which must be normalised already.
+
+    Raises:
+        ValueError: If ``join`` is unknown.
 
     >>> from aelm.models import AELM, CoAM
     >>> trunk = nn.Conv2d(3, 16, 8, stride=8)
@@ -47,11 +54,15 @@ class ReIDNetwork(nn.Module):
         aelm: Callable[[int, int], nn.Module],
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        join: Join = "deepest",
     ) -> None:
         super().__init__()
+        if join not in get_args(Join):
+            raise ValueError(f"`join` must be one of {', '.join(get_args(Join))}, got {join!r}")
         channels = [shape[0] for shape in map_shapes(backbone)]
         self.backbone = backbone
         self.num_ids = num_ids
+        self.join: Join = join
         self.attention = nn.ModuleList(coam(depth) for depth in channels)
         self.heads = nn.ModuleList(aelm(depth, num_ids) for depth in channels)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -65,11 +76,8 @@ class ReIDNetwork(nn.Module):
             pids: ``(B,)`` labels 0 .. N-1, for heat maps and erasing.
             explain: Whether heat maps, and what AELM would erase, are wanted also without ``pids``.
         """
-        outputs = []
-        for features, attention, head in zip(self.features(images), self.attention, self.heads, strict=True):
-            output = head(attention(features), pids, explain=explain)
-            outputs.append((output,) if isinstance(output, HeadOutput) else output)
-        return tuple(outputs)
+        stages = zip(self.features(images), self.attention, self.heads, strict=True)
+        return tuple(as_heads(head(attention(maps), pids, explain=explain)) for maps, attention, head in stages)
 
     def features(self, images: Tensor) -> Sequence[Tensor]:
         """The backbone's maps ``(B, C_i, H_i, W_i)``."""
@@ -78,8 +86,13 @@ class ReIDNetwork(nn.Module):
         return as_maps(self.backbone(images))
 
     def embed(self, images: Tensor) -> Tensor:
-        """One embedding ``(B, D)`` of unit length a picture: the joined unit embeddings of every classifier."""
-        return joined(self(images))
+        """One embedding ``(B, D)`` of unit length a picture: the joined unit embeddings of the classifiers in use."""
+        return joined(tuple(as_heads(head(attention(maps))) for maps, attention, head in self.in_use(images)))
+
+    def in_use(self, images: Tensor) -> list[tuple[Tensor, nn.Module, nn.Module]]:
+        """The stages that embeddings come from: their maps ``(B, C_i, H_i, W_i)``, attention and classifiers."""
+        stages = list(zip(self.features(images), self.attention, self.heads, strict=True))
+        return stages[-1:] if self.join == "deepest" else stages
 
     @torch.no_grad()
     def explain(self, images: Tensor, pids: Tensor | None = None) -> StageOutputs:
@@ -100,6 +113,11 @@ class ReIDNetwork(nn.Module):
             for module, training in modes.items():
                 module.training = training
         return outputs
+
+
+def as_heads(output: HeadOutput | tuple[HeadOutput, ...]) -> tuple[HeadOutput, ...]:
+    """What the classifiers of a stage said: one alone counts as one."""
+    return (output,) if isinstance(output, HeadOutput) else output
 
 
 def joined(outputs: StageOutputs) -> Tensor:

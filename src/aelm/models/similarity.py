@@ -20,11 +20,13 @@ class SimilarityMaps(NamedTuple):
         on_a: ``on_a[stage][head]`` is ``(B, H, W)``: how much of the score each position of the first picture brings.
             All of them together, over stages, heads and positions, add up to ``score``; parts may be negative.
         on_b: The same score, split over the second picture.
+        first: Number, from 1, of the shallowest stage that embeddings come from.
     """
 
     score: Tensor
     on_a: Maps
     on_b: Maps
+    first: int
 
 
 @torch.no_grad()
@@ -58,7 +60,8 @@ def similarity_maps(network: ReIDNetwork, images_a: Tensor, images_b: Tensor) ->
     maps_a, maps_b = position_maps(network, images_a), position_maps(network, images_b)
     pooled_a, pooled_b = pooled(maps_a), pooled(maps_b)
     products = [(p * q).sum(1) for ps, qs in zip(pooled_a, pooled_b, strict=True) for p, q in zip(ps, qs, strict=True)]
-    return SimilarityMaps(torch.stack(products).sum(0), split(maps_a, pooled_b), split(maps_b, pooled_a))
+    first = len(network.heads) - len(maps_a) + 1
+    return SimilarityMaps(torch.stack(products).sum(0), split(maps_a, pooled_b), split(maps_b, pooled_a), first)
 
 
 def position_maps(network: ReIDNetwork, images: Tensor) -> Maps:
@@ -70,7 +73,7 @@ def position_maps(network: ReIDNetwork, images: Tensor) -> Maps:
         ValueError: If the network has no feature maps.
     """
     stages = []
-    for features, attention, head in zip(network.features(images), network.attention, network.heads, strict=True):
+    for features, attention, head in network.in_use(images):
         attended = attention(features)
         heads = [part for part in head.modules() if isinstance(part, IFCN)]
         if not heads:
