@@ -27,8 +27,8 @@ class ReIDNetwork(nn.Module):
         aelm: Builds classifiers for a map, given its channels and N, such as ``AELM`` or ``IFCN``.
         mean: Mean of each colour of RGB / 255 that uint8 pictures are normalised with.
         std: Standard deviation likewise.
-        join: Whose embeddings are ranked by: ``deepest``: those of the last stage's classifiers, the shallower ones only
-            help to train; ``all``: those of every stage. Measured in ``docs/results.md``; the abstract does not say.
+        join: Whose embeddings are ranked by: ``deepest``: those of the last stage's classifiers, the shallower ones
+            only help to train; ``all``: those of every stage. The abstract does not say; ``docs/results.md`` measures.
 
     Shape:
         images ``(B, 3, H, W)``: uint8 RGB, normalised here; or float, which must be normalised already.
