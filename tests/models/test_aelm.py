@@ -63,7 +63,25 @@ def test_zero_fill_erases_features_before_b():
     torch.testing.assert_close(b.pooled, aelm.b.embed(features * ~b.mask[:, None]).mean((2, 3)))
 
 
-@pytest.mark.parametrize("fill", ["drop", "zero"])
+def test_swap_fill_shows_b_another_picture_where_a_looked():
+    aelm, features, pids = world(fill="swap")
+    features.requires_grad_()
+    _, b = aelm(features, pids)
+    seen = features.detach().clone()
+    for i, (y, x) in ((i, place) for i in range(4) for place in b.mask[i].nonzero().tolist()):
+        seen[i, :, y, x] = features.detach()[(i + 2) % 4, :, y, x]  # half a batch of four away
+    torch.testing.assert_close(b.pooled, aelm.b.embed(seen).mean((2, 3)))
+    b.pooled.square().sum().backward()
+    assert not features.grad.masked_select(b.mask[:, None]).any()  # what B does not see of a picture teaches nothing
+    assert features.grad.masked_select(~b.mask[:, None]).any()
+
+
+def test_a_single_picture_has_no_other_to_swap_with():
+    aelm, features, _ = world(fill="swap", neck=False)
+    torch.testing.assert_close(aelm(features[:1], torch.tensor([0]))[1].pooled, aelm.b.embed(features[:1]).mean((2, 3)))
+
+
+@pytest.mark.parametrize("fill", ["swap", "drop", "zero"])
 def test_nothing_is_erased_in_evaluation(fill):
     aelm, features, pids = world(fill=fill)
     aelm.eval()

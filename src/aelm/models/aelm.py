@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from aelm.models.ifcn import IFCN
 from aelm.types import HeadOutput
 
-Fill = Literal["drop", "zero"]
+Fill = Literal["swap", "drop", "zero"]
 
 
 class TwoHeads(nn.Module):
@@ -52,8 +52,10 @@ class AELM(TwoHeads):
         num_ids: Number N of identities.
         embed_dim: Depth E of each classifier's embedding map.
         threshold: Share of the heat map's range from which on a position is erased, in (0, 1].
-        fill: ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased positions
-            become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
+        fill: ``swap``: erased positions show B what another picture of the batch, half a batch away, has there: something
+            foreign, as an occluder is. ``drop``: B embeds every position and pools over those kept. ``zero``: the
+            features of erased positions become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps
+            in training only.
         neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
 
     Shape:
@@ -107,7 +109,9 @@ class AELM(TwoHeads):
             return a, self.b(features, wanted(a, pids))._replace(mask=mask)
         if self.fill == "drop":
             return a, self.b(features, erased=mask)
-        return a, self.b(features * ~mask[:, None])._replace(mask=mask)
+        if self.fill == "zero":
+            return a, self.b(features * ~mask[:, None])._replace(mask=mask)
+        return a, self.b(swapped(features, mask))._replace(mask=mask)
 
     def mask(self, heatmap: Tensor) -> Tensor:
         """What to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
@@ -142,6 +146,15 @@ class RandomAELM(AELM):
         if self.training:
             self.draws += B
         return shifted(discriminative_region(heatmap, self.threshold), numbers % H, (numbers // H) % W)
+
+
+def swapped(features: Tensor, mask: Tensor) -> Tensor:
+    """``features`` (B, C, H, W) with another picture's where ``mask`` (B, H, W) says, which get no gradient from that.
+
+    The other picture is half a batch away: where a batch holds several pictures of an identity, they stand together.
+    """
+    others = features.detach().roll(max(len(features) // 2, 1), 0)
+    return torch.where(mask[:, None], others, features)
 
 
 def wanted(a: HeadOutput, pids: Tensor | None) -> Tensor:

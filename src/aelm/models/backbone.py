@@ -57,7 +57,9 @@ class TimmBackbone(nn.Module):
                 "choose one, with `last_stride=2` for the dilated network"
             )
         if "checkpoint_path" in (options or {}):
-            raise ValueError("`options.checkpoint_path`: timm may run what such a file holds; `weights` loads it as data")
+            raise ValueError(
+                "`options.checkpoint_path`: timm may run what such a file holds; `weights` loads it as data"
+            )
         given = dict(options or {}) | ({} if output_stride is None else {"output_stride": output_stride})
         self.network = create(name, stages, given, pretrained=pretrained and weights is None)
         if last_stride == 1:
