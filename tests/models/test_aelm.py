@@ -68,7 +68,7 @@ def test_swap_fill_shows_b_another_picture_where_a_looked():
     features.requires_grad_()
     _, b = aelm(features, pids)
     seen = features.detach().clone()
-    for i, (y, x) in ((i, place) for i in range(4) for place in b.mask[i].nonzero().tolist()):
+    for i, y, x in b.mask.nonzero().tolist():
         seen[i, :, y, x] = features.detach()[(i + 2) % 4, :, y, x]  # half a batch of four away
     torch.testing.assert_close(b.pooled, aelm.b.embed(seen).mean((2, 3)))
     b.pooled.square().sum().backward()
@@ -171,7 +171,7 @@ def test_threshold_outside_its_range_is_refused(module, threshold):
 
 
 def test_unknown_fill_is_refused():
-    with pytest.raises(ValueError, match="`fill` must be one of drop, zero, got 'mean'"):
+    with pytest.raises(ValueError, match="`fill` must be one of swap, drop, zero, got 'mean'"):
         AELM(8, 5, fill="mean")
 
 

@@ -52,10 +52,9 @@ class AELM(TwoHeads):
         num_ids: Number N of identities.
         embed_dim: Depth E of each classifier's embedding map.
         threshold: Share of the heat map's range from which on a position is erased, in (0, 1].
-        fill: ``swap``: erased positions show B what another picture of the batch, half a batch away, has there: something
-            foreign, as an occluder is. ``drop``: B embeds every position and pools over those kept. ``zero``: the
-            features of erased positions become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps
-            in training only.
+        fill: ``swap``: at erased positions B sees what another picture of the batch has there: something foreign, as an
+            occluder is. ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased
+            positions become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
         neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
 
     Shape:
