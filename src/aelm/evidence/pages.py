@@ -21,6 +21,7 @@ from aelm.models import ReIDNetwork
 from aelm.types import Picture
 
 ROWS, QUERIES = 8, 3
+TITLE = "Where A and B look, on shots that were not trained on; lines: visible parts of the body"
 NEVER = (math.nan, math.nan, math.nan)
 
 
@@ -49,7 +50,7 @@ def draw_claims(
             if head.heatmap is not None
         ]
         image = shot.image.permute(1, 2, 0).numpy()
-        rows.append(figures.HeatmapRow(image, panels, f"id {shot.identity}, cam {shot.camera}, not trained on"))
+        rows.append(figures.HeatmapRow(image, panels, f"id {shot.identity}, cam {shot.camera}"))
     bars = {
         f"stage {stage}": {
             head.upper(): [bar(found.get(f"{head}/part_{part.name.lower()}")) for part in PARTS]
@@ -61,7 +62,7 @@ def draw_claims(
     names = [part.name.lower().replace("_", " ") for part in PARTS]
     title = "How often each visible part of the body is covered"
     return [
-        figures.heatmap_rows(rows, directory / f"{prefix}_heatmaps.png", title="Where A and B look"),
+        figures.heatmap_rows(rows, directory / f"{prefix}_heatmaps.png", title=TITLE),
         part_bars(bars, names, directory / f"{prefix}_parts.png", title=title),
     ]
 
@@ -86,15 +87,15 @@ def draw_occlusion(
     some = [queries[i] for i in np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).round().astype(int)]
     hidden, plain = Occluded(some, plan, transform), ReIDDataset(some, transform)
     images, captions = [], []
-    for q in range(len(some)):
-        for kind in plan.kinds:
+    for kind in plan.kinds:
+        for q in range(len(some)):
             images.append(plain.read(q))
-            captions.append(f"{kind}, 0 %")
+            captions.append(kind)
             for i, (one, fraction) in enumerate(hidden.points):
                 if one == kind:
                     images.append(hidden.read(q * len(hidden.points) + i))
                     captions.append(f"{100 * fraction:g} %")
-    columns = 1 + len(plan.hiding)
+    columns = len(some) * (1 + len(plan.hiding))
     sheet = figures.contact_sheet(
         images, directory / "occlusion_queries.png", columns, height=64, captions=captions,
         title="Queries as they were hidden",
