@@ -12,7 +12,7 @@ import torch
 from aelm.data import Loader, recipe
 from aelm.data.dataset import ReIDDataset
 from aelm.data.synthetic import EVALUATION, TRAINING, objects, occluders
-from aelm.evidence.curve import ALL, curve_csv, rows, scored, scores, table
+from aelm.evidence.curve import MEAN, curve_csv, rows, scored, scores, table
 from aelm.evidence.occlusion import Occluded, Plan, Point, sweep
 from aelm.retrieval import bootstrap, rank_metrics
 from aelm.scoring import Test, labels_of
@@ -139,7 +139,7 @@ def test_the_mean_over_kinds_and_its_interval():
     ]
     points = [Point(kind, 0.3, hidden, r) for kind, hidden, r in zip("ab", (0.2, 0.4), results, strict=True)]
     curve = rows(points, 500)
-    assert [row.kind for row in curve] == [ALL, "a", "b"]
+    assert [row.kind for row in curve] == [MEAN, "a", "b"]
     mean, a, b = (row.values for row in curve)
     for name, wanted in (("mAP", [r.mAP for r in results]), ("rank1", [r.scalars()["rank1"] for r in results])):
         assert mean[name][0] == pytest.approx(np.mean(wanted))
@@ -152,7 +152,7 @@ def test_the_mean_over_kinds_and_its_interval():
     assert curve[0].hidden == pytest.approx(0.3)
     named = scores(curve, 500)
     assert named["occlusion/a_30/mAP"] == a["mAP"][0]
-    assert named["occlusion/all_30/rank1_low"] == mean["rank1"][1]
+    assert named["occlusion/mean_30/rank1_low"] == mean["rank1"][1]
     assert named["occlusion/mAP"] == mean["mAP"][0]
     assert not [name for name in scores(rows(points, 0), 0) if name.endswith(("_low", "_high"))]
     assert len({len(line) for line in table(curve).splitlines()}) == 1
@@ -188,9 +188,9 @@ def test_from_the_command_to_the_files(trained, tested, tmp_path, capsys):
     short = ["occlusion=sweep", "occlusion_fractions=[0,0.3,0.6]", "occlusion_kinds=[below,person]"]
     found = tested(best, *short, f"output={out}", "figures=true")
     assert {name: found[name] for name in scored} == scored
-    for kind in (ALL, "below", "person"):
-        assert found[f"occlusion/{kind}_0/mAP"] == pytest.approx(scored["test/mAP"], abs=1e-12)
-        assert found[f"occlusion/{kind}_0/rank1"] == pytest.approx(scored["test/rank1"], abs=1e-12)
+    for kind in (MEAN, "below", "person"):
+        assert found[f"occlusion/{kind}_00/mAP"] == pytest.approx(scored["test/mAP"], abs=1e-12)
+        assert found[f"occlusion/{kind}_00/rank1"] == pytest.approx(scored["test/rank1"], abs=1e-12)
         for name in (f"occlusion/{kind}_60/mAP", f"occlusion/{kind}_30/rank1"):
             assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
     assert found["occlusion/below_60/mAP"] != found["test/mAP"]
@@ -198,7 +198,7 @@ def test_from_the_command_to_the_files(trained, tested, tmp_path, capsys):
     with (out / "occlusion.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * 3
-    assert float(lines[2]["mAP"]) == pytest.approx(found["occlusion/all_60/mAP"], abs=1e-5)
+    assert float(lines[2]["mAP"]) == pytest.approx(found["occlusion/mean_60/mAP"], abs=1e-5)
     assert float(lines[2]["hidden"]) == pytest.approx(0.6, abs=0.03)
     for name in ("occlusion.png", "occlusion_queries.png"):
         assert (out / name).stat().st_size > 10_000

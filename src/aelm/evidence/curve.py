@@ -11,14 +11,14 @@ from aelm.evidence.occlusion import Point
 from aelm.retrieval import RankResult, resamples
 
 SCORES = ("mAP", "rank1")
-ALL = "all"
+MEAN = "mean"
 
 
 class Row(NamedTuple):
     """A point of the curve in numbers; fractions in 0 .. 1.
 
     Attributes:
-        kind: What hides the queries; ``all`` is the mean over kinds.
+        kind: What hides the queries; ``mean`` is the mean over kinds.
         fraction: Wanted.
         hidden: Share of the queries' pixels that is hidden.
         values: mAP and rank-1, each with the ends of its 95 % interval (all three equal where none was asked for).
@@ -39,9 +39,9 @@ def rows(points: Sequence[Point], samples: int) -> list[Row]:
     """
     fractions = sorted({point.fraction for point in points})
     found = []
-    for kind in (ALL, *dict.fromkeys(point.kind for point in points)):
+    for kind in (MEAN, *dict.fromkeys(point.kind for point in points)):
         for fraction in fractions:
-            here = [p for p in points if p.fraction == fraction and kind in (p.kind, ALL)]
+            here = [p for p in points if p.fraction == fraction and kind in (p.kind, MEAN)]
             hidden = float(np.mean([point.hidden for point in here]))
             found.append(Row(kind, fraction, hidden, scored([point.result for point in here], samples)))
     return found
@@ -75,11 +75,11 @@ def scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
     named: dict[str, float] = {}
     for row in curve:
         for name, values in row.values.items():
-            start = f"occlusion/{row.kind}_{100 * row.fraction:g}/{name}"
+            start = f"occlusion/{row.kind}_{100 * row.fraction:02g}/{name}"
             ends = ("", "_low", "_high") if samples else ("",)
             named |= {start + end: value for end, value in zip(ends, values, strict=False)}
     for name in SCORES:
-        hidden = [row.values[name][0] for row in curve if row.kind == ALL and row.fraction > 0]
+        hidden = [row.values[name][0] for row in curve if row.kind == MEAN and row.fraction > 0]
         named[f"occlusion/{name}"] = float(np.mean(hidden))
     return named
 
