@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aelm.data.sources import Item
 from aelm.embedder import Embedder
 from aelm.feature_files import read_array
+from aelm.whole import write_whole
 
 FORMAT = 1
 FEATURES, ITEMS, META = "features.npy", "items.csv", "meta.json"
@@ -75,7 +76,7 @@ def read_items(path: Path) -> tuple[Item, ...]:
 def write_embeddings(
     folder: Path, parts: Iterable[NDArray[np.float32]], items: Sequence[Item], meta: Mapping[str, Any], scratch: Path
 ) -> None:
-    """Writes the three files; an embeddings folder that was there stays whole until the new one is nearly complete.
+    """Writes the three files; an embeddings folder that was there stays whole until the new ones only need to move.
 
     Args:
         folder: Where they go.
@@ -85,27 +86,19 @@ def write_embeddings(
         scratch: A folder on the same file system, where files are while they are written.
     """
     shape = (len(items), int(meta["model"]["dim"]))
-    half = scratch / f"{FEATURES}.{os.getpid()}"
-    with half.open("wb") as file:
+
+    def write_features(file: BinaryIO) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for part in parts:
             file.write(np.ascontiguousarray(part, "<f4").data)
-    (folder / META).unlink(missing_ok=True)  # its presence says that the others are complete
-    os.replace(half, folder / FEATURES)
-    write_whole(folder / ITEMS, lambda file: file.write(table(Item._fields, items)), scratch)
+
     text = json.dumps({**meta, "pictures": len(items)}, indent=2) + "\n"
-    write_whole(folder / META, lambda file: file.write(text.encode()), scratch)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], Any], scratch: Path) -> None:
-    """Lets ``write`` fill a file in ``scratch`` and moves it to ``path``: there it is whole or not at all.
-
-    What a killed run leaves half written lies in ``scratch``, and goes with it.
-    """
-    half = scratch / f"{path.name}.{os.getpid()}"
-    with half.open("wb") as file:
-        write(file)
-    os.replace(half, path)
+    write_whole(scratch / FEATURES, write_features)
+    write_whole(scratch / ITEMS, lambda file: file.write(table(Item._fields, items)))
+    write_whole(scratch / META, lambda file: file.write(text.encode()))
+    (folder / META).unlink(missing_ok=True)  # its presence says that the others are complete
+    for name in (FEATURES, ITEMS, META):
+        os.replace(scratch / name, folder / name)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:

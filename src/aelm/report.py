@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from aelm import whole
 from aelm.retrieval import RankResult
 from aelm.types import Picture
 
@@ -74,8 +74,5 @@ def write_cameras(result: RankResult, path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8", newline="")
-    os.replace(beside, path)
+    """Writes a text file as :func:`aelm.whole.write_whole` does."""
+    whole.write_whole(path, lambda file: file.write(text.encode()))

@@ -1,9 +1,8 @@
 """Checkpoints that are whole or not there, and that come every n steps."""
 
 import os
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from aelm.types import Batch
+from aelm.whole import write_whole
 
 
 def save_whole(content: Any, path: Path) -> None:
@@ -21,22 +21,20 @@ def save_whole(content: Any, path: Path) -> None:
     Raises:
         OSError: If it cannot be written; the earlier file is still there, and nothing lies beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        with beside.open("wb") as file:
+
+    def write(file: BinaryIO) -> None:
+        try:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch turns a failing write into a RuntimeError
-        beside.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 2**20
-        kept = "the earlier one there is still good" if path.is_file() else "there was none before"
-        raise OSError(
-            f"the checkpoint {path} could not be written, {kept}; {free:,.0f} MiB are free on that disk. "
-            f"Make room or take another disk, then go on with `resume=auto` ({type(error).__name__}: {error})"
-        ) from error
+        except RuntimeError as error:  # what torch makes of a failing write
+            raise OSError(str(error)) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+    try:
+        # Of one name, so that the next checkpoint takes the place of what a killed run has left.
+        write_whole(path, write, path.with_name(f".{path.name}.partial"))
+    except OSError as error:
+        raise OSError(f"the checkpoint {error}; then go on with `resume=auto`") from error
     if os.name == "posix":  # elsewhere a directory cannot be opened, and the renaming is brought to the disk by itself
         folder = os.open(path.parent, os.O_RDONLY)
         try:

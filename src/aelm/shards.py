@@ -12,8 +12,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from aelm.data.sources import Item
-from aelm.embeddings import relative, table, write_embeddings, write_whole
+from aelm.embeddings import relative, table, write_embeddings
 from aelm.feed import Features, Positions, reason
+from aelm.whole import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def open_shards(
         log.info("%s was left by a job with other pictures, model or batches: starting anew", shards.folder)
         shutil.rmtree(shards.folder)
     shards.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(described, lambda file: file.write(job.encode()), shards.folder)
+    write_whole(described, lambda file: file.write(job.encode()))
     done = len(shards) - len(shards.missing())
     if done:
         log.info("going on: %d of %d shards are done already", done, len(shards))
@@ -91,7 +92,7 @@ def write_shard(shards: Shards, number: int, kept: Positions, features: Features
     def save(file: BinaryIO) -> None:
         np.savez(file, kept=kept, features=features, bad=bad, reasons=told)
 
-    write_whole(shards.file(number), save, shards.folder)
+    write_whole(shards.file(number), save)
 
 
 class Outcome(NamedTuple):
@@ -115,7 +116,7 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
             reasons = json.loads(part["reasons"].tobytes())
             bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
     if bad:
-        write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder)
+        write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder / BAD)
     else:
         (output / BAD).unlink(missing_ok=True)
     if not kept:

@@ -23,7 +23,6 @@ from aelm.figures import (
 from aelm.figures.lettering import MISSING, drawable
 from aelm.figures.page import Page
 from aelm.figures.pictures import box_aspect, fit, read_picture
-from aelm.figures.writing import write_whole
 
 # Pictures from files and arrays
 
@@ -99,22 +98,6 @@ def test_text_is_shortened_to_its_room():
 
 
 # Files
-
-
-def test_a_failed_drawing_leaves_the_old_file_and_nothing_else(tmp_path):
-    target = tmp_path / "figure.png"
-    target.write_bytes(b"old")
-
-    def fail_halfway(file):
-        file.write(b"half a fil")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(target, fail_halfway)
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
-    assert target.read_bytes() == b"old"
-    write_whole(target, lambda file: file.write(b"new"))
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
 def all_figures(folder):

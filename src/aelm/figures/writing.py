@@ -1,13 +1,12 @@
 """Writes a figure to disk: whole, or not at all."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from aelm.whole import write_whole
 
 
 def png_path(path: str | Path) -> Path:
@@ -20,18 +19,6 @@ def png_path(path: str | Path) -> Path:
     if path.suffix.lower() != ".png":
         raise ValueError(f"`path` must end in .png, got {str(path)!r}; figures are written as PNG only")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Lets ``write`` fill a sibling of ``path`` and renames it, so that nobody ever reads half a file."""
-    sibling = path.with_name(f".{uuid4().hex}.partial")
-    try:
-        with sibling.open("xb") as file:
-            write(file)
-        os.replace(sibling, path)
-    finally:
-        sibling.unlink(missing_ok=True)
     return path
 
 

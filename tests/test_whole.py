@@ -1,0 +1,42 @@
+"""A file is whole or not there, and what went wrong with it is said."""
+
+import os
+
+import pytest
+
+from aelm.whole import write_whole
+
+
+def half_a_file(file):
+    file.write(b"half a fil")
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path, elsewhere):
+    path = tmp_path / "new" / "metrics.json"
+    half = tmp_path / "half" if elsewhere else None
+    with pytest.raises(OSError, match=r"metrics\.json could not be written, there was none before; .*No space left"):
+        write_whole(path, half_a_file, half)
+    assert os.listdir(path.parent) == []
+    assert write_whole(path, lambda file: file.write(b"old"), half) == path
+    with pytest.raises(OSError, match=r"the earlier one there is still good; [\d,]+ MiB are free on that disk"):
+        write_whole(path, half_a_file, half)
+    assert os.listdir(path.parent) == ["metrics.json"]
+    assert path.read_bytes() == b"old"
+    write_whole(path, lambda file: file.write(b"new"), half)
+    assert path.read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["new"]
+
+
+def test_what_is_no_fault_of_the_disk_passes_and_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write_whole(tmp_path / "x", lambda file: 1 / 0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_below_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OSError, match=r"file/deep/x could not be written.*(NotADirectory|FileExists)Error"):
+        write_whole(tmp_path / "file" / "deep" / "x", lambda file: None)
+    assert (tmp_path / "file").read_text() == "precious"
