@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from tests.figures.pixels import legend, noise
+from pixels import legend, noise
 
 from aelm.figures import HeatmapRow, Panel, heatmap_rows
 from aelm.figures import claims as claims_file
