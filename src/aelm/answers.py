@@ -16,6 +16,7 @@ from aelm.embedder import Embedder
 from aelm.figures.ranking import Verdict
 from aelm.gallery import Hit
 from aelm.pairs import Heat, pair_heat, read_pictures
+from aelm.places import check_file
 
 SUFFIXES = (".html", ".png", ".json")
 NO_HEAT = "There is no heat map: a picture is gone, or the model keeps its feature maps to itself."
@@ -29,13 +30,16 @@ class Found(NamedTuple):
 
 
 def check_output(path: str | None) -> None:
-    """Refuses a file of a kind that cannot be written.
+    """Refuses a file that cannot be written.
 
     Raises:
+        OSError: If it cannot be made where it shall lie.
         ValueError: If the name ends in none of ``SUFFIXES``.
     """
     if path is not None and Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"`output` must end in {', '.join(SUFFIXES)}, got {path!r}; null prints the table only")
+    if path is not None:
+        check_file(path)
 
 
 def table(found: Sequence[Found], no_match: str) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import hydra
+import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -67,11 +68,15 @@ def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
         times: How many times the pictures of one process's batch an optimizer step takes: processes x accumulation.
 
     Raises:
-        ValueError: If ``lr_scale`` is something else, or there is no ``lr`` to scale.
+        ValueError: If ``lr_scale`` is something else, there is no ``lr`` to scale, or the optimizer refuses its values.
     """
     if lr_scale not in ("none", "linear"):
         raise ValueError(f"`lr_scale` must be 'none' or 'linear', got {lr_scale!r}")
     optimizer = built(node)
+    try:  # now, and not only when the data has been read and the network built
+        optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "new"}])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`optimizer`: {node.get('_target_')} refuses what is configured: {error}") from error
     if times == 1:
         return optimizer
     if lr_scale == "none":

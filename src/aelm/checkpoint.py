@@ -99,7 +99,13 @@ def network_of(content: Mapping[str, Any], path: str | Path, allow: Sequence[str
     network = build(without_weights(description["network"]), allow)(num_ids=description["num_ids"], **normalised)
     if not isinstance(network, ReIDNetwork):
         raise ValueError(f"{path} describes a {type(network).__name__}, expected a ReIDNetwork")
-    network.load_state_dict(network_state(content["state_dict"]))
+    try:
+        network.load_state_dict(network_state(content["state_dict"]))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds weights of another network than it describes, or not all of them: {str(error)[:300]}. "
+            "Take a checkpoint as `python -m aelm.train` wrote it"
+        ) from error
     return network.eval()
 
 

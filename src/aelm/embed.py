@@ -1,12 +1,11 @@
 """``python -m aelm.embed``: pictures to a folder of embeddings."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from aelm.bulk import Settings, embed_items
 from aelm.cli import command
 from aelm.data.sources import find_items
+from aelm.places import check_folder
 from aelm.shards import BAD, Outcome
 
 
@@ -18,8 +17,8 @@ def main(config: DictConfig) -> int:
 
 def run(config: DictConfig) -> Outcome:
     """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
+    output = check_folder(config.output)
     items = find_items(config.images, config.pattern)
-    output = Path(config.output)
     outcome = embed_items(config.checkpoint, items, output, settings(config), list(config.allow))
     left_out = f"; {outcome.bad} could not be read, see {output / BAD}" if outcome.bad else ""
     print(f"{outcome.embedded} pictures embedded in {output}{left_out}")

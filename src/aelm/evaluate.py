@@ -21,6 +21,7 @@ from aelm.embedder import Embedder, load_embedder
 from aelm.evidence.occlusion import Plan
 from aelm.feature_files import read_array, read_features
 from aelm.module import ReIDModule
+from aelm.places import check_folder
 from aelm.proofs import Destination
 from aelm.retrieval import RankResult, rank_metrics
 from aelm.scoring import Test, Ways
@@ -46,6 +47,9 @@ def run(config: DictConfig) -> dict[str, float]:
     Returns:
         Every score by its name, as ``metrics.json`` holds it.
     """
+    check_numbers(config)
+    if config.output is not None:
+        check_folder(config.output)
     if (config.checkpoint is None) == (config.query is None or config.gallery is None):
         raise ValueError("give either `checkpoint`, or `query` and `gallery` with ready features")
     plan = occlusion_plan(config)
@@ -82,6 +86,21 @@ def run(config: DictConfig) -> dict[str, float]:
         if config.figures:
             pictures.draw(Path(config.output), module, data, {})
     return scores
+
+
+def check_numbers(config: DictConfig) -> Ways:
+    """The further ways of scoring, looked at before anything is tested.
+
+    Raises:
+        ValueError: If a number of them, of the bootstrap or of the false-accept rates is out of range.
+    """
+    ways = Ways(**{key: config[key] for key in Ways._fields})
+    ways.check()
+    if config.bootstrap < 0:
+        raise ValueError(f"`bootstrap` must be 0 for none, or a number of draws; got {config.bootstrap}")
+    if not all(0 < rate < 1 for rate in config.far):
+        raise ValueError(f"`far` must list rates between 0 and 1, got {list(config.far)}")
+    return ways
 
 
 def occlusion_plan(config: DictConfig) -> Plan | None:
@@ -148,7 +167,7 @@ def test_features(config: DictConfig) -> Tested:
 
 def score(config: DictConfig, tested: Tested) -> dict[str, float]:
     """Adds the further ways of scoring, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
-    ways = Ways(**{key: config[key] for key in Ways._fields})
+    ways = check_numbers(config)
     results = dict(tested.results)
     for name, test in tested.tests.items():
         results |= scoring.further(name, test, ways)

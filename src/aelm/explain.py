@@ -16,6 +16,7 @@ from aelm.data.pictures import shown
 from aelm.data.sources import Item, find_items
 from aelm.embedder import Embedder, load_embedder
 from aelm.feed import devices
+from aelm.places import check_file, check_folder
 
 TITLE = "What each classifier looks at, what AELM erases, and what is left for B"
 
@@ -35,6 +36,12 @@ def run(config: DictConfig) -> list[Path]:
     """
     if (config.images is None) == (config.pair is None):
         raise ValueError("give either `images` or `pair`: images=crops/ or pair=[a.jpg,b.jpg]")
+    if config.pair is not None and Path(config.output).suffix.lower() == ".png":
+        check_file(config.output)
+    else:
+        check_folder(config.output)
+    if config.pair is None and config.rows < 1:
+        raise ValueError(f"`rows` must be at least 1, got {config.rows}")
     embedder = load_embedder(config.checkpoint, list(config.allow)).to(devices(config.device)[0])
     if not embedder.has_maps:
         raise ValueError(
@@ -42,8 +49,6 @@ def run(config: DictConfig) -> list[Path]:
         )
     if config.pair is not None:
         return [draw_pair(embedder, list(config.pair), Path(config.output))]
-    if config.rows < 1:
-        raise ValueError(f"`rows` must be at least 1, got {config.rows}")
     items = find_items(config.images, config.pattern)
     return draw_pages(embedder, items, known_labels(items, embedder.labels, config.labels), config)
 

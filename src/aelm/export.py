@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from aelm.cli import command
 from aelm.embedder import load_embedder
 from aelm.exporting import Exported, export_model
+from aelm.places import check_file
 
 
 @command("export")
@@ -17,6 +18,7 @@ def main(config: DictConfig) -> float:
 
 def run(config: DictConfig) -> Exported:
     """Exports as ``config`` says, and prints what was written and how far it is from PyTorch."""
+    check_file(config.output)
     embedder = load_embedder(config.checkpoint, list(config.allow))
     exported = export_model(
         embedder,

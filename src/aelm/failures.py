@@ -58,8 +58,10 @@ def is_foreseen(error: BaseException) -> bool:
     """Whether an error tells all that its reader needs: what aelm raises itself, and what the configuration or the
     system brings. What a library or the interpreter raises is taken for a bug."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, (OSError, HydraException, OmegaConfBaseException)) or kinds & FOREIGN.keys():
+    if isinstance(error, (OSError, HydraException)) or kinds & FOREIGN.keys():
         return True
+    if isinstance(error, OmegaConfBaseException):  # a misspelt key of the user's is Hydra's to tell
+        return not isinstance(error, (AttributeError, LookupError))
     # An exception of aelm's own also comes out of a loading process, where no frame of aelm is left.
     return type(error).__module__.startswith("aelm.") or is_raised_by_aelm(error)
 

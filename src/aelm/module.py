@@ -50,6 +50,10 @@ class ReIDModule(pl.LightningModule):
         description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if frozen_epochs < 0 or new_lr_factor < 0:
+            raise ValueError(
+                f"`frozen_epochs` and `new_lr_factor` must not be negative, got {frozen_epochs} and {new_lr_factor}"
+            )
         self.network = network
         self.losses = dict(losses)
         self.optimizer = optimizer

@@ -50,6 +50,16 @@ class Ways(NamedTuple):
     multi_query: bool = False
     expand_queries: int = 0
 
+    def check(self) -> None:
+        """Raises ValueError if a number is out of range; asked before pictures are embedded."""
+        if self.k1 < 1 or self.k2 < 1 or not 0 <= self.lambda_value <= 1:
+            raise ValueError(
+                f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {self.k1}, {self.k2} and "
+                f"{self.lambda_value}"
+            )
+        if self.expand_queries < 0:
+            raise ValueError(f"`expand_queries` must be 0 for none, or how many; got {self.expand_queries}")
+
 
 def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
     """Pids of queries and gallery, then camids, in the order of :func:`aelm.retrieval.rank_metrics`."""

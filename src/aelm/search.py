@@ -59,6 +59,11 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
         return embedder, Gallery.open(found, embedder)
     if not config.gallery.uri:
         raise ValueError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
+    uri = str(config.gallery.uri)
+    if "://" not in uri and not Path(uri).is_file():
+        raise FileNotFoundError(
+            f"`gallery.uri`: no gallery store {uri}; aelm.store.GalleryStore makes one, see docs/gallery_store.md"
+        )
     if config.checkpoint is None:
         raise ValueError("a gallery store may serve several models: give `checkpoint`")
     embedder = load_embedder(config.checkpoint, list(config.allow)).to(place)

@@ -1,6 +1,7 @@
 """``python -m aelm.train``: trains a network, tests its best checkpoint, and draws what came out."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +26,21 @@ from aelm.trainer import build_trainer
 @command("train")
 def main(config: DictConfig) -> float | None:
     """Runs the whole of it; a sweeper gets the best value of the monitored metric, or of its twin on the test set."""
-    with sweeps.point(config.monitor) as results:
+    with sweeps.point(config.monitor) as results, removed_if_empty(Path(config.run_dir)):
         outcome = train_and_test(config)
         results |= outcome.scores | outcome.validated
     return results.get(config.monitor, results.get(config.monitor.replace("val/", "test/", 1)))
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Takes away the run directory, which Hydra makes first of all, where the block fails before anything is in it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def run(config: DictConfig) -> dict[str, float]:

@@ -17,6 +17,7 @@ from aelm.build import built
 from aelm.callbacks import History, Progress
 from aelm.finite import FiniteTraining
 from aelm.random_states import RandomStates
+from aelm.report import COLUMNS
 from aelm.saving import StepCheckpoint, WholeCheckpointIO
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
     """The Trainer of ``config``; nothing is written yet.
 
     Raises:
-        ValueError: If a sweep asks it to start several processes.
+        ValueError: If a sweep asks it to start several processes, or ``monitor`` names no score of the validation.
     """
+    check_monitor(config.monitor)
     guard = FiniteTraining(Path(config.run_dir) / "checkpoints" / "last.ckpt")
     parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), guard, history, Timer()]
     if config.ema is not None:
@@ -56,6 +58,13 @@ def checkpoints(config: DictConfig) -> list[pl.Callback]:
     if config.checkpoint_every_n_steps is not None:
         found.append(StepCheckpoint(folder / "last.ckpt", config.checkpoint_every_n_steps))
     return found
+
+
+def check_monitor(name: str) -> None:
+    """Raises ValueError unless ``name`` is a score that validation gives: Lightning tells after the first epoch."""
+    known = [f"val/{score}" for score in COLUMNS]
+    if name not in known:
+        raise ValueError(f"`monitor` must be one of {', '.join(known)}, got {name!r}")
 
 
 def refuse_processes_in_a_sweep(trainer: pl.Trainer) -> None:
