@@ -170,9 +170,11 @@ def test_threshold_outside_its_range_is_refused(module, threshold):
         module(8, 5, threshold=threshold)
 
 
-def test_unknown_fill_is_refused():
+def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="`fill` must be one of swap, drop, zero, got 'mean'"):
         AELM(8, 5, fill="mean")
+    with pytest.raises(ValueError, match="`erase` must be one of attended, raw, got 'both'"):
+        AELM(8, 5, erase="both")
 
 
 def test_a_batch_of_one_a_map_of_one_position_and_one_identity_work():

@@ -17,22 +17,30 @@ def spatial(coam, features):
     return torch.sigmoid(coam.spatial.norm(torch.nn.functional.conv2d(pooled, coam.spatial.conv.weight, padding=3)))
 
 
-@pytest.mark.parametrize("mode", ["sequential", "parallel", "residual"])
+@pytest.mark.parametrize("mode", ["sequential", "parallel", "residual", "rezero"])
 @pytest.mark.parametrize("size", [(2, 8, 6, 3), (1, 16, 1, 1), (3, 8, 4, 9)])
 def test_each_mode_is_what_it_says(mode, size):
     torch.manual_seed(1)
     coam, x = CoAM(size[1], reduction=4, mode=mode).eval(), torch.randn(size)
+    if mode == "rezero":
+        torch.testing.assert_close(coam(x), x)  # attention starts as the identity
+        coam.strength.data.fill_(0.3)
     by_channel = x * gates(coam, x)
     expected = {
         "sequential": by_channel * spatial(coam, by_channel),
         "parallel": by_channel * spatial(coam, x),
         "residual": x + by_channel * spatial(coam, by_channel),
+        "rezero": x * (1 + 0.3 * (2 * gates(coam, x) - 1)) * (1 + 0.3 * (2 * spatial(coam, x) - 1)),
     }[mode]
     torch.testing.assert_close(coam(x), expected)
 
 
-def test_every_parameter_gets_a_gradient():
-    coam = CoAM(8, reduction=2)
+@pytest.mark.parametrize("mode", ["sequential", "rezero"])
+def test_every_parameter_gets_a_gradient(mode):
+    coam = CoAM(8, reduction=2, mode=mode)
+    if mode == "rezero":
+        coam(torch.randn(4, 8, 6, 3)).square().sum().backward()
+        coam.strength.data.sub_(0.1 * coam.strength.grad)  # the gates learn from the second step on
     coam(torch.randn(4, 8, 6, 3)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in coam.parameters())
 
@@ -43,7 +51,10 @@ def test_every_parameter_gets_a_gradient():
         ({"reduction": 3}, "`reduction` must divide the 8 channels of the map, got 3"),
         ({"reduction": 0}, "`reduction` must divide"),
         ({"reduction": 2, "kernel_size": 4}, "`kernel_size` must be odd, got 4"),
-        ({"reduction": 2, "mode": "series"}, "`mode` must be one of sequential, parallel, residual, got 'series'"),
+        (
+            {"reduction": 2, "mode": "series"},
+            "`mode` must be one of sequential, parallel, residual, rezero, got 'series'",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, message):

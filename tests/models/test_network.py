@@ -58,6 +58,28 @@ def test_an_unknown_join_is_named():
         network(join="both")
 
 
+@pytest.mark.parametrize("fill", ["swap", "zero", "drop"])
+@pytest.mark.parametrize("erase", ["raw", "attended"])
+def test_what_is_erased_in_front_of_attention_or_behind(erase, fill):
+    net = network(partial(AELM, fill=fill, erase=erase))
+    images, pids = torch.rand(4, 3, 64, 32), torch.tensor([0, 1, 2, 3])
+    outputs = net(images, pids)
+    for maps, attention, head, (a, b) in zip(net.features(images), net.attention, net.heads, outputs, strict=True):
+        attended, gone = attention(maps), b.mask[:, None]
+        torch.testing.assert_close(head.a(attended, pids).logits, a.logits)
+        source = maps if erase == "raw" else attended
+        filled = torch.where(gone, source.roll(2, 0), source) if fill == "swap" else source * ~gone
+        if erase == "raw":
+            seen = attention(filled)
+        else:
+            seen = attended if fill == "drop" else filled
+        torch.testing.assert_close(head.b(seen, erased=b.mask if fill == "drop" else None).logits, b.logits)
+    assert b.mask.any()
+    net.eval()
+    parts = [nn.functional.normalize(head.embedding, dim=1) for head in net(images)[-1]]
+    torch.testing.assert_close(net.embed(images), torch.cat(parts, 1) / 2**0.5)  # in use nothing is erased
+
+
 def test_uint8_pictures_are_normalised_inside():
     net = network().eval()
     images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)
@@ -85,4 +107,4 @@ def test_explaining_changes_no_embedding():
 
 def test_on_a_real_backbone():
     net = network(trunk=TimmBackbone("resnet10t", pretrained=False), coam=partial(CoAM, reduction=16)).eval()
-    assert net.embed(torch.zeros(2, 3, 128, 64)).shape == (2, 24)
+    assert net.embed(torch.zeros(2, 3, 128, 64)).shape == (2, 12)

@@ -1,5 +1,6 @@
 """AELM: the most discriminative region is erased from the map, and a second classifier learns the rest."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -9,6 +10,7 @@ from aelm.models.ifcn import IFCN
 from aelm.types import HeadOutput
 
 Fill = Literal["swap", "drop", "zero"]
+Erase = Literal["attended", "raw"]
 
 
 class TwoHeads(nn.Module):
@@ -55,13 +57,16 @@ class AELM(TwoHeads):
         fill: ``swap``: at erased positions B sees what another picture of the batch has there: something foreign, as an
             occluder is. ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased
             positions become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
+        erase: ``attended``: attention reads the whole map, and what it gives is erased. ``raw``: the map in front of
+            attention is erased (with 0 for ``drop``), and attention reads it once more, for B: so it too learns to do
+            without the region. Only matters where there is attention.
         neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
 
     Shape:
         features ``(B, C, H, W)``, pids ``(B,)`` -> the outputs of A and of B; B's ``mask`` is what was erased.
 
     Raises:
-        ValueError: If ``threshold`` lies outside (0, 1] or ``fill`` is unknown.
+        ValueError: If ``threshold`` lies outside (0, 1], or ``fill`` or ``erase`` is unknown.
 
     >>> aelm = AELM(channels=8, num_ids=5, embed_dim=4, threshold=0.7)
     >>> a, b = aelm(torch.rand(2, 8, 6, 3), pids=torch.tensor([0, 4]))
@@ -77,6 +82,7 @@ class AELM(TwoHeads):
         *,
         threshold: float = 0.7,
         fill: Fill = "drop",
+        erase: Erase = "attended",
         neck: bool = False,
     ) -> None:
         super().__init__(channels, num_ids, embed_dim, neck=neck)
@@ -84,11 +90,19 @@ class AELM(TwoHeads):
             raise ValueError(f"`threshold` must lie in (0, 1], got {threshold}")
         if fill not in get_args(Fill):
             raise ValueError(f"`fill` must be one of {', '.join(get_args(Fill))}, got {fill!r}")
+        if erase not in get_args(Erase):
+            raise ValueError(f"`erase` must be one of {', '.join(get_args(Erase))}, got {erase!r}")
         self.threshold = threshold
         self.fill = fill
+        self.erase = erase
 
     def forward(
-        self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False
+        self,
+        features: Tensor,
+        pids: Tensor | None = None,
+        *,
+        explain: bool = False,
+        attention: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[HeadOutput, HeadOutput]:
         """Scores a batch.
 
@@ -99,18 +113,27 @@ class AELM(TwoHeads):
             features: ``(B, C, H, W)``.
             pids: ``(B,)`` labels in 0 .. N-1 that choose the heat maps; None for A's best identity where one is needed.
             explain: Whether heat maps and mask are wanted also without ``pids``.
+            attention: What is put in front of both classifiers; None where ``features`` have been attended to.
         """
-        a = self.a(features, pids, explain=explain or self.training)
+        attend = attention or nn.Identity()
+        attended = attend(features)
+        a = self.a(attended, pids, explain=explain or self.training)
         if a.heatmap is None:
-            return a, self.b(features)
+            return a, self.b(attended)
         mask = self.mask(a.heatmap)
         if not self.training:
-            return a, self.b(features, wanted(a, pids))._replace(mask=mask)
+            return a, self.b(attended, wanted(a, pids))._replace(mask=mask)
+        if self.erase == "raw":
+            seen = attend(self.filled(features, mask))
+        else:
+            seen = attended if self.fill == "drop" else self.filled(attended, mask)
         if self.fill == "drop":
-            return a, self.b(features, erased=mask)
-        if self.fill == "zero":
-            return a, self.b(features * ~mask[:, None])._replace(mask=mask)
-        return a, self.b(swapped(features, mask))._replace(mask=mask)
+            return a, self.b(seen, erased=mask)
+        return a, self.b(seen)._replace(mask=mask)
+
+    def filled(self, features: Tensor, mask: Tensor) -> Tensor:
+        """``features`` (B, C, H, W) with the filling where ``mask`` (B, H, W) says."""
+        return swapped(features, mask) if self.fill == "swap" else features * ~mask[:, None]
 
     def mask(self, heatmap: Tensor) -> Tensor:
         """What to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
@@ -134,9 +157,10 @@ class RandomAELM(AELM):
         *,
         threshold: float = 0.7,
         fill: Fill = "drop",
+        erase: Erase = "attended",
         neck: bool = False,
     ) -> None:
-        super().__init__(channels, num_ids, embed_dim, threshold=threshold, fill=fill, neck=neck)
+        super().__init__(channels, num_ids, embed_dim, threshold=threshold, fill=fill, erase=erase, neck=neck)
         self.register_buffer("draws", torch.randint(2**31, ()))
 
     def mask(self, heatmap: Tensor) -> Tensor:

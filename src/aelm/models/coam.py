@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-Mode = Literal["sequential", "parallel", "residual"]
+Mode = Literal["sequential", "parallel", "residual", "rezero"]
 
 
 class ChannelGate(nn.Module):
@@ -49,7 +49,9 @@ class CoAM(nn.Module):
         reduction: Bottleneck factor of the channel gate; must divide ``channels``.
         kernel_size: Side of the spatial gate's convolution; odd.
         mode: ``sequential``: the channel gate, then the spatial gate on its result. ``parallel``: both gates read the
-            incoming map and multiply. ``residual``: as sequential, and the incoming map is added.
+            incoming map and multiply. ``residual``: as sequential, and the incoming map is added. ``rezero``: gates in
+            (-1, 1) read the incoming map, and each multiplies it by 1 + strength x gate; the strength is learned and
+            starts at 0, so that attention starts as the identity (Bachlechner et al. 2020).
 
     Shape:
         features ``(B, C, H, W)`` -> ``(B, C, H, W)``.
@@ -74,8 +76,14 @@ class CoAM(nn.Module):
         self.channel = ChannelGate(channels, reduction)
         self.spatial = SpatialGate(kernel_size)
         self.mode = mode
+        if mode == "rezero":
+            self.strength = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.mode == "rezero":
+            by_type, by_position = 2 * self.channel(features) - 1, 2 * self.spatial(features) - 1
+            attended: Tensor = features * (1 + self.strength * by_type) * (1 + self.strength * by_position)
+            return attended
         by_channel: Tensor = features * self.channel(features)
         gated: Tensor = by_channel * self.spatial(features if self.mode == "parallel" else by_channel)
         return features + gated if self.mode == "residual" else gated

@@ -77,7 +77,7 @@ class ReIDNetwork(nn.Module):
             explain: Whether heat maps, and what AELM would erase, are wanted also without ``pids``.
         """
         stages = zip(self.features(images), self.attention, self.heads, strict=True)
-        return tuple(as_heads(head(attention(maps), pids, explain=explain)) for maps, attention, head in stages)
+        return tuple(cascade(head, attention, maps, pids, explain) for maps, attention, head in stages)
 
     def features(self, images: Tensor) -> Sequence[Tensor]:
         """The backbone's maps ``(B, C_i, H_i, W_i)``."""
@@ -113,6 +113,15 @@ class ReIDNetwork(nn.Module):
             for module, training in modes.items():
                 module.training = training
         return outputs
+
+
+def cascade(
+    head: nn.Module, attention: nn.Module, maps: Tensor, pids: Tensor | None, explain: bool
+) -> tuple[HeadOutput, ...]:
+    """Attention, then classifiers, on ``maps`` (B, C, H, W); who erases the raw map attends to it again."""
+    if getattr(head, "erase", "attended") == "raw":
+        return as_heads(head(maps, pids, explain=explain, attention=attention))
+    return as_heads(head(attention(maps), pids, explain=explain))
 
 
 def as_heads(output: HeadOutput | tuple[HeadOutput, ...]) -> tuple[HeadOutput, ...]:
