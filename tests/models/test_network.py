@@ -69,10 +69,7 @@ def test_what_is_erased_in_front_of_attention_or_behind(erase, fill):
         torch.testing.assert_close(head.a(attended, pids).logits, a.logits)
         source = maps if erase == "raw" else attended
         filled = torch.where(gone, source.roll(2, 0), source) if fill == "swap" else source * ~gone
-        if erase == "raw":
-            seen = attention(filled)
-        else:
-            seen = attended if fill == "drop" else filled
+        seen = attention(filled) if erase == "raw" else attended if fill == "drop" else filled
         torch.testing.assert_close(head.b(seen, erased=b.mask if fill == "drop" else None).logits, b.logits)
     assert b.mask.any()
     net.eval()
