@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from aelm import scoring
 from aelm.data import Loader, recipe
 from aelm.data.dataset import ReIDDataset
 from aelm.data.synthetic import EVALUATION, TRAINING, objects, occluders
 from aelm.evidence.curve import MEAN, curve_csv, rows, scored, scores, table
 from aelm.evidence.occlusion import Occluded, Plan, Point, sweep
 from aelm.retrieval import bootstrap, rank_metrics
-from aelm.scoring import Test, labels_of
+from aelm.scoring import labels_of
 from aelm.types import Picture
 
 RESIZE = recipe(32, 16).test
@@ -100,7 +101,7 @@ def world(queries):
     gallery = tuple(picture._replace(camid=2) for picture in queries)
     loaded = ReIDDataset([*queries, *gallery], RESIZE)
     features = pixels(loaded.__getitems__(list(range(8))).image)
-    return Test(features[:4], features[4:], queries, gallery)
+    return scoring.Test(features[:4], features[4:], queries, gallery)
 
 
 @pytest.mark.parametrize("batch", [3, 128])
