@@ -50,7 +50,12 @@ def read_embeddings(folder: str | Path) -> Embeddings:
             f"{folder} holds no finished embeddings: no {', '.join(missing)}; python -m aelm.embed output={folder} "
             "makes them, and goes on where it was stopped"
         )
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / META} is not JSON ({error}); embed again") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{folder / META} must hold a JSON object, found {type(meta).__name__}; embed again")
     if meta.get("format") != FORMAT:
         raise ValueError(f"{folder / META}: expected format {FORMAT}, found {meta.get('format')!r}; embed again")
     features = read_array(folder / FEATURES)

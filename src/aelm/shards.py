@@ -11,9 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from aelm.data.decoding import reason
+from aelm.data.pictures import shown
 from aelm.data.sources import Item
 from aelm.embeddings import relative, table, write_embeddings
-from aelm.feed import Features, Positions, reason
+from aelm.feed import Features, Positions
 from aelm.whole import write_whole
 
 log = logging.getLogger(__name__)
@@ -115,15 +117,15 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
             kept += [span[i] for i in part["kept"]]
             reasons = json.loads(part["reasons"].tobytes())
             bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
+    if not kept:
+        shutil.rmtree(shards.folder)
+        raise ValueError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
+    named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
+    write_embeddings(output, _parts(shards), named, {**meta, "bad": len(bad)}, shards.folder)
     if bad:
         write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder / BAD)
     else:
         (output / BAD).unlink(missing_ok=True)
-    if not kept:
-        shutil.rmtree(shards.folder)
-        raise ValueError(f"none of the {len(bad)} pictures can be read; {output / BAD} says why")
-    named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
-    write_embeddings(output, _parts(shards), named, {**meta, "bad": len(bad)}, shards.folder)
     shutil.rmtree(shards.folder)
     return Outcome(len(kept), len(bad))
 
