@@ -13,13 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from aelm import bulk, embed
-from aelm.data import BadImageError, ReIDDataset, recipe
+from aelm.data import BadImageError, Loader, ReIDDataset, recipe
 from aelm.embedder import load_embedder
 from aelm.embeddings import read_embeddings
-from aelm.feed import embed_files
+from aelm.feed import embed_files, loaded
+from aelm.feed import embedded as embedded_batches
 from aelm.shards import WORK
 from aelm.types import Picture
 from tests.pictures_on_disk import person, save_model, write, write_people
@@ -122,7 +124,7 @@ def test_what_another_job_left_is_not_gone_on_with(embedded, world, tmp_path, mo
     )
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path):
     write_people(tmp_path / "crops", 60)
     out, shards = tmp_path / "out", ("batch_size=1", "shard_size=3")
@@ -157,6 +159,32 @@ def test_two_processes_write_what_one_writes(embedded, tmp_path):
     one, two = (read_embeddings(tmp_path / name) for name in ("one", "two"))
     assert one.items == two.items
     np.testing.assert_allclose(one.features, two.features, atol=1e-6)
+
+
+def test_threads_that_load_change_nothing(tmp_path):
+    for i in range(11):
+        write(f"{tmp_path}/{i:02}.jpg", cv2.resize(person(i), (20 + 3 * i, 90 - 4 * i)))
+    for bad in (3, 8, 9, 10):
+        (tmp_path / f"{bad:02}.jpg").write_bytes(b"no picture")
+    pictures = [Picture(str(path), -1, 0) for path in sorted(tmp_path.iterdir())]
+
+    def batches(threads):
+        dataset = ReIDDataset(pictures, recipe(32, 16).test, on_bad_image="skip")
+        return list(loaded(dataset, 4, threads))
+
+    alone = batches(1)
+    assert [batch.position.tolist() for batch in alone] == [[0, 1, 2], [4, 5, 6, 7], []]
+    for threads in (2, 3, 7):
+        for one, other in zip(alone, batches(threads), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_model_on_the_cpu_shares_its_cores_with_no_process(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(Loader, "build", lambda *_, **__: pytest.fail("a process would load"))
+    embedder = load_embedder(world[0])
+    ((positions, features),) = embedded_batches(embedder, [str(path) for path in world[1]][:3], 64)
+    assert positions.tolist() == [0, 1, 2]
+    assert features.shape == (3, embedder.dim)
 
 
 def test_workers_change_nothing(embedded, tmp_path):

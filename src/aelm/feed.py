@@ -1,7 +1,9 @@
 """From files to embeddings: loading and the model take turns without waiting for each other."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy, deepcopy
 
 import numpy as np
 import torch
@@ -11,9 +13,8 @@ from torch.utils.data import SequentialSampler
 
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.decoding import reason
-from aelm.data.loader import default_workers
 from aelm.embedder import Embedder
-from aelm.types import Picture
+from aelm.types import Batch, Picture
 
 Features = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -63,8 +64,8 @@ def embedded(
         embedder: On the device where it shall run.
         paths: The files.
         batch_size: Pictures a batch.
-        workers: Processes that load; None: one a core, at most 8, and a quarter of that beside a model on the CPU,
-            which needs the cores itself; 0: none.
+        workers: Processes that load; None: one a core, at most 8, and none beside a model on the CPU; 0: none, then
+            as many threads as torch uses load a batch together, between two runs of the model.
 
     Yields:
         For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
@@ -72,23 +73,43 @@ def embedded(
     Raises:
         ValueError: If the model gives values that are not finite, or wants another resize.
     """
-    if embedder.interpolation != "bilinear":
-        raise ValueError(
-            f"{embedder.name} wants pictures resized by {embedder.interpolation!r}; aelm has only bilinear"
-        )
-    resize = recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
-    dataset = ReIDDataset([Picture(path, -1, 0) for path in paths], resize, on_bad_image="skip")
-    if workers is None and embedder.device.type == "cpu":
-        workers = max(1, default_workers(1) // 4)
-    loader = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
+    dataset = ReIDDataset([Picture(path, -1, 0) for path in paths], preparation(embedder), on_bad_image="skip")
+    batches: Iterable[Batch]
+    # A process that loads would take a core from one thread of the model, and all its other threads wait for that one.
+    if workers == 0 or (workers is None and embedder.device.type == "cpu"):
+        batches = loaded(dataset, batch_size, torch.get_num_threads())
+    else:
+        batches = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
     waiting: tuple[Tensor, Tensor] | None = None
-    for batch in loader:
+    for batch in batches:
         # What a GPU computes is fetched only when it has its next batch.
         ready, waiting = waiting, (batch.position, _embed(embedder, batch.image))
         if ready is not None:
             yield _fetched(embedder, *ready)
     if waiting is not None:
         yield _fetched(embedder, *waiting)
+
+
+def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batch]:
+    """All batches of a data set in order, made in this process; some threads share each of them.
+
+    Args:
+        dataset: Whose transform draws nothing at random.
+        batch_size: Pictures a batch.
+        threads: How many; decoding and resizing run side by side.
+    """
+    # Each with a transform of its own, since transforms hold state; paths and files are shared.
+    twins = [copy(dataset) for _ in range(threads)]
+    for twin in twins:
+        twin.transform = deepcopy(dataset.transform)
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(dataset), batch_size):
+            indices = range(first, min(first + batch_size, len(dataset)))
+            share = -(-len(indices) // threads)
+            shares = [indices[i : i + share] for i in range(0, len(indices), share)]
+            parts = list(pool.map(ReIDDataset.__getitems__, twins, shares))
+            read = [part for part in parts if len(part.image)]
+            yield Batch(*map(torch.cat, zip(*read, strict=True))) if read else parts[0]
 
 
 def preparation(embedder: Embedder) -> Augment:
