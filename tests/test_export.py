@@ -261,7 +261,7 @@ def test_the_lines_of_the_document_run(checkpoint, exported, crops, tmp_path, mo
 def test_the_commands_of_the_document_compose(composed):
     text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
     commands = re.findall(r"^python -m aelm\.(\w+) (.*)$", text, re.MULTILINE)
-    assert len(commands) >= 6
+    assert len(commands) >= 5
     for name, arguments in commands:
         check_keys(composed(name, *arguments.split()))
 
