@@ -6,9 +6,9 @@
 
 aelm (its data module and module under Lightning's Trainer, as `python -m aelm.train` builds them) beside the same
 network trained as torchreid, fast-reid and BoT do it: PyTorch's default float32 (convolutions in TF32 on a GPU), NCHW,
-PIL and torchvision picture by picture in 4 workers, and a plain loop. Both take turns; the first steps of each are for
-warming up. Waiting is the time in which the loop has asked for a batch and does not have it: on a GPU, which is still
-at work on earlier steps meanwhile, an upper bound.
+PIL and torchvision picture by picture in 4 workers, and a plain loop. Both take turns; the first steps of each (one or
+more) are for warming up. Waiting is the time in which the loop has asked for a batch and does not have it: on a GPU,
+which is still at work on earlier steps meanwhile, an upper bound.
 """
 
 import argparse
@@ -53,15 +53,14 @@ class Watch(pl.Callback):
         self.warm_up = warm_up
         self.waited = 0.0
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        now = time.perf_counter()
-        if trainer.global_step > self.warm_up:
-            self.waited += now - self.before
-        elif trainer.global_step == self.warm_up:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step >= self.warm_up:
+            self.waited += time.perf_counter() - self.before
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        if trainer.global_step == self.warm_up:
             wait_for_device(pl_module.device.type)
             self.started = time.perf_counter()
-
-    def on_train_batch_end(self, *_: object) -> None:
         self.before = time.perf_counter()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -159,6 +158,7 @@ def peers(pictures: list[Picture], options: argparse.Namespace) -> Speed:
         num_workers=min(options.workers, 4),
         pin_memory=options.device == "cuda",
     )
+    torch.backends.cudnn.benchmark = True  # as their scripts set it, and as aelm's trainer above
     model = network(max(labels) + 1, options).to(options.device).train()
     optimizer, loss = ADAM(model.parameters()), IdentityLoss()
     waited = started = 0.0
@@ -228,12 +228,15 @@ def main() -> None:
         f"most 4); aelm: {options.precision}, channels_last={options.channels_last}, compile={options.compile}, "
         f"ema={options.ema}, cache={options.cache}\n"
     )
-    print("| | pictures/s | of the peers' | waiting for data |\n|---|---|---|---|")
+    print("| | pictures/s | spread | of the peers' | waiting for data |\n|---|---|---|---|---|")
     base = statistics.median(speed.pictures for speed in next(iter(found.values())))
     for name, speeds in found.items():
         pictures_a_second = statistics.median(speed.pictures for speed in speeds)
+        spread = (max(speeds).pictures - min(speeds).pictures) / pictures_a_second
         waiting = statistics.median(speed.waiting for speed in speeds)
-        print(f"| {name} | {pictures_a_second:,.1f} | {pictures_a_second / base:.2f} x | {waiting:.1%} |")
+        print(
+            f"| {name} | {pictures_a_second:,.1f} | {spread:.0%} | {pictures_a_second / base:.2f} x | {waiting:.1%} |"
+        )
 
 
 if __name__ == "__main__":
