@@ -129,3 +129,17 @@ def test_further_arguments_reach_timm():
     assert map_shapes(narrow) == [(16, 32, 16), (24, 32, 16)]
     with pytest.raises(ValueError, match="chanels="):
         TimmBackbone("resnet10t", pretrained=False, options={"chanels": 1})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet10t"])
+def test_an_undilated_output_stride_is_the_last_stride_by_another_name(name):
+    torch.manual_seed(0)
+    stride = TimmBackbone(name, pretrained=False).eval()
+    bare = TimmBackbone(name, last_stride=2, output_stride=16, dilate=False, pretrained=False).eval()
+    bare.load_state_dict(stride.state_dict())
+    images = torch.rand(2, 3, 64, 32)
+    for ours, other in zip(bare(images), stride(images), strict=True):
+        torch.testing.assert_close(ours, other)
+    large = TimmBackbone(name, last_stride=2, output_stride=8, dilate=False, pretrained=False)
+    assert [shape[1:] for shape in map_shapes(large)] == [(32, 16), (32, 16)]
+    assert all(m.dilation == (1, 1) for m in large.modules() if isinstance(m, nn.Conv2d))

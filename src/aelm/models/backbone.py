@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import AvgPool2dSame
 from torch import Tensor, nn
 
 from aelm.models.weights import load_weights
@@ -19,8 +20,10 @@ class TimmBackbone(nn.Module):
         stages: How many stages to return, counted from the deepest: 2 is the last two.
         last_stride: Stride of the last stage: 1 sets the strides there to 1 and dilates nothing, which keeps maps large
             (Sun et al. 2018); 2 leaves the network as it is.
-        output_stride: timm's own way to keep maps large, by dilation; another network for the same weights. None leaves
-            it alone; together with it ``last_stride`` must be 2.
+        output_stride: timm's own way to keep maps large, such as 8: strides beyond it become dilations, another network
+            for the same weights. None leaves it alone; together with it ``last_stride`` must be 2.
+        dilate: Whether ``output_stride`` dilates. Without, positions of the maps see less far, and ``output_stride=16``
+            is ``last_stride=1`` by another name.
         pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
         weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
         weights_at_least: Share of the network's tensors that this file must hold.
@@ -41,6 +44,7 @@ class TimmBackbone(nn.Module):
         *,
         last_stride: int = 1,
         output_stride: int | None = None,
+        dilate: bool = True,
         pretrained: bool = True,
         weights: str | Path | None = None,
         weights_at_least: float = 0.95,
@@ -62,6 +66,8 @@ class TimmBackbone(nn.Module):
             )
         given = dict(options or {}) | ({} if output_stride is None else {"output_stride": output_stride})
         self.network = create(name, stages, given, pretrained=pretrained and weights is None)
+        if not dilate:
+            undilate(self.network)
         if last_stride == 1:
             remove_last_stride(self.network, name)
         if weights is not None:
@@ -96,6 +102,17 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
             f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
         ) from error
     return network
+
+
+def undilate(network: nn.Module) -> None:
+    """Brings the kernels of a network with ``output_stride`` together again, in place; its maps keep their size."""
+    for key, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.dilation != (1, 1) and not isinstance(module.padding, str):
+            module.padding = tuple(p // d for p, d in zip(module.padding, module.dilation, strict=True))
+            module.dilation = (1, 1)
+        elif isinstance(module, AvgPool2dSame) and tuple(module.stride) == (1, 1):  # the shortcut of ResNet-D
+            parent, _, child = key.rpartition(".")
+            setattr(network.get_submodule(parent), child, nn.Identity())
 
 
 def remove_last_stride(network: nn.Module, name: str) -> None:
