@@ -61,3 +61,20 @@ def test_a_seed_that_comes_twice_and_runs_without_scores_are_refused():
         sort_into_arms([run(1, {"arm": "c"}), run(2, {"arm": "c"})])
     with pytest.raises(ValueError, match="none of the 1 runs has scores yet"):
         sort_into_arms([run(1, scores=False)])
+
+
+@pytest.mark.parametrize(
+    ("folders", "name"),
+    [
+        (["x/ifcn-s0", "y/ifcn-s1"], "ifcn"),
+        (["two_seed0", "two_seed1"], "two"),
+        (["swap.0", "swap.1"], "swap"),
+        (["t10", "t10-1"], "t10"),  # the end of a name is no seed unless something stands before it
+        (["s/0", "s/1"], "max_epochs=3"),  # a sweep's numbers
+        (["2026-01-02_03-04-05-0", "2026-01-02_03-04-05-1"], "max_epochs=3"),
+        (["one", "other"], "max_epochs=3"),
+    ],
+)
+def test_without_an_arm_on_the_command_line_directories_name_it(folders, name):
+    runs = [run(seed, seed=seed)._replace(folder=Path(folder)) for seed, folder in enumerate(folders)]
+    assert sort_into_arms([*runs, run(5, trainer__max_epochs=9)])[0].name == name

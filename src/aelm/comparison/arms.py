@@ -1,6 +1,7 @@
 """Runs sorted into arms: what differs in their configurations beyond seed, name and paths."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -34,7 +35,8 @@ def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Ar
     """Groups runs with scores by configuration, in the order in which they come.
 
     An arm's name is what the command line said (``arm=both model.aelm.threshold=0.5`` is *both,
-    model.aelm.threshold=0.5*), or where nothing tells, or two arms said the same, what the configuration says.
+    model.aelm.threshold=0.5*); without ``arm``, what the run directories are called but for the seed (``ifcn-s0`` and
+    ``ifcn-s1`` are *ifcn*); where nothing tells, or two arms are called the same, what the configuration says.
 
     Args:
         runs: Some may have no scores.
@@ -53,10 +55,7 @@ def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Ar
     for run in done:
         groups.setdefault(json.dumps(picked(run.config, varied)), []).append(run)
     differs = [picked(group[0].config, varied) for group in groups.values()]
-    names = [
-        min((name_by_settings(run, told, varied) for run in group), key=lambda name: (not name, len(name)))
-        for group in groups.values()
-    ]
+    names = [called(group, told, varied) for group in groups.values()]
     unclear = [not name or names.count(name) > 1 for name in names]
     full = [
         ", ".join(filter(None, [name, described(one)])) if again else name
@@ -93,6 +92,20 @@ def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> l
 def picked(config: Mapping[str, object], keys: Sequence[str]) -> dict[str, str]:
     """Some keys of a configuration, those that it has, as text."""
     return {key: str(config[key]) for key in keys if key in config}
+
+
+def called(runs: Sequence[Run], told: Sequence[str], varied: Sequence[str]) -> str:
+    """What the runs of one arm are called; empty where nothing tells."""
+    folders = {name_by_folder(run) for run in runs}
+    if not any("arm" in run.settings for run in runs) and len(folders) == 1 and "" not in folders:
+        return folders.pop()
+    return min((name_by_settings(run, told, varied) for run in runs), key=lambda name: (not name, len(name)))
+
+
+def name_by_folder(run: Run) -> str:
+    """The name of a run's directory without its seed; empty for a sweep's number or a time, which tell nothing."""
+    name = re.sub(rf"([-_.]|[-_.](s|seed)[-_.]?){run.seed}$", "", run.folder.name)
+    return "" if re.fullmatch(r"\d+|\d{4}-\d\d-\d\d_.*", name) else name
 
 
 def name_by_settings(run: Run, told: Sequence[str], varied: Sequence[str]) -> str:
