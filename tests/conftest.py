@@ -10,10 +10,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 
 from aelm import evaluate, schema, train
 from aelm.data.synthetic import synthetic
 from tests.runs import P_X_K, SMALL
+
+# The same examples each time, whatever the machine is busy with.
+settings.register_profile("aelm", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("aelm")
 
 
 @pytest.fixture(scope="session", autouse=True)
