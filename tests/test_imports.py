@@ -57,7 +57,7 @@ MAY = {
     "failures": {"schema"},
     "cli": {"failures", "orphans", "schema"},
     "build": {"checkpoint", "data", "failures"},
-    "run_dir": set(),
+    "run_dir": {"places"},
     "run_facts": {"report"},
     "comparison": {"run_dir", "sweeps"},
     "__init__": {"checkpoint", "data", "embedder", "feed", "gallery", "models", "module", "retrieval"},

@@ -40,3 +40,9 @@ def test_the_same_configuration_goes_on_only_when_asked_to(tmp_path):
 def test_differences_name_added_and_removed_keys():
     assert differences(config(a=1), config(b=[])) == ["a: 1 -> None", "b: None -> []"]
     assert differences(config(), config(resume="auto", name="y")) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(NotADirectoryError, match=r"`run_dir`: .*run/checkpoints cannot be made, .*file is a file"):
+        claim(tmp_path / "file" / "run", config())

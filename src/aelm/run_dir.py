@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from aelm.places import check_folder
+
 # What may differ between a run and its continuation: nothing that weights depend on.
 FREE = {
     "resume", "run_dir", "name", "figures", "checkpoint_every_n_steps", "dataset.workers", "dataset.cache",
@@ -26,6 +28,7 @@ def claim(run_dir: Path, config: DictConfig, *, first: bool = True) -> Path | No
 
     Raises:
         FileExistsError: If there are checkpoints there, of this or another configuration, that would be lost.
+        OSError: If nothing can be written there.
     """
     last = run_dir / "checkpoints" / "last.ckpt"
     held = sorted(p.name for p in last.parent.glob("*.ckpt"))
@@ -44,6 +47,7 @@ def claim(run_dir: Path, config: DictConfig, *, first: bool = True) -> Path | No
                 f"{run_dir} holds checkpoints ({', '.join(held)}) of this configuration. Go on with `resume=auto`, "
                 "choose another `name`, or remove the directory"
             )
+    check_folder(last.parent, "run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     if not held:
         OmegaConf.save(config, run_dir / "config.yaml")

@@ -232,7 +232,7 @@ def test_a_damaged_set_is_drawn_again(damage, copying, tmp_path):
 
 def test_a_failing_worker_is_reported(tmp_path):
     order = Order(str(tmp_path / "nowhere"), "tiny", 0, 128, 0.1)
-    with pytest.raises(RuntimeError, match=r"(?s)drawing process failed.*FileNotFoundError"):
+    with pytest.raises(OSError, match=r"(?s)drawing process failed.*No such file"):
         list(generate._share(order, workers=1))
 
 

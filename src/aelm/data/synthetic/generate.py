@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from aelm.data.synthetic.plan import FOLDERS, SIZES
-from aelm.data.synthetic.worker import Order, work
+from aelm.data.synthetic.worker import CANNOT_WRITE, Order, work
 
 if TYPE_CHECKING:
     from aelm.types import Benchmark
@@ -178,9 +178,11 @@ def _share(order: Order, workers: int) -> Iterator[int]:
             os.close(theirs)
             while dots := os.read(ours, 4096):
                 yield len(dots)
-            if any(process.wait() for process in processes):
+            if failed := [status for process in processes if (status := process.wait())]:
                 complaints.seek(0)
-                raise RuntimeError(f"a drawing process failed:\n{complaints.read().decode(errors='replace')[-2000:]}")
+                said = complaints.read().decode(errors="replace")[-2000:]
+                kind = OSError if set(failed) == {CANNOT_WRITE} else RuntimeError
+                raise kind(f"a drawing process failed, exit status {failed[0]}:\n{said}")
         finally:
             os.close(ours)
             for process in processes:

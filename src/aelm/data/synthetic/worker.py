@@ -20,6 +20,7 @@ from aelm.data.synthetic.shot import shoot
 from aelm.data.synthetic.truth import encode, mask_path
 
 JPEG_QUALITY = 92
+CANNOT_WRITE = 74  # the exit status, as of sysexits.h: neither the drawing nor the caller is at fault
 
 
 class Order(NamedTuple):
@@ -65,8 +66,12 @@ def work(order: Order, part: int = 0, parts: int = 1) -> Iterator[Task]:
 def main(arguments: list[str]) -> None:
     """Takes an order as JSON, the part and the parts; writes one dot to standard output for each picture."""
     cv2.setNumThreads(1)
-    for _ in work(Order(*json.loads(arguments[0])), int(arguments[1]), int(arguments[2])):
-        os.write(sys.stdout.fileno(), b".")
+    try:
+        for _ in work(Order(*json.loads(arguments[0])), int(arguments[1]), int(arguments[2])):
+            os.write(sys.stdout.fileno(), b".")
+    except OSError as error:
+        os.write(sys.stderr.fileno(), f"{error}\n".encode())
+        sys.exit(CANNOT_WRITE)
 
 
 if __name__ == "__main__":
