@@ -4,6 +4,7 @@ import logging
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from aelm.data.official import OFFICIAL
 from aelm.data.pictures import read_folder, shown
@@ -27,6 +29,8 @@ _NP_NAME = re.compile(r"(?P<pid>\d+)_c(?P<camid>\d+)_")
 # Pair of cameras, person of that pair, view (1 or 2), picture: 1_001_1_01.png.
 _RAW_NAME = re.compile(r"\d+_\d+_(?P<camid>\d)_\d+\.png")
 _SHOTS_OF_FIRST_VIEW = 5
+# What scipy raises over a file of another kind, or a broken one.
+_NO_MATLAB = (MatReadError, LookupError, NotImplementedError, TypeError, ValueError, zlib.error)
 
 
 def cuhk03(root: str | Path, labels: Labels = "detected") -> Benchmark:
@@ -149,7 +153,13 @@ def _picture(images: Path, protocol: _Protocol, config: Path, i: int) -> Picture
 
 
 def _load_protocol(config: Path) -> _Protocol:
-    mat = loadmat(str(config))
+    try:
+        mat = loadmat(str(config))
+    except _NO_MATLAB as error:
+        raise ValueError(
+            f"{config}: expected a Matlab file, found something else ({type(error).__name__}: {error}). "
+            "Download the protocol again"
+        ) from error
     wanted = ("filelist", "labels", "train_idx", "query_idx", "gallery_idx")
     absent = [key for key in wanted if key not in mat]
     if absent:
