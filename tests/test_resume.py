@@ -37,7 +37,7 @@ def differences(one, other, place=""):
     return [] if one == other else [place]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_five_kills_change_nothing_and_cost_an_interval_each_at_most(people, tmp_path):
     length = ["trainer.max_epochs=4", "sampler.steps_per_epoch=8", f"checkpoint_every_n_steps={INTERVAL}"]
     overrides = [*SMALL, *P_X_K, *length, "figures=false", "ema=0.9", "schedule.warmup_epochs=1"]
