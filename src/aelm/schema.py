@@ -205,20 +205,6 @@ def check_keys(config: DictConfig) -> None:
         for key, value in node.items():
             if known is not None and not key.startswith("_") and key not in known:
                 raise ValueError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
-
-
-def nearest(key: str, known: Collection[str]) -> str:
-    """The way out for an unknown key."""
-    near = difflib.get_close_matches(key, known, 1)
-    return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"
-
-
-def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping with a ``_target_`` under ``plain``, with its dotted place."""
-    items = plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ()
-    if isinstance(plain, Mapping) and plain.get("_target_", "???") != "???":
-        yield place, plain
-    for key, value in items:
             is_open = isinstance(value, str) and (value == "???" or "${" in value)
             if key in takes and not is_open and (wanted := expected(takes[key], value)):
                 raise ValueError(f"`{place}.{key}` must be {wanted}, got {value!r}")
@@ -233,6 +219,20 @@ def check_given(config: DictConfig, command: str) -> None:
             f"{' and '.join(f'`{key}`' for key in missing)} must be given: aelm {command} {given}; "
             f"aelm {command} --help shows all keys"
         )
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """The way out for an unknown key."""
+    near = difflib.get_close_matches(key, known, 1)
+    return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a ``_target_`` under ``plain``, with its dotted place."""
+    items = plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ()
+    if isinstance(plain, Mapping) and plain.get("_target_", "???") != "???":
+        yield place, plain
+    for key, value in items:
         yield from nodes(value, f"{place}.{key}".lstrip("."))
 
 
@@ -247,9 +247,6 @@ def located(target: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
-        return None
-    return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
 
 
 def parameters(target: Any) -> set[str] | None:
@@ -262,3 +259,6 @@ def parameters(target: Any) -> set[str] | None:
         found = inspect.signature(target).parameters
     except (TypeError, ValueError) as error:
         raise ValueError(f"`_target_: {target}` cannot be built: {error}") from error
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
+        return None
+    return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
