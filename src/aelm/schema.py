@@ -1,8 +1,6 @@
 """The keys that configs may hold, so that a misspelt one is an error with its name, wherever it stands."""
 
 import difflib
-import importlib
-import inspect
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from aelm.values import annotations, expected
+from aelm.values import annotations, expected, located, parameters
 
 
 @dataclass
@@ -234,31 +232,3 @@ def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
         yield place, plain
     for key, value in items:
         yield from nodes(value, f"{place}.{key}".lstrip("."))
-
-
-def located(target: str) -> Any:
-    """The class or function that a dotted name stands for.
-
-    Raises:
-        ValueError: If there is no such thing.
-    """
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
-
-
-def parameters(target: Any) -> set[str] | None:
-    """Names that a class or function takes as keywords; None where it takes any.
-
-    Raises:
-        ValueError: If it cannot be called.
-    """
-    try:
-        found = inspect.signature(target).parameters
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`_target_: {target}` cannot be built: {error}") from error
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
-        return None
-    return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}

@@ -1,5 +1,6 @@
-"""Whether a value of a config is one that a parameter takes, as far as its annotation says."""
+"""What the target of a config node takes: its parameters, and their values as far as annotations say."""
 
+import importlib
 import inspect
 from pathlib import Path
 from types import NoneType, UnionType
@@ -45,3 +46,31 @@ def annotations(target: Any) -> dict[str, Any]:
     except (NameError, AttributeError, TypeError):  # a library may name there what only its type checker knows
         return {}
     return {name: p.annotation for name, p in found.items() if p.annotation is not inspect.Parameter.empty}
+
+
+def located(target: str) -> Any:
+    """The class or function that a dotted name stands for.
+
+    Raises:
+        ValueError: If there is no such thing.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
+
+
+def parameters(target: Any) -> set[str] | None:
+    """Names that a class or function takes as keywords; None where it takes any.
+
+    Raises:
+        ValueError: If it cannot be called.
+    """
+    try:
+        found = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`_target_: {target}` cannot be built: {error}") from error
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
+        return None
+    return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
