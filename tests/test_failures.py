@@ -1,0 +1,139 @@
+"""What ends in one line, and what shows its traceback."""
+
+import csv
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from torch.utils.data import DataLoader
+
+from aelm import build, cli, failures, train
+from aelm.data import recipe
+from aelm.data.dataset import ReIDDataset, batch_seed, collate
+from aelm.data.decoding import BadImageError
+from aelm.data.sources import plain
+from aelm.retrieval import rank_metrics
+from aelm.types import Picture
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    """Runs a program of ``aelm.cli`` in this process as if it had been typed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(failures.FULL, raising=False)
+
+    def run(program, *arguments):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["aelm", *arguments])
+        program()
+
+    return run
+
+
+@pytest.fixture
+def typed(start):
+    """Likewise, for what ends the program; gives the line that it says."""
+
+    def run(program, *arguments):
+        with pytest.raises(SystemExit) as end:
+            start(program, *arguments)
+        return end.value.code
+
+    return run
+
+
+def program(task):
+    """A command over the config of ``embed``."""
+    return cli.command("embed")(task)
+
+
+GIVEN = ["checkpoint=x", "images=x", "output=x"]
+
+
+def refuse(config):
+    build.built_optimizer({}, "cubic", 1)
+
+
+def test_what_aelm_refuses_is_one_line(typed):
+    said = typed(program(refuse), *GIVEN)
+    assert said == (
+        "error: `lr_scale` must be 'none' or 'linear', got 'cubic' (HYDRA_FULL_ERROR=1 shows the traceback)"
+    )
+
+
+BUGS = {
+    "a key that the schema has not": (lambda config: config.divice, AttributeError),
+    "a method that is not there": (lambda config: config.output.missing, AttributeError),
+    "a missing entry": (lambda config: {}["x"], KeyError),
+    "a call without arguments": (lambda config: failures.told(), TypeError),
+    "shapes that do not fit": (lambda config: torch.zeros(2).view(3), RuntimeError),
+    "a value that a library refuses, called by aelm": (lambda config: batch_seed(2**70, 0, []), OverflowError),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_shows_its_traceback(start, bug):
+    task, kind = BUGS[bug]
+    with pytest.raises(kind):
+        start(program(task), *GIVEN)
+
+
+def test_only_a_raise_of_aelm_is_foreseen():
+    """Libraries raise ValueError too, and so does the interpreter within aelm's own lines."""
+    with pytest.raises(ValueError, match="Exceeds the limit") as error:
+        plain("1" * 10_000)  # Python reads no number that long
+    assert not failures.is_foreseen(error.value)
+    with pytest.raises(ValueError, match="dimensions") as error:
+        rank_metrics(np.ones((2, 3)), np.ones((2, 4)), [1, 2], [1, 2], [1, 1], [2, 2])
+    assert failures.is_foreseen(error.value)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [(GIVEN, "lr_scale"), (["divice=cpu"], "divice")])
+def test_the_traceback_comes_with_hydras_switch(start, monkeypatch, arguments, words):
+    monkeypatch.setenv(failures.FULL, "1")
+    with pytest.raises((ValueError, ConfigCompositionException), match=words):
+        start(program(refuse), *arguments)
+
+
+def test_what_a_command_starts_finds_the_switch_as_it_was(typed, monkeypatch):
+    found = []
+
+    def look(config):
+        found.append(os.environ.get(failures.FULL))
+        refuse(config)
+
+    typed(program(look), *GIVEN)
+    assert found == [None]
+    assert failures.FULL not in os.environ
+
+
+def test_a_bad_picture_in_a_loading_process_is_one_line(tmp_path):
+    """torch carries it over as a traceback in a text."""
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    dataset = ReIDDataset([Picture(str(tmp_path / "a.jpg"), 1, 1)], recipe(8, 8).test)
+    with pytest.raises(BadImageError, match="Caught BadImageError in DataLoader") as error:
+        list(DataLoader(dataset, num_workers=1, collate_fn=collate))
+    assert "Traceback" in str(error.value)
+    assert failures.is_foreseen(error.value)
+    said = failures.told(error.value)
+    assert said.startswith(f"The picture '{tmp_path}/a.jpg' is no JPEG")
+    assert said.endswith("or set `dataset.on_bad_image=skip`")
+
+
+def test_a_sweep_goes_on_behind_a_job_that_fails_and_ends_in_one_line(typed, tmp_path, capsys):
+    said = typed(train.main, "-m", "seed=1,2", "dataset=market1501", f"data_dir={tmp_path}/none", "name=sweep")
+    assert said.startswith("error: market1501: expected a data directory, found no folder")
+    with (tmp_path / "runs" / "sweep" / "sweep.csv").open(newline="") as file:
+        rows = [(row["seed"], row["status"], row["error"].partition(":")[0]) for row in csv.DictReader(file)]
+    assert rows == [("1", "failed", "FileNotFoundError"), ("2", "failed", "FileNotFoundError")]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error executing job with overrides: ['seed=1', 'dataset=market1501'")
+
+
+def test_a_run_that_fails_before_training_leaves_no_run_directory(typed, tmp_path):
+    typed(train.main, "dataset=market1501", f"data_dir={tmp_path}/none", "name=first")
+    assert not (tmp_path / "runs" / "first").exists()
