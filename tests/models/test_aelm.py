@@ -48,7 +48,7 @@ def test_half_precision_is_compared_in_float32():
 
 
 def test_b_pools_over_what_is_left():
-    aelm, features, pids = world()
+    aelm, features, pids = world(fill="drop")
     a, b = aelm(features, pids)
     assert torch.equal(b.mask, naive.region(a.heatmap, 0.7))
     maps = aelm.b.embed(features)  # batch statistics: the same as in the step
@@ -173,7 +173,7 @@ def test_threshold_outside_its_range_is_refused(module, threshold):
 def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="`fill` must be one of swap, drop, zero, got 'mean'"):
         AELM(8, 5, fill="mean")
-    with pytest.raises(ValueError, match="`erase` must be one of attended, raw, got 'both'"):
+    with pytest.raises(ValueError, match="`erase` must be one of raw, attended, got 'both'"):
         AELM(8, 5, erase="both")
 
 

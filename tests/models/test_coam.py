@@ -53,7 +53,7 @@ def test_every_parameter_gets_a_gradient(mode):
         ({"reduction": 2, "kernel_size": 4}, "`kernel_size` must be odd, got 4"),
         (
             {"reduction": 2, "mode": "series"},
-            "`mode` must be one of sequential, parallel, residual, rezero, got 'series'",
+            "`mode` must be one of rezero, sequential, parallel, residual, got 'series'",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from aelm.models.ifcn import IFCN
 from aelm.types import HeadOutput
 
 Fill = Literal["swap", "drop", "zero"]
-Erase = Literal["attended", "raw"]
+Erase = Literal["raw", "attended"]
 
 
 class TwoHeads(nn.Module):
@@ -81,8 +81,8 @@ class AELM(TwoHeads):
         embed_dim: int = 512,
         *,
         threshold: float = 0.7,
-        fill: Fill = "drop",
-        erase: Erase = "attended",
+        fill: Fill = "swap",
+        erase: Erase = "raw",
         neck: bool = False,
     ) -> None:
         super().__init__(channels, num_ids, embed_dim, neck=neck)
@@ -156,8 +156,8 @@ class RandomAELM(AELM):
         embed_dim: int = 512,
         *,
         threshold: float = 0.7,
-        fill: Fill = "drop",
-        erase: Erase = "attended",
+        fill: Fill = "swap",
+        erase: Erase = "raw",
         neck: bool = False,
     ) -> None:
         super().__init__(channels, num_ids, embed_dim, threshold=threshold, fill=fill, erase=erase, neck=neck)

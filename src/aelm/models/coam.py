@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-Mode = Literal["sequential", "parallel", "residual", "rezero"]
+Mode = Literal["rezero", "sequential", "parallel", "residual"]
 
 
 class ChannelGate(nn.Module):
@@ -48,10 +48,10 @@ class CoAM(nn.Module):
         channels: Depth C of the incoming map.
         reduction: Bottleneck factor of the channel gate; must divide ``channels``.
         kernel_size: Side of the spatial gate's convolution; odd.
-        mode: ``sequential``: the channel gate, then the spatial gate on its result. ``parallel``: both gates read the
-            incoming map and multiply. ``residual``: as sequential, and the incoming map is added. ``rezero``: gates in
-            (-1, 1) read the incoming map, and each multiplies it by 1 + strength x gate; the strength is learned and
-            starts at 0, so that attention starts as the identity (Bachlechner et al. 2020).
+        mode: ``rezero``: gates in (-1, 1) read the incoming map, and each multiplies it by 1 + strength x gate; the
+            strength is learned and starts at 0, so that attention starts as the identity (Bachlechner et al. 2020).
+            ``sequential``: CBAM's gates in (0, 1), by channel and then, on the result, by position. ``parallel``: both
+            gates read the incoming map and multiply. ``residual``: as sequential, and the incoming map is added.
 
     Shape:
         features ``(B, C, H, W)`` -> ``(B, C, H, W)``.
@@ -65,7 +65,7 @@ class CoAM(nn.Module):
     torch.Size([2, 8, 4, 2])
     """
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, mode: Mode = "sequential") -> None:
+    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, mode: Mode = "rezero") -> None:
         super().__init__()
         if reduction < 1 or channels % reduction:
             raise ValueError(f"`reduction` must divide the {channels} channels of the map, got {reduction}")
