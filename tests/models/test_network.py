@@ -77,6 +77,16 @@ def test_what_is_erased_in_front_of_attention_or_behind(erase, fill):
     torch.testing.assert_close(net.embed(images), torch.cat(parts, 1) / 2**0.5)  # in use nothing is erased
 
 
+def test_without_attention_there_is_one_map_to_erase():
+    images, pids = torch.rand(4, 3, 64, 32), torch.tensor([0, 1, 2, 3])
+    raw, attended = (
+        network(partial(AELM, fill="drop", erase=erase), lambda channels: nn.Identity())(images, pids)
+        for erase in ("raw", "attended")
+    )
+    for one, other in zip(raw[-1], attended[-1], strict=True):
+        assert torch.equal(one.pooled, other.pooled)
+
+
 def test_uint8_pictures_are_normalised_inside():
     net = network().eval()
     images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)

@@ -115,16 +115,15 @@ class AELM(TwoHeads):
             explain: Whether heat maps and mask are wanted also without ``pids``.
             attention: What is put in front of both classifiers; None where ``features`` have been attended to.
         """
-        attend = attention or nn.Identity()
-        attended = attend(features)
+        attended = features if attention is None else attention(features)
         a = self.a(attended, pids, explain=explain or self.training)
         if a.heatmap is None:
             return a, self.b(attended)
         mask = self.mask(a.heatmap)
         if not self.training:
             return a, self.b(attended, wanted(a, pids))._replace(mask=mask)
-        if self.erase == "raw":
-            seen = attend(self.filled(features, mask))
+        if self.erase == "raw" and attention is not None:
+            seen = attention(self.filled(features, mask))
         else:
             seen = attended if self.fill == "drop" else self.filled(attended, mask)
         if self.fill == "drop":

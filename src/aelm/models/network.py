@@ -119,7 +119,7 @@ def cascade(
     head: nn.Module, attention: nn.Module, maps: Tensor, pids: Tensor | None, explain: bool
 ) -> tuple[HeadOutput, ...]:
     """Attention, then classifiers, on ``maps`` (B, C, H, W); who erases the raw map attends to it again."""
-    if getattr(head, "erase", "attended") == "raw":
+    if getattr(head, "erase", "attended") == "raw" and not isinstance(attention, nn.Identity):
         return as_heads(head(maps, pids, explain=explain, attention=attention))
     return as_heads(head(attention(maps), pids, explain=explain))
 
