@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from aelm.data.synthetic import synthetic
 from aelm.embedder import load_embedder
+from aelm.store import GalleryStore
 from tests.runs import P_X_K, SMALL
 
 FAST = ["trainer.max_epochs=1", "figures=false", "name=it's one"]
@@ -87,3 +88,12 @@ def test_a_run_and_all_that_is_done_with_it(typed, people, tmp_path, monkeypatch
     left = {"scores, all", "embeddings", "found.json", "found.html", "heat maps", "pair's.png", "model.onnx",
             "model.onnx.metadata.json", "again", "onnx", crops.name}  # fmt: skip
     assert set(os.listdir(elsewhere)) == left
+
+    pytest.importorskip("pymilvus", reason="the extra `gallery` is not installed")
+    people_store = GalleryStore("people's.db", load_embedder(best.removeprefix("checkpoint=")))
+    people_store.add_folder("embeddings")
+    people_store.close()
+    typed("search", best, f"query={first}", "gallery.uri=people's.db", "output=stored.json", "top_k=3", *on_cpu)
+    (stored,) = json.loads((elsewhere / "stored.json").read_text())["queries"]
+    assert [os.path.basename(hit["path"]) for hit in stored["results"]] == [names[place] for place in places]
+    assert [hit["score"] for hit in stored["results"]] == pytest.approx(scores, abs=1e-5)

@@ -14,7 +14,7 @@ from aelm.store import GalleryStore
 from tests.pictures_on_disk import save_model, write_people
 
 pytest.importorskip("pymilvus", reason="the extra `gallery` is not installed")
-D = 24
+D = 12
 NASTY = [
     '/g/it\'s "(1)".jpg',
     "/g/two\nlines.jpg",
@@ -118,7 +118,7 @@ def test_galleries_of_two_models_never_meet(people, embedder, tmp_path, composed
     other = GalleryStore(people.uri, wider)
     assert len(other) == 0
     assert other.search(np.ones((1, 28), np.float32)) == [[]]
-    with pytest.raises(ValueError, match="`query` has 24 dimensions, the gallery 28"):
+    with pytest.raises(ValueError, match="`query` has 12 dimensions, the gallery 28"):
         other.search(unit(1))
     other.close()
 
@@ -126,7 +126,7 @@ def test_galleries_of_two_models_never_meet(people, embedder, tmp_path, composed
 def test_bad_calls_and_addresses_are_told(people, embedder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"`k` must lie in 1 \.\. 16384, as Milvus has it, got 0"):
         people.search(unit(1), k=0)
-    with pytest.raises(ValueError, match=r"must have shape \(1, 24\) .* got \(2, 24\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(1, 12\) .* got \(2, 12\)"):
         people.add(unit(2), ["x.jpg"])
     with pytest.raises(ValueError, match="NaN or infinite"):
         people.add(unit(1) * np.nan, ["x.jpg"])

@@ -60,7 +60,7 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
     if not config.gallery.uri:
         raise ValueError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
     uri = str(config.gallery.uri)
-    if "://" not in uri and not Path(uri).is_file():
+    if "://" not in uri and not Path(uri).exists():  # Milvus Lite keeps a folder
         raise FileNotFoundError(
             f"`gallery.uri`: no gallery store {uri}; aelm.store.GalleryStore makes one, see docs/gallery_store.md"
         )
