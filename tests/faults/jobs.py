@@ -1,8 +1,11 @@
 """What the tests of faults run apart: the commands' own functions, on the smallest people."""
 
+import ctypes
+import gc
 import logging
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -61,3 +64,45 @@ def disturbed(folder, number, fault, function, *arguments):
     except OSError as error:
         return str(error)
     return len(opened)
+
+
+def held():
+    """Memory that this process alone holds, in MiB, without what the allocator only keeps for later."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def evaluates_often(times, every, *arguments):
+    """What is held after every so many of many evaluations."""
+    found = []
+    for number in range(1, times + 1):
+        evaluates(*arguments)
+        if number % every == 0:
+            found.append(held())
+    return found
+
+
+class Watch(pl.Callback):
+    """Notes what is held after each epoch."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.found.append(held())
+
+
+def trains_long(people, run_dir, *overrides):
+    """What is held after each epoch of a long training."""
+    watch, plain = Watch(), train.build_trainer
+
+    def watched(*arguments):
+        trainer = plain(*arguments)
+        trainer.callbacks.append(watch)
+        return trainer
+
+    train.build_trainer = watched
+    trains(people, run_dir, *overrides)
+    return watch.found
