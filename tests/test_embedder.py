@@ -134,7 +134,7 @@ def saved(tmp_path):
 def test_a_checkpoint_embeds_with_its_own_preprocessing(saved):
     network, path = saved
     model = load_embedder(path)
-    assert (model.height, model.width, model.dim, model.interpolation) == (64, 32, 24, "bilinear")
+    assert (model.height, model.width, model.dim, model.interpolation) == (64, 32, 12, "bilinear")
     assert (model.mean, model.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     images = torch.randint(256, (3, 3, 64, 32), dtype=torch.uint8)
     torch.testing.assert_close(model.to("cpu").embed(images), network.embed(images))

@@ -117,8 +117,8 @@ def test_galleries_of_two_models_never_meet(people, embedder, tmp_path, composed
     people.close()
     other = GalleryStore(people.uri, wider)
     assert len(other) == 0
-    assert other.search(np.ones((1, 28), np.float32)) == [[]]
-    with pytest.raises(ValueError, match="`query` has 12 dimensions, the gallery 28"):
+    assert other.search(np.ones((1, 14), np.float32)) == [[]]
+    with pytest.raises(ValueError, match="`query` has 12 dimensions, the gallery 14"):
         other.search(unit(1))
     other.close()
 
