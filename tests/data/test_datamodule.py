@@ -345,6 +345,8 @@ def test_refusals_come_before_training(make):
         module(good._replace(query=(), gallery=()), test=["a"]).setup("fit")
     with pytest.raises(ValueError, match="expected training pictures"):
         module(good._replace(train=()), train=["a"]).setup("fit")
+    with pytest.raises(ValueError, match="a: expected training pictures, found none"):
+        module(good._replace(train=()), val_fraction=0.5).setup("fit")
     with pytest.raises(RuntimeError, match="nothing to test on"):
         module(good).test_dataloader()
 

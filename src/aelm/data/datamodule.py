@@ -15,6 +15,7 @@ from aelm.data.splits import (
     HeldOut,
     camera_map,
     check,
+    check_trainable,
     count_warnings,
     hold_out,
     join,
@@ -130,6 +131,7 @@ class ReIDDataModule(pl.LightningDataModule):
             check(benchmark)
         self.test_sets = evaluation_sets(test)
         if stage not in ("test", "predict"):
+            check_trainable(train)
             held_out = {one.name: hold_out(one.train, self.val_fraction, seed=0) for one in train}
             kept = [one._replace(train=held_out[one.name].train) for one in train]
             self._labels = label_map(kept)
@@ -179,7 +181,8 @@ class ReIDDataModule(pl.LightningDataModule):
         if testing:
             return [], test
         train = [self._benchmark(name) for name in (self.benchmarks if self.train is None else self.train)]
-        return [one for one in train if one.train or self.train is not None], test
+        some = [one for one in train if one.train or self.train is not None]
+        return some or train, test  # where none has training pictures, the error names them
 
     def _benchmark(self, name: str) -> Benchmark:
         if name not in self._read:

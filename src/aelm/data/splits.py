@@ -41,7 +41,7 @@ def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
     >>> label_map([second, first])
     {('a', 7): 0, ('b', 7): 1}
     """
-    _refuse_untrainable(benchmarks)
+    check_trainable(benchmarks)
     keys = sorted({(benchmark.name, picture.pid) for benchmark in benchmarks for picture in benchmark.train})
     if len(keys) < 2:
         names = ", ".join(benchmark.name for benchmark in benchmarks)
@@ -176,7 +176,12 @@ def _refuse_same_names(benchmarks: Sequence[Benchmark]) -> None:
         raise ValueError(f"expected one data set or more, each by another name, got {', '.join(names) or 'none'}")
 
 
-def _refuse_untrainable(benchmarks: Sequence[Benchmark]) -> None:
+def check_trainable(benchmarks: Sequence[Benchmark]) -> None:
+    """What must hold of that which is trained on.
+
+    Raises:
+        ValueError: If there is no benchmark, two have the same name, or one has nothing to train on or a negative pid.
+    """
     _refuse_same_names(benchmarks)
     for benchmark in benchmarks:
         if not benchmark.train:
