@@ -74,5 +74,5 @@ def write_cameras(result: RankResult, path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as :func:`aelm.whole.write_whole` does."""
-    whole.write_whole(path, lambda file: file.write(text.encode()))
+    """Writes a text file as :func:`aelm.whole.write_whole` does; file names in it may be any, also no UTF-8."""
+    whole.write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
