@@ -27,6 +27,25 @@ def disk(tmp_path):
     return tmp_path / "disk"
 
 
+def train_on_a_small_disk(people, disk):
+    """One checkpoint of 60 MB fits, and no second beside it."""
+    small_disk(disk, 90)
+    every = ["checkpoint_every_n_steps=1", "resume=auto"]
+    told = error_of(jobs.trains, people, disk / "run", *every)
+    held = sorted(path.name for path in (disk / "run" / "checkpoints").iterdir())
+    small_disk(disk, 400)
+    return told, held, jobs.trains(people, disk / "run", *every)
+
+
+def test_a_training_whose_disk_is_full_goes_on_when_there_is_room(people, tmp_path, disk):
+    told, held, scores = apart(train_on_a_small_disk, people, disk)
+    assert f"the checkpoint {disk}/run/checkpoints/last.ckpt could not be written, the earlier one" in told
+    assert "Make room" in told
+    assert "go on with `resume=auto`" in told
+    assert held == ["last.ckpt"]
+    assert scores == apart(jobs.trains, people, tmp_path / "whole")
+
+
 def evaluate_on_a_full_disk(model, people, disk):
     on = ["dataset=synthetic", "dataset.benchmarks.synthetic.size=tiny", f"data_dir={people}", "dataset.workers=0"]
     small_disk(disk, 1)
