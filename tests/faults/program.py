@@ -66,7 +66,7 @@ class Program:
             if time.monotonic() - start > seconds + sum(waited.values()) - sum(first.values()):
                 self.stop()
                 return False
-            time.sleep(0.05)
+            time.sleep(0.3)
         return True
 
     def stop(self):
