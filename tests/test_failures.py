@@ -1,7 +1,8 @@
-"""What ends in one line, and what shows its traceback."""
+"""What ends in one line, what shows its traceback, and where each of the six commands leaves off."""
 
 import csv
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -18,6 +19,8 @@ from aelm.data.decoding import BadImageError
 from aelm.data.sources import plain
 from aelm.retrieval import rank_metrics
 from aelm.types import Picture
+from tests.bad_inputs.world import contents
+from tests.pictures_on_disk import save_model, write_people
 
 
 @pytest.fixture
@@ -137,3 +140,38 @@ def test_a_sweep_goes_on_behind_a_job_that_fails_and_ends_in_one_line(typed, tmp
 def test_a_run_that_fails_before_training_leaves_no_run_directory(typed, tmp_path):
     typed(train.main, "dataset=market1501", f"data_dir={tmp_path}/none", "name=first")
     assert not (tmp_path / "runs" / "first").exists()
+
+
+TYPED = {
+    "train": (["dataset=market1501", "name=earlier"], "Set `data_dir=...` or $AELM_DATA"),
+    "evaluate": (["checkpoint=cut.ckpt", "output=scores"], "cut.ckpt does not load as data"),
+    "embed": (["checkpoint=model.ckpt", "images=nothing/", "output=embedded"], "`images`: nothing at"),
+    "search": (["checkpoint=model.ckpt", "query=me.jpg", "gallery=crops", "output=found.json"], "`query`: nothing at"),
+    "explain": (["checkpoint=model.ckpt", "images=crops", "output=maps", "labels=duke"], "got 'duke'"),
+    "export": (["checkpoint=model.ckpt", "output=model.onnx", "format=tflite"], "onnx, torch_export"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TYPED)
+def test_as_typed_a_command_fails_with_one_line_and_leaves_earlier_outputs_whole(command, tmp_path):
+    save_model(tmp_path / "model.ckpt")
+    write_people(str(tmp_path / "crops"), 2)
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "model.ckpt").read_bytes()[:1000])
+    for name in ("scores/metrics.json", "embedded/features.npy", "embedded/meta.json", "maps/page_0001.png",
+                 "found.json", "model.onnx", "model.onnx.metadata.json", "runs/earlier/metrics.json"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("earlier")
+    before = contents(tmp_path)
+    arguments, words = TYPED[command]
+    environment = {key: value for key, value in os.environ.items() if key != failures.FULL}
+    done = subprocess.run(
+        [sys.executable, "-m", f"aelm.{command}", *arguments, *(["data_dir=none"] if command == "train" else [])],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert "Traceback" not in done.stdout
+    assert contents(tmp_path) == before
