@@ -1,12 +1,14 @@
-"""Whatever an evaluation writes: killed in the middle of any file, or out of room there, it loses nothing."""
+"""Whatever a command writes: killed in the middle of any file, or out of room there, it loses nothing."""
 
 import itertools
+import shutil
 
 import pytest
+import torch
 
 from tests.faults import jobs
 from tests.faults.apart import apart
-from tests.pictures_on_disk import save_model
+from tests.pictures_on_disk import save_model, write_people
 
 pytestmark = pytest.mark.faults
 
@@ -55,3 +57,41 @@ def test_an_evaluation(people, model, tmp_path, fault):
         assert fault == "kill" or "could not be written, the earlier one there is still good" in told
     assert files == len(before) >= 5
     assert jobs.contents(out) == after != before
+
+
+@pytest.mark.parametrize("fault", ["kill", "full"])
+def test_an_embedding_job(model, tmp_path, fault):
+    out, crops = tmp_path / "out", tmp_path / "crops"
+    write_people(crops, 6)
+    apart(jobs.embeds, model, crops, tmp_path / "earlier")
+    earlier = jobs.contents(tmp_path / "earlier")
+    write_people(crops, 10)
+    apart(jobs.embeds, model, crops, tmp_path / "undisturbed")
+    shutil.copytree(tmp_path / "earlier", out)
+    files = 0
+    for _ in disturbances(out, fault, jobs.embeds, model, crops, out):
+        files += 1
+        assert jobs.contents(out) == earlier
+        assert no_halves(out, fault)
+        apart(jobs.embeds, model, crops, out)
+        assert jobs.contents(out) == jobs.contents(tmp_path / "undisturbed")
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "earlier", out)
+    assert files == 7  # the job, three shards, features, items and meta
+
+
+@pytest.mark.parametrize("fault", ["kill", "full"])
+def test_the_checkpoints_of_a_training(people, tmp_path, fault):
+    scores = apart(jobs.trains, people, tmp_path / "whole")
+    run, files = tmp_path / "run", 0
+    for told in disturbances(run / "checkpoints", fault, jobs.trains, people, run, "resume=auto"):
+        files += 1
+        for path in (run / "checkpoints").glob("*.ckpt"):
+            torch.load(path, weights_only=True)
+        assert no_halves(run, fault)
+        assert fault == "kill" or "then go on with `resume=auto`" in told
+        if list((run / "checkpoints").glob("last.ckpt")):
+            assert apart(jobs.trains, people, run, "resume=auto") == scores
+            shutil.rmtree(run)
+    assert files >= 3
+    assert apart(jobs.trains, people, run, "resume=auto") == scores
