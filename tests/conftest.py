@@ -77,3 +77,10 @@ def tested(composed):
         return evaluate.run(composed("evaluate", f"checkpoint={checkpoint}", *fixed, *overrides))
 
     return run
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """The file that appears when a ``Bomb`` goes off; checked behind each test."""
+    yield tmp_path / "exploded"
+    assert not (tmp_path / "exploded").exists()
