@@ -5,7 +5,7 @@ import gc
 import pytest
 
 from aelm import embed, evaluate, explain, export, failures, schema, search, train
-from tests.bad_inputs import checkpoints, configuration, data
+from tests.bad_inputs import checkpoints, configuration, data, devices
 from tests.bad_inputs.world import Row, World, contents
 from tests.pictures_on_disk import save_model, write_people
 
@@ -17,7 +17,7 @@ COMMANDS = {
     "explain": explain,
     "export": export,
 }
-ROWS = [*configuration.ROWS, *data.ROWS, *checkpoints.ROWS]
+ROWS = [*configuration.ROWS, *data.ROWS, *checkpoints.ROWS, *devices.ROWS]
 
 
 @pytest.fixture(scope="module")

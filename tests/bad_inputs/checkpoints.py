@@ -58,7 +58,20 @@ def embeddings(features=(2, 24), meta=None, items="path,pid,camid\r\na.jpg,1,1\r
     return prepare
 
 
+def ready(spoil):
+    """Features of queries and gallery for evaluate; ``spoil`` gets the folder."""
+
+    def prepare(world: World):
+        for name in ("q", "g"):
+            np.save(world.root / f"{name}.npy", np.eye(3, dtype=np.float32))
+            (world.root / f"{name}.csv").write_text("pid,camid\n" + "".join(f"{i},{name == 'g':d}\n" for i in range(3)))
+        spoil(world.root)
+
+    return prepare
+
+
 BAD = ["checkpoint={root}/bad.ckpt"]
+READY = ["checkpoint=null", "query={root}/q.npy", "gallery={root}/g.npy"]
 HOSTILE = description() | {"network": {"_target_": "os.system", "command": "true"}}
 
 ROWS = [
@@ -97,4 +110,25 @@ ROWS = [
     Row("embeddings that were never finished", "search", ["gallery={root}/gallery"],
         ["holds no finished embeddings", "meta.json"],
         lambda world: (embeddings()(world), (world.root / "gallery" / "meta.json").unlink())),
+    Row("embeddings with broken facts", "search", ["gallery={root}/gallery"], ["meta.json", "embed again"],
+        embeddings(meta="{broken")),
+    Row("embeddings with other facts", "search", ["gallery={root}/gallery"], ["expected format 1, found 99"],
+        embeddings(meta='{"format": 99}')),
+    Row("pictures, and no model for them", "search", ["checkpoint=null"], ["could name a model: give `checkpoint`"]),
+    Row("a store that is not there", "search", ["gallery.uri={root}/people.db"], ["no gallery store", "people.db"],
+        without=["gallery"]),
+    Row("a store without a model", "search", ["gallery.uri=http://127.0.0.1:9", "checkpoint=null"],
+        ["a gallery store may serve several models: give `checkpoint`"], without=["gallery"]),
+    Row("ready features without their table", "evaluate", READY, ["no file", "q.csv", "pid and camid"],
+        ready(lambda root: (root / "q.csv").unlink())),
+    Row("ready features that are objects", "evaluate", READY, ["q.npy is not an array that loads as data"],
+        ready(lambda root: np.save(root / "q.npy", np.array([Bomb()], object)))),
+    Row("ready features of two widths", "evaluate", READY, ["dimensions"],
+        ready(lambda root: np.save(root / "g.npy", np.eye(3, 5, dtype=np.float32)))),
+    Row("ready features of other length than their table", "evaluate", READY, ["holds 4 rows", "3"],
+        ready(lambda root: np.save(root / "g.npy", np.eye(4, 3, dtype=np.float32)))),
+    Row("ready features with letters for cameras", "evaluate", READY, ["q.csv, line 2", "must be whole numbers", "'x'"],
+        ready(lambda root: (root / "q.csv").write_text("pid,camid\n1,x\n2,0\n3,0\n"))),
+    Row("ready features that are not finite", "evaluate", READY, ["finite"],
+        ready(lambda root: np.save(root / "q.npy", np.full((3, 3), np.nan, np.float32)))),
 ]  # fmt: skip
