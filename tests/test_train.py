@@ -166,35 +166,6 @@ def test_wandb_gets_pictures_and_configuration_offline(trained, monkeypatch):
     assert os.environ["WANDB_MODE"] == "offline"
 
 
-BAD = [
-    (["model.aelm.threshold=1.5"], ValueError, r"`threshold` must lie in \(0, 1\], got 1.5"),
-    (["sampler.identities=99"], ValueError, r"99.*identities, found \d+: lower `identities`"),
-    (["dataset.train=[markt]"], ValueError, r"`train` names markt, found only synthetic"),
-    (["dataset.val_fraction=0.99"], ValueError, r"identities"),
-    (["model.backbone.weights=/nowhere.pth"], FileNotFoundError, r"no weights file /nowhere.pth"),
-    (["model.backbone.name=vit_tiny_patch16_224"], ValueError, r"cannot take a picture"),
-    (["dataset.benchmarks.synthetic.size=huge"], ValueError, r"`size` must be one of"),
-    (["transform.flip=2"], ValueError, r"`flip` must lie in \[0, 1\], got 2"),
-]
-
-
-def test_a_missing_data_set_says_what_was_searched_and_found(composed, tmp_path):
-    (tmp_path / "data" / "Market-1502").mkdir(parents=True)
-    config = composed("train", "dataset=market1501", f"data_dir={tmp_path}/data", "model.backbone.pretrained=false")
-    with pytest.raises(FileNotFoundError) as error:
-        train.run(config)
-    for words in ("market1501", "bounding_box_train", f"{tmp_path}/data", "Market-1502"):
-        assert words in str(error.value)
-
-
-@pytest.mark.parametrize(("overrides", "kind", "message"), BAD, ids=[b[0][0] for b in BAD])
-def test_bad_input_is_one_clear_error_before_training(trained, monkeypatch, tmp_path, overrides, kind, message):
-    monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_: pytest.fail("training began"))
-    with pytest.raises(kind, match=message):
-        trained(*overrides)
-    assert not (tmp_path / "run").exists()  # what fails before training leaves no run behind
-
-
 def aelm(*arguments, cwd):
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
