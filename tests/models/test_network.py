@@ -19,7 +19,8 @@ class Trunk(nn.Module):
         return [low, self.high(low).relu()]
 
 
-COAM = partial(CoAM, reduction=4)
+# Not "rezero", which starts as the identity: whether attention was read at all would not show.
+COAM = partial(CoAM, reduction=4, mode="sequential")
 
 
 def network(aelm=AELM, coam=COAM, trunk=None, join="deepest"):
@@ -51,6 +52,19 @@ def test_embedding_is_the_unit_join_of_unit_parts_and_does_not_depend_on_the_bat
     parts = [nn.functional.normalize(h.embedding, dim=1) for stage in net(images)[first:] for h in stage]
     torch.testing.assert_close(embedding, torch.cat(parts, 1) / length)
     torch.testing.assert_close(net.embed(images[1:2]), embedding[1:2])
+
+
+def test_ranking_is_by_what_comes_out_of_the_neck():
+    net = network(partial(AELM, neck=True))
+    images = torch.rand(4, 3, 64, 32)
+    net(images, torch.tensor([0, 1, 2, 3]))  # moves the neck's statistics away from 0 and 1
+    heads = net.eval()(images)[-1]
+    after, before = (
+        torch.cat([nn.functional.normalize(vector, dim=1) for vector in vectors], 1) / 2**0.5
+        for vectors in ([h.embedding for h in heads], [h.pooled for h in heads])
+    )
+    torch.testing.assert_close(net.embed(images), after)
+    assert not torch.allclose(after, before, atol=1e-3)
 
 
 def test_an_unknown_join_is_named():

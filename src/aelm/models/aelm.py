@@ -205,7 +205,7 @@ def discriminative_region(heatmap: Tensor, threshold: float) -> Tensor:
     heat = heatmap.detach().to(torch.promote_types(heatmap.dtype, torch.float32))
     low = heat.amin((1, 2), keepdim=True)
     span = heat.amax((1, 2), keepdim=True) - low
-    mask = (heat - low >= threshold * span) & (span > 0)
+    mask = heat - low >= threshold * span
     return mask & ~mask.flatten(1).all(1)[:, None, None]
 
 
