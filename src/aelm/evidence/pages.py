@@ -86,7 +86,8 @@ def draw_occlusion(
     """
     some = [queries[i] for i in np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).round().astype(int)]
     hidden, plain = Occluded(some, plan, transform), ReIDDataset(some, transform)
-    images, captions = [], []
+    images = []
+    captions: list[str] = []
     for kind in plan.kinds:
         for q in range(len(some)):
             images.append(plain.read(q))
