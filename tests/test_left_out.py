@@ -57,7 +57,7 @@ def test_the_list_holds_any_name_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_a_test_without_bad_pictures_is_one_without_their_files(copied, tmp_path, tested, batch, monkeypatch):
+def test_a_test_without_bad_pictures_is_one_without_their_files(copied, tmp_path, tested, batch, monkeypatch, caplog):
     """Also where all pictures of a batch are bad, and where the last of all is."""
     monkeypatch.setattr(pictures, "ROWS", 1)  # drawing takes longest
     monkeypatch.setattr(pictures, "RESULTS", 2)
@@ -70,6 +70,7 @@ def test_a_test_without_bad_pictures_is_one_without_their_files(copied, tmp_path
     renamed(sorted((root / "query").glob("*.jpg"))[1])  # a good one, which the table of queries names
     scores = tested(model, *options, f"figures={str(batch > 1).lower()}")
     assert scores["test/unreadable"] == 4
+    caplog.text.encode("utf-8")  # what is told can be shown
     assert (tmp_path / "out" / "ranked_test_worst.png").is_file() == (batch > 1)
     listed = rows(tmp_path / "out" / "bad.csv")
     assert {row["path"] for row in listed if row["set"] == "test"} == {str(file) for file in bad}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from aelm.data.dataset import ReIDDataset
+from aelm.data.dataset import ReIDDataset, printable
 from aelm.data.evaluation_sets import EvaluationSet, evaluation_sets
 from aelm.data.loader import Loader
 from aelm.data.sampler import TrainSampler
@@ -144,7 +144,8 @@ class ReIDDataModule(pl.LightningDataModule):
     def teardown(self, stage: str | None = None) -> None:
         for name, bad in self.unreadable.items():
             if bad:
-                log.warning("%s: %d pictures could not be read and were left out:\n%s", name, len(bad), "\n".join(bad))
+                files = printable("\n".join(bad))
+                log.warning("%s: %d pictures could not be read and were left out:\n%s", name, len(bad), files)
 
     def on_exception(self, exception: BaseException) -> None:
         """Says of loading processes that died which files they had in hand."""

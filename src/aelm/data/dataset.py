@@ -178,12 +178,22 @@ class ReIDDataset(Dataset[Sample]):
                 raise BadImageError(f"{error}. Repair or remove it, or set `dataset.on_bad_image=skip`") from error
             if not self._bad[index]:
                 self._bad[index] = True
-                log.warning("%s: %s", "Skipped" if self._on_bad_image == "skip" else "Replaced by another", error)
+                done = "Skipped" if self._on_bad_image == "skip" else "Replaced by another"
+                log.warning("%s: %s", done, printable(str(error)))
             return None
         image = self.transform(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise TypeError(f"The transform must return (H, W, 3) uint8, got {image.shape} {image.dtype}")
         return image
+
+
+def printable(text: str) -> str:
+    r"""``text`` as every screen and log takes it: what a file name holds beside UTF-8 is spelt out.
+
+    >>> printable("é\udce9")
+    'é\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def batch_seed(seed: int, epoch: int, indices: Sequence[int]) -> int:
