@@ -118,7 +118,7 @@ def build(node: Any, allow: Sequence[str] = ()) -> Any:
     """Builds a plain ``_target_`` description, as Hydra would, out of aelm's models and what ``allow`` names.
 
     >>> build({"_target_": "aelm.models.CoAM", "_partial_": True, "reduction": 2})(channels=8).mode
-    'sequential'
+    'rezero'
     >>> build({"_target_": "os.system", "command": "true"})
     Traceback (most recent call last):
     ...

@@ -66,6 +66,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             return task(config)
 
         def start() -> None:
+            os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime
             orphans.follow()
             sys.argv[1:] = quoted(sys.argv[1:])
             schema.register()

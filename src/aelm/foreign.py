@@ -1,6 +1,7 @@
 """Other people's models: an ONNX embedder as trackers use them (BoxMOT's contract), in the place of aelm's own."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +181,22 @@ def open_session(path: Path) -> Any:
         raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
 
 
+def keep_to_itself() -> None:
+    """Asks onnxruntime to report to nobody; before anything imports it, the exporters of torch too.
+
+    1.32 would keep a number of the machine in the home directory, and send reports; ``ORT_DISABLE_TELEMETRY=0`` lets
+    it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def onnxruntime() -> Any:
     """The module, which is needed only here.
 
     Raises:
         ModuleNotFoundError: If it is not installed, with the command that does it.
     """
+    keep_to_itself()
     try:
         import onnxruntime as runtime
     except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aelm.foreign import open_session
+from aelm.foreign import keep_to_itself, open_session
 
 INPUT, OUTPUT = "images", "output0"  # as trackers look for them
 NEWEST_IR = 10  # runtimes in use do not read newer ones
@@ -20,6 +20,7 @@ LIBRARIES = ("aelm", "torch", "timm")
 
 def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dict[str, Any]:
     """Writes an ONNX file and returns the facts that only the file knows."""
+    keep_to_itself()
     import onnx
 
     with quiet():

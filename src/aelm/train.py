@@ -129,13 +129,14 @@ def finish(
         with suppress(OSError):
             Path(config.run_dir).rmdir()
     best = run_dir / "checkpoints" / "best.ckpt"
+    facts = run_facts(trainer, sweeps.overrides())  # the test loads the best checkpoint, and with it its timer
     trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
     bad = left_out.left_out(data)
     scores = report.scores(module.results) | left_out.counts(bad)
     if trainer.is_global_zero:
         left_out.write_list(bad, Path(config.run_dir))
         report.write_metrics(scores, Path(config.run_dir) / "metrics.json")
-        write_facts(run_facts(trainer, sweeps.overrides()), Path(config.run_dir) / "run.json")
+        write_facts(facts, Path(config.run_dir) / "run.json")
         print(report.table(module.results))
         if config.figures:
             send_pictures(trainer.logger, pictures.draw(Path(config.run_dir), module, data, history.values))
