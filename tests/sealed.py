@@ -1,0 +1,44 @@
+"""Runs commands in turn, in one process that no socket leaves: python -m tests.sealed LOG < commands as JSON.
+
+Names that are looked up and connections that are tried are refused, and noted in LOG with where they came from, since
+libraries swallow the refusal. Only sockets of the machine itself (AF_UNIX) may be used: loading processes hand over
+their batches through them.
+"""
+
+import json
+import os
+import socket
+import sys
+import traceback
+from importlib import import_module
+
+from hydra.core.global_hydra import GlobalHydra
+
+REFUSED = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
+ADDRESSED = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"}
+
+
+def seal(log):
+    """From now on, in this process and those it forks, nothing reaches a network."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def refuse(event, arguments):
+        if event in REFUSED or (event in ADDRESSED and arguments[0].family != socket.AF_UNIX):
+            where = "".join(traceback.format_stack(limit=12))
+            os.write(file, f"{event} {arguments[1:] or arguments}\n{where}\n".encode())
+            raise ConnectionRefusedError(f"{event} {arguments}: no network here")
+
+    sys.addaudithook(refuse)
+
+
+def run(command, arguments):
+    """One command, as typed."""
+    GlobalHydra.instance().clear()
+    sys.argv = [f"aelm.{command}", *arguments]
+    import_module(f"aelm.{command}").main()
+
+
+if __name__ == "__main__":
+    seal(sys.argv[1])
+    for typed in json.load(sys.stdin):
+        run(*typed)
