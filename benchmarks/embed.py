@@ -4,7 +4,7 @@
     python benchmarks/embed.py --memory    # memory while it embeds ten times as many pictures
 
 The model is a ResNet-18 with aelm's default heads at 128 x 64, untrained. "alone" runs it over pictures that lie ready
-in memory; "embed" reads, decodes and resizes files of 4 kB in other processes, runs the model, writes shards and joins
+in memory; "embed" reads, decodes and resizes files of 4 kB, runs the model, writes shards and joins
 them. Both use the same batches and threads, turn by turn in one process; medians over the turns. Loading the model is
 part of neither.
 """

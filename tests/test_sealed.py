@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,11 @@ def files(folder):
 @pytest.fixture
 def sealed(tmp_path, people):
     """Runs commands in a process without a network; gives what it printed, and what appeared and where."""
-    places = {name: tmp_path / name for name in ("here", "home", "temporary")}
+    # Sockets of loading processes go into the temporary place, and their paths must be short.
+    temporary = tempfile.TemporaryDirectory(prefix="aelm-")
+    places = {"here": tmp_path / "here", "home": tmp_path / "home", "temporary": Path(temporary.name)}
     for place in places.values():
-        place.mkdir()
+        place.mkdir(exist_ok=True)
     (places["here"] / "crops").mkdir()
     for picture in synthetic(people, "tiny", progress=False).query[:4]:
         shutil.copy(picture.path, places["here"] / "crops")
@@ -70,7 +73,8 @@ def sealed(tmp_path, people):
         }
         return done, log.read_text() if log.exists() else "", changed
 
-    return run
+    with temporary:
+        yield run
 
 
 @pytest.mark.slow

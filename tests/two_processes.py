@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aelm import evaluate, schema, train
 from aelm.losses import IdentityLoss
 from aelm.models import AELM, CoAM, ReIDNetwork
+from tests.runs import watched_by
 
 
 def gradients():
@@ -66,14 +67,7 @@ def main():
     schema.register()
     dist.init_process_group("gloo")
     found = {"gradients": gradients(), "rank": dist.get_rank()}
-    watch, plain = Watch(), train.build_trainer
-
-    def watched(*arguments):
-        trainer = plain(*arguments)
-        trainer.callbacks.append(watch)
-        return trainer
-
-    train.build_trainer = watched
+    watch = watched_by(Watch())
     two = ["trainer.devices=2", "trainer.strategy=ddp"]
     with initialize_config_module("aelm.conf", version_base="1.3"):
         # As with a run named by the time: each process has another name for it.

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from aelm import failures, orphans, schema
+from aelm import failures, orphans, schema, telemetry
 
 # Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
 TEXT_KEYS = {
@@ -66,7 +66,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             return task(config)
 
         def start() -> None:
-            os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime
+            telemetry.keep_to_itself()
             orphans.follow()
             sys.argv[1:] = quoted(sys.argv[1:])
             schema.register()

@@ -1,7 +1,6 @@
 """Other people's models: an ONNX embedder as trackers use them (BoxMOT's contract), in the place of aelm's own."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aelm.models import ReIDNetwork
+from aelm.telemetry import keep_to_itself
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
 
 # How an ONNX file says what numbers it takes.
@@ -179,15 +179,6 @@ def open_session(path: Path) -> Any:
         return runtime.InferenceSession(str(path), options, providers)
     except errors() as error:
         raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
-
-
-def keep_to_itself() -> None:
-    """Asks onnxruntime to report to nobody; before anything imports it, the exporters of torch too.
-
-    1.32 would keep a number of the machine in the home directory, and send reports; ``ORT_DISABLE_TELEMETRY=0`` lets
-    it.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def onnxruntime() -> Any:

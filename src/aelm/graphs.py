@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aelm.foreign import keep_to_itself, open_session
+from aelm.foreign import open_session
+from aelm.telemetry import keep_to_itself
 
 INPUT, OUTPUT = "images", "output0"  # as trackers look for them
 NEWEST_IR = 10  # runtimes in use do not read newer ones

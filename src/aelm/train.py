@@ -37,10 +37,9 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
     """Takes away the run directory, which Hydra makes first of all, where the block fails before anything is in it."""
     try:
         yield
-    except BaseException:
-        with suppress(OSError):
+    finally:
+        with suppress(OSError):  # it holds something
             folder.rmdir()
-        raise
 
 
 def run(config: DictConfig) -> dict[str, float]:

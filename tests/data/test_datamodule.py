@@ -1,11 +1,13 @@
 """From benchmarks to loaders: names, numbers, shares of processes, and what is refused."""
 
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -393,3 +395,19 @@ for name in aelm.data.__all__:
 assert not hasattr(aelm.data, "nothing") and "hydra" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
+def test_a_folder_for_temporary_files_too_deep_for_loading_processes_is_told(make, tmp_path, monkeypatch):
+    """Batches would never arrive: the error of the socket that carries them stays in the loading process."""
+    deep = tmp_path / ("d" * 80)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    data = module(make("one"), loader=HERE._replace(workers=1))
+    data.setup()
+    with pytest.raises(OSError, match=r"may have 10[37] characters and here has \d{3}: .*set TMPDIR to a shorter"):
+        data.train_dataloader()
+    data = module(make("one"), loader=HERE)
+    data.setup()
+    assert len(data.train_dataloader()) > 0

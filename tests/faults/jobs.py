@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from aelm import embed, evaluate, schema, train
 from aelm.data.synthetic import synthetic
 from tests.faults.apart import fault_in_file
-from tests.runs import P_X_K, SMALL
+from tests.runs import P_X_K, SMALL, watched_by
 
 torch.set_num_threads(1)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -96,13 +96,6 @@ class Watch(pl.Callback):
 
 def trains_long(people, run_dir, *overrides):
     """What is held after each epoch of a long training."""
-    watch, plain = Watch(), train.build_trainer
-
-    def watched(*arguments):
-        trainer = plain(*arguments)
-        trainer.callbacks.append(watch)
-        return trainer
-
-    train.build_trainer = watched
+    watch = watched_by(Watch())
     trains(people, run_dir, *overrides)
     return watch.found

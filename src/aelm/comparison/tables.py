@@ -13,7 +13,7 @@ from aelm.comparison.summary import Comparison
 
 SCORE = r"(mAP|mAP_trapezoid|mINP|rank\d+)(_low|_high)?"  # last parts of names that are shown in per cent
 MEANS, DIFFERENCES = 6, 3  # metrics in a table
-NOTHING = "–"  # noqa: RUF001 (a dash is what is meant)
+NOTHING = "\N{EN DASH}"
 
 
 def markdown(comparison: Comparison, runs: Sequence[Run]) -> str:

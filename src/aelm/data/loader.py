@@ -1,7 +1,9 @@
 """How pictures are loaded."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.util import get_temp_dir
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +12,8 @@ from torch.utils.data import DataLoader, Sampler
 from aelm.data.dataset import ReIDDataset, collate, one_thread
 from aelm.data.sampler import TrainSampler
 from aelm.types import Batch
+
+SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # characters that the address of a Unix socket may have
 
 
 class TrainLoader(DataLoader[Any]):
@@ -116,8 +120,12 @@ class Loader(NamedTuple):
             batch_size: Pictures a batch.
             lives_on: Whether the loader is gone through more than once.
             processes: Processes on this machine that each have such a loader.
+
+        Raises:
+            OSError: If loading processes could not hand over what they load.
         """
         workers = default_workers(processes) if self.workers is None else self.workers
+        check_sockets(workers)
         made_already: Callable[[Any], Batch] = collate
         kind = TrainLoader if isinstance(sampler, TrainSampler) else DataLoader
         loader: DataLoader[Any] = kind(
@@ -135,6 +143,24 @@ class Loader(NamedTuple):
             persistent_workers=self.persistent_workers and lives_on and workers > 0,
         )
         return loader
+
+
+def check_sockets(workers: int) -> None:
+    """Looks whether loading processes can hand over batches, through sockets in the folder for temporary files.
+
+    Where that folder lies too deep they cannot: their error goes astray, and who waits for a batch waits for ever.
+
+    Raises:
+        OSError: If there are ``workers`` and the path of such a socket would be too long.
+    """
+    if not workers or sys.platform == "win32":
+        return
+    address = os.fsencode(os.path.join(get_temp_dir(), "listener-12345678"))  # as multiprocessing names them
+    if len(address) > SOCKET_PATH:
+        raise OSError(
+            f"loading processes hand over pictures through sockets, whose path may have {SOCKET_PATH} characters and "
+            f"here has {len(address)}: {os.fsdecode(address)}; set TMPDIR to a shorter folder, or `workers` to 0"
+        )
 
 
 def default_workers(processes: int) -> int:

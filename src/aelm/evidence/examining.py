@@ -4,7 +4,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from aelm.data.dataset import one_thread
-from aelm.data.loader import default_workers
+from aelm.data.loader import check_sockets, default_workers
 from aelm.evidence.claims import cells, measure, shrunk
 from aelm.evidence.shots import Example, FurtherShots
 from aelm.evidence.summary import Found
@@ -22,6 +22,7 @@ def examined(network: ReIDNetwork, shots: FurtherShots, workers: int | None = No
         workers: How many of those; None: one a core, at most 8; 0: none.
     """
     count = default_workers(1) if workers is None else workers
+    check_sockets(count)
     loader: DataLoader[Example] = DataLoader(shots, BATCH, num_workers=count, worker_init_fn=one_thread)
     found = []
     for batch in loader:

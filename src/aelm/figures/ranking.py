@@ -15,7 +15,7 @@ Verdict = Literal["match", "miss", "ignored", "unknown"]
 # Green and red that stay apart for colour-blind eyes (after Tol's vibrant set); the glyphs say the same once more.
 COLOURS = {"match": "#009e73", "miss": "#cc3311", "ignored": "#8c959f", "unknown": "#c3cad1", "query": "#0072b2"}
 GROUND = "#eef1f4"  # beside pictures of another shape than most
-GLYPHS = {"match": "✓", "miss": "✗", "ignored": "–"}  # noqa: RUF001 (a dash is what is meant)
+GLYPHS = {"match": "✓", "miss": "✗", "ignored": "\N{EN DASH}"}
 MEANINGS = {"match": "same person", "miss": "another person", "ignored": "not ranked (same camera, or junk)"}
 
 HEIGHT = 144.0  # of a picture with its frame, in points, as all lengths here
@@ -141,7 +141,7 @@ def _draw_results(page: Page, row: RankedRow, cells: Sequence[_Cell]) -> None:
         if result.verdict in GLYPHS:
             _draw_badge(page, result.verdict, cell.x + cell.width - FRAME - 2, cell.y + HEIGHT - FRAME - 2)
         below, right = cell.y + HEIGHT + SMALL + 4, cell.x + cell.width
-        page.write(str(rank) if ranked else "–", cell.x, below, SMALL, bold=True)  # noqa: RUF001
+        page.write(str(rank) if ranked else "\N{EN DASH}", cell.x, below, SMALL, bold=True)
         if result.score is not None:
             page.write(f"{result.score:.3f}", right, below, SMALL, colour=INK, align="right")
         caption = page.shortened(result.caption, cell.width + GUTTER - 3, SMALL)
