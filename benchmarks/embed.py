@@ -22,13 +22,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import torch
 from input import write_pictures
 
-from aelm.bulk import Settings, embed_shards
 from aelm.checkpoint import KEY, build, describe
 from aelm.data.sources import Item
-from aelm.embedder import Embedder, load_embedder
-from aelm.embeddings import describe as described
-from aelm.feed import default_batch_size
-from aelm.shards import join, open_shards
+from aelm.embedding.bulk import Settings, embed_shards
+from aelm.embedding.embedder import Embedder, load_embedder
+from aelm.embedding.feed import default_batch_size
+from aelm.embedding.folder import describe as described
+from aelm.embedding.shards import join, open_shards
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 
 NETWORK = {

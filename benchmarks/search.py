@@ -21,10 +21,10 @@ import torch
 from ranking import machine, seconds
 
 from aelm.data.sources import Item
-from aelm.embeddings import FEATURES, FORMAT, write_embeddings
-from aelm.gallery import Gallery
+from aelm.embedding.folder import FEATURES, FORMAT, write_embeddings
 from aelm.retrieval import nearest
 from aelm.retrieval.sweep import COLUMNS
+from aelm.searching.gallery import Gallery
 
 CHUNK = 50_000
 # Rows of a block: what the library takes for few queries.

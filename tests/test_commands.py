@@ -12,8 +12,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from aelm.data.synthetic import synthetic
-from aelm.embedder import load_embedder
-from aelm.store import GalleryStore
+from aelm.embedding.embedder import load_embedder
+from aelm.searching.store import GalleryStore
 from tests.runs import P_X_K, SMALL
 
 FAST = ["trainer.max_epochs=1", "figures=false", "name=it's one"]

@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from aelm import bulk, embed
+from aelm import embed
 from aelm.data import BadImageError, Loader, ReIDDataset, recipe
-from aelm.embedder import load_embedder
-from aelm.embeddings import read_embeddings
-from aelm.feed import embed_files, loaded
-from aelm.feed import embedded as embedded_batches
-from aelm.shards import WORK
+from aelm.embedding import bulk
+from aelm.embedding.embedder import load_embedder
+from aelm.embedding.feed import embed_files, loaded
+from aelm.embedding.feed import embedded as embedded_batches
+from aelm.embedding.folder import read_embeddings
+from aelm.embedding.shards import WORK
 from aelm.types import Picture
 from tests.pictures_on_disk import person, save_model, write, write_people
 

@@ -8,7 +8,7 @@ import pytest
 
 from aelm import evaluate, report, scoring
 from aelm.data.distractors import with_distractors
-from aelm.feature_files import read_features
+from aelm.embedding.feature_files import read_features
 from aelm.retrieval import bootstrap, expand_queries, pool_people, rank_metrics, rerank, verification
 from aelm.scoring import Test, Ways
 from aelm.types import Benchmark, Picture

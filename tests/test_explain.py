@@ -11,10 +11,10 @@ import torch
 
 from aelm import explain, explaining
 from aelm.cli import quoted
-from aelm.embedder import load_embedder
+from aelm.embedding.embedder import load_embedder
 from aelm.models.similarity import similarity_maps
 from aelm.schema import check_keys
-from tests.test_embedder import write_onnx
+from tests.embedding.test_embedder import write_onnx
 from tests.tiny import description, write_checkpoint
 
 

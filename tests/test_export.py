@@ -19,7 +19,7 @@ from hydra.errors import ConfigCompositionException
 from aelm import export, exporting
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
-from aelm.embedder import load_embedder
+from aelm.embedding.embedder import load_embedder
 from aelm.schema import check_keys
 from tests.tiny import description, write_checkpoint
 

@@ -7,10 +7,10 @@ import torch
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.synthetic import synthetic
 from aelm.data.transforms import recipe
-from aelm.embedder import load_embedder
+from aelm.embedding.embedder import load_embedder
 from aelm.exporting import export_model
 from aelm.retrieval import rank_metrics
-from tests.test_embedder import by_hand, write_onnx
+from tests.embedding.test_embedder import by_hand, write_onnx
 from tests.tiny import write_checkpoint
 
 TINY = ["dataset=synthetic", "dataset.benchmarks.synthetic.size=tiny", "dataset.workers=0"]

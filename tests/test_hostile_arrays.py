@@ -13,8 +13,8 @@ from scipy.io import savemat
 
 from aelm import embed, evaluate, search
 from aelm.data.benchmarks import cuhk03
-from aelm.embedder import load_embedder
-from aelm.feature_files import read_features
+from aelm.embedding.embedder import load_embedder
+from aelm.embedding.feature_files import read_features
 from aelm.models import TimmBackbone
 from tests.bomb import Bomb
 from tests.data import trees

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aelm import checkpoint, embed, evaluate, explain, export, search
-from aelm.embedder import load_embedder
+from aelm.embedding.embedder import load_embedder
 from tests.bomb import Bomb
 from tests.pictures_on_disk import write_people
 from tests.tiny import description, write_checkpoint

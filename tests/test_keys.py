@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from aelm.averaging import Averaging
 from aelm.losses import IdentityLoss
 from aelm.models import AELM, CoAM, ReIDNetwork
 from aelm.module import ReIDModule
+from aelm.training.averaging import Averaging
 
 
 def state(run_dir, name="last"):

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 
 from aelm import schema, train, trainer
 from aelm.build import built_optimizer
-from aelm.callbacks import History
+from aelm.training.callbacks import History
 from tests.runs import P_X_K, SMALL
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from aelm.cli import quoted
 from aelm.data.numbering import numbers
 from aelm.data.pictures import MARKET_NAME, read_folder
 from aelm.data.sources import Item, plain
-from aelm.embeddings import read_items, table
+from aelm.embedding.folder import read_items, table
 
 pids, camids = st.integers(-1, 9999), st.integers(0, 99)
 

@@ -14,7 +14,7 @@ from aelm import train
 from aelm.build import build_data, built
 from aelm.data import ReIDDataModule
 from aelm.data.loader import TrainLoader
-from aelm.random_states import random_states, set_random_states
+from aelm.training.random_states import random_states, set_random_states
 from tests.runs import P_X_K, SMALL
 
 INTERVAL = 3

@@ -17,14 +17,14 @@ from hydra.errors import ConfigCompositionException
 
 from aelm import embed, search
 from aelm.data import recipe
-from aelm.embedder import load_embedder
-from aelm.embeddings import read_embeddings
-from aelm.feed import embed_files
-from aelm.pairs import pair_heat, read_pictures
+from aelm.embedding.embedder import load_embedder
+from aelm.embedding.feed import embed_files
+from aelm.embedding.folder import read_embeddings
 from aelm.schema import check_keys
+from aelm.searching.pairs import pair_heat, read_pictures
 from tests.browser import BROWSER, Page
+from tests.embedding.test_embedder import by_hand, write_onnx
 from tests.pictures_on_disk import person, save_model, write, write_people
-from tests.test_embedder import by_hand, write_onnx
 
 FAST = ["device=cpu", "workers=0", "progress=false"]
 NASTY = [

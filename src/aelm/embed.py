@@ -2,11 +2,11 @@
 
 from omegaconf import DictConfig
 
-from aelm.bulk import Settings, embed_items
 from aelm.cli import command
 from aelm.data.sources import find_items
+from aelm.embedding.bulk import Settings, embed_items
+from aelm.embedding.shards import BAD, Outcome
 from aelm.places import check_folder
-from aelm.shards import BAD, Outcome
 
 
 @command("embed")

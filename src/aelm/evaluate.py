@@ -17,9 +17,9 @@ from aelm.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.distractors import with_distractors
 from aelm.data.evaluation_sets import kept
-from aelm.embedder import Embedder, load_embedder
+from aelm.embedding.embedder import Embedder, load_embedder
+from aelm.embedding.feature_files import read_array, read_features
 from aelm.evidence.occlusion import Plan
-from aelm.feature_files import read_array, read_features
 from aelm.module import ReIDModule
 from aelm.places import check_folder
 from aelm.proofs import Destination

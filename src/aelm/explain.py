@@ -14,8 +14,8 @@ from aelm.data import BadImageError, recipe
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.pictures import shown
 from aelm.data.sources import Item, find_items
-from aelm.embedder import Embedder, load_embedder
-from aelm.feed import devices
+from aelm.embedding.embedder import Embedder, load_embedder
+from aelm.embedding.feed import devices
 from aelm.places import check_file, check_folder
 
 TITLE = "What each classifier looks at, what AELM erases, and what is left for B"

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from aelm.cli import command
-from aelm.embedder import load_embedder
+from aelm.embedding.embedder import load_embedder
 from aelm.exporting import Exported, export_model
 from aelm.places import check_file
 

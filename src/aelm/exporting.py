@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from aelm.embedder import Embedder
+from aelm.embedding.embedder import Embedder
 from aelm.foreign import OnnxBackbone, sidecar_path
 from aelm.graphs import INPUT, OUTPUT, onnx_runner, torch_runner, write_onnx, write_torch
 

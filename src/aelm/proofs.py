@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from aelm.data import ReIDDataModule
-from aelm.embedder import Embedder
+from aelm.embedding.embedder import Embedder
+from aelm.embedding.feed import preparation
 from aelm.evidence import curve, pages, summary
 from aelm.evidence.examining import examined
 from aelm.evidence.occlusion import Plan, sweep
 from aelm.evidence.shots import FurtherShots, World, world_of
-from aelm.feed import preparation
 from aelm.module import ReIDModule
 from aelm.report import write_whole
 from aelm.scoring import Test

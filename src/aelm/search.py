@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, ListConfig
 
-from aelm import answers
-from aelm.answers import Found
-from aelm.bulk import Settings, embed_items
 from aelm.cli import command
 from aelm.data.decoding import reason
 from aelm.data.sources import Item, find_items
-from aelm.embedder import Embedder, load_embedder
-from aelm.embeddings import FEATURES, ITEMS, META, Embeddings, read_embeddings
-from aelm.feed import Features, default_batch_size, devices, embedded
-from aelm.gallery import Gallery, Hit
-from aelm.store import GalleryStore
+from aelm.embedding.bulk import Settings, embed_items
+from aelm.embedding.embedder import Embedder, load_embedder
+from aelm.embedding.feed import Features, default_batch_size, devices, embedded
+from aelm.embedding.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings
+from aelm.searching import answers
+from aelm.searching.answers import Found
+from aelm.searching.gallery import Gallery, Hit
+from aelm.searching.store import GalleryStore
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
     uri = str(config.gallery.uri)
     if "://" not in uri and not Path(uri).exists():  # Milvus Lite keeps a folder
         raise FileNotFoundError(
-            f"`gallery.uri`: no gallery store {uri}; aelm.store.GalleryStore makes one, see docs/gallery_store.md"
+            f"`gallery.uri`: no gallery store {uri}; aelm.GalleryStore makes one, see docs/gallery_store.md"
         )
     if config.checkpoint is None:
         raise ValueError("a gallery store may serve several models: give `checkpoint`")

@@ -13,7 +13,6 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from aelm import left_out, pictures, report, sweeps
 from aelm.build import build_data, built, built_optimizer
-from aelm.callbacks import History
 from aelm.checkpoint import describe
 from aelm.cli import command
 from aelm.data import ReIDDataModule
@@ -21,6 +20,7 @@ from aelm.module import ReIDModule
 from aelm.run_dir import claim
 from aelm.run_facts import run_facts, write_facts
 from aelm.trainer import build_trainer
+from aelm.training.callbacks import History
 
 
 @command("train")

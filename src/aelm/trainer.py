@@ -12,13 +12,13 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 
-from aelm.averaging import Averaging
 from aelm.build import built
-from aelm.callbacks import History, Progress
-from aelm.finite import FiniteTraining
-from aelm.random_states import RandomStates
 from aelm.report import COLUMNS
-from aelm.saving import StepCheckpoint, WholeCheckpointIO
+from aelm.training.averaging import Averaging
+from aelm.training.callbacks import History, Progress
+from aelm.training.finite import FiniteTraining
+from aelm.training.random_states import RandomStates
+from aelm.training.saving import StepCheckpoint, WholeCheckpointIO
 
 log = logging.getLogger(__name__)
 

@@ -318,7 +318,7 @@ def test_a_network_with_one_head_has_as_claims(tmp_path):
 
 def test_what_cannot_be_measured_is_said_before_anything_is_tested(composed, tmp_path):
     from aelm import evaluate
-    from tests.test_embedder import write_onnx
+    from tests.embedding.test_embedder import write_onnx
     from tests.tiny import write_checkpoint
 
     quiet = ["figures=false", "trainer.accelerator=cpu", "dataset=market1501"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aelm.figures.heatmaps import COLOUR_MAP, STRONGEST
 from aelm.figures.pictures import Image, box_aspect, fit
-from aelm.pairs import Heat
+from aelm.searching.pairs import Heat
 
 TALLEST, WIDEST = 288, 432  # of a picture in the page, in pixels
 FINE = 64  # rows of a heat map's picture; the browser smooths the rest
@@ -90,7 +90,7 @@ def render(answers: Sequence[Answer], facts: Mapping[str, str], no_match: str, n
 @cache
 def template() -> str:
     """The page without its contents."""
-    return files("aelm").joinpath("search_page.html").read_text(encoding="utf-8")
+    return files("aelm.searching").joinpath("search_page.html").read_text(encoding="utf-8")
 
 
 def text(value: str) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aelm.data import BadImageError
 from aelm.data.decoding import Pixels, decode, read_bytes
-from aelm.embedder import Embedder
-from aelm.feed import preparation
+from aelm.embedding.embedder import Embedder
+from aelm.embedding.feed import preparation
 from aelm.models.similarity import merged, similarity_maps
 
 BATCH = 32  # pairs at a time

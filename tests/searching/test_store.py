@@ -6,11 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from aelm import embed, search, store
+from aelm import embed, search
 from aelm.data.sources import Item
-from aelm.embedder import load_embedder
-from aelm.gallery import Gallery
-from aelm.store import GalleryStore
+from aelm.embedding.embedder import load_embedder
+from aelm.searching import store
+from aelm.searching.gallery import Gallery
+from aelm.searching.store import GalleryStore
 from tests.pictures_on_disk import save_model, write_people
 
 pytest.importorskip("pymilvus", reason="the extra `gallery` is not installed")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from aelm.data.sources import Item, plain
-from aelm.embedder import Embedder
-from aelm.embeddings import check_model, read_embeddings
-from aelm.gallery import Hit
+from aelm.embedding.embedder import Embedder
+from aelm.embedding.folder import check_model, read_embeddings
 from aelm.retrieval.blocks import Array, check_features
+from aelm.searching.gallery import Hit
 
 BATCH = 1000  # rows a message; Milvus takes no more than 64 MB
 LIMIT = 16384  # results a query that Milvus gives at most
@@ -134,7 +134,7 @@ class GalleryStore:
     ) -> list[list[Hit]]:
         """The most similar pictures of each query, best first; exact where the index is ``FLAT``.
 
-        Args and errors as :meth:`aelm.gallery.Gallery.search`, but for ``paths``, which are absolute here and patterns
+        Args and errors as :meth:`aelm.Gallery.search`, but for ``paths``, which are absolute here and patterns
         of ``*`` and ``?`` only, and ``between``, which keeps pictures of these times, first and last included.
         """
         check_features("query", query)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from aelm import train
-from aelm.finite import FiniteTraining, not_finite, on_its_way
+from aelm.training.finite import FiniteTraining, not_finite, on_its_way
 from tests.test_module import QUIET, batches, module
 
 SHORT = ["figures=false", "sampler.steps_per_epoch=4", "checkpoint_every_n_steps=1"]
@@ -109,7 +109,7 @@ def test_a_loss_that_arrives_later_is_looked_at_a_step_later_and_in_the_end(monk
         losses.append(torch.zeros(()))
         return losses[-1], Late(losses[-1], torch.nan if len(count) == late + 1 else loss.item())
 
-    monkeypatch.setattr("aelm.finite.on_its_way", travelling)
+    monkeypatch.setattr("aelm.training.finite.on_its_way", travelling)
     parts = [FiniteTraining(tmp_path / "last.ckpt")]
     trainer = pl.Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, callbacks=parts, **QUIET)
     with pytest.raises(FloatingPointError, match=rf"step {step} \(epoch 1\) is nan, over the positions \[\d"):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.data.sources import Item, plain
-from aelm.embedder import Embedder
-from aelm.embeddings import Embeddings, check_model, describe, read_embeddings, relative, write_embeddings
+from aelm.embedding.embedder import Embedder
+from aelm.embedding.folder import Embeddings, check_model, describe, read_embeddings, relative, write_embeddings
 from aelm.retrieval import nearest
 from aelm.retrieval.blocks import Array, check_features
 

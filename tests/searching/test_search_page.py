@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from aelm.pairs import Heat
-from aelm.search_page import Answer, Result, Shown, render
+from aelm.searching.pairs import Heat
+from aelm.searching.search_page import Answer, Result, Shown, render
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.data.sources import Item
-from aelm.embedder import Embedder
-from aelm.feature_files import read_array
+from aelm.embedding.embedder import Embedder
+from aelm.embedding.feature_files import read_array
 from aelm.whole import write_whole
 
 FORMAT = 1

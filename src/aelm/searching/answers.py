@@ -9,14 +9,15 @@ from uuid import uuid4
 
 import numpy as np
 
-from aelm import figures, search_page
+from aelm import figures
 from aelm.data.decoding import Pixels
 from aelm.data.sources import Item
-from aelm.embedder import Embedder
+from aelm.embedding.embedder import Embedder
 from aelm.figures.ranking import Verdict
-from aelm.gallery import Hit
-from aelm.pairs import Heat, pair_heat, read_pictures
 from aelm.places import check_file
+from aelm.searching import search_page
+from aelm.searching.gallery import Hit
+from aelm.searching.pairs import Heat, pair_heat, read_pictures
 
 SUFFIXES = (".html", ".png", ".json")
 NO_HEAT = "There is no heat map: a picture is gone, or the model keeps its feature maps to itself."

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from aelm.data.sources import Item
-from aelm.embedder import load_embedder
-from aelm.embeddings import read_embeddings
-from aelm.feed import embed_files
-from aelm.gallery import BLOCK, Gallery
+from aelm.embedding.embedder import load_embedder
+from aelm.embedding.feed import embed_files
+from aelm.embedding.folder import read_embeddings
+from aelm.searching.gallery import BLOCK, Gallery
 from tests.pictures_on_disk import save_model, write_people
 
 D = 8
@@ -98,7 +98,7 @@ def test_adding_replaces_and_removing_takes_out():
 
 
 def test_many_blocks_are_one_gallery(monkeypatch):
-    monkeypatch.setattr("aelm.gallery.BLOCK", 7)
+    monkeypatch.setattr("aelm.searching.gallery.BLOCK", 7)
     assert BLOCK > 7
     whole, features = filled(40)
     parts, _ = filled(25)

@@ -13,10 +13,10 @@ from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
 from aelm.data.sources import Item
-from aelm.embedder import Embedder, load_embedder
-from aelm.embeddings import describe
-from aelm.feed import default_batch_size, devices, embedded
-from aelm.shards import Outcome, Shards, join, open_shards, write_shard
+from aelm.embedding.embedder import Embedder, load_embedder
+from aelm.embedding.feed import default_batch_size, devices, embedded
+from aelm.embedding.folder import describe
+from aelm.embedding.shards import Outcome, Shards, join, open_shards, write_shard
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def embed_items(
     A run of the same job that was stopped is gone on with, shard by shard.
 
     Args:
-        checkpoint: What :func:`aelm.embedder.load_embedder` takes.
+        checkpoint: What :func:`aelm.embedding.embedder.load_embedder` takes.
         items: The pictures.
         output: The folder; what earlier, finished runs left there is replaced when this one is done.
         settings: How it runs.

@@ -14,8 +14,8 @@ import numpy as np
 from aelm.data.decoding import reason
 from aelm.data.pictures import shown
 from aelm.data.sources import Item
-from aelm.embeddings import relative, table, write_embeddings
-from aelm.feed import Features, Positions
+from aelm.embedding.feed import Features, Positions
+from aelm.embedding.folder import relative, table, write_embeddings
 from aelm.whole import write_whole
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from aelm import checkpoint
 from aelm.checkpoint import build, describe
-from aelm.embedder import load_embedder
+from aelm.embedding.embedder import load_embedder
 from aelm.foreign import OnnxBackbone, load_onnx
 
 HEIGHT, WIDTH = 24, 16

@@ -13,7 +13,7 @@ from torch.utils.data import SequentialSampler
 
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.decoding import reason
-from aelm.embedder import Embedder
+from aelm.embedding.embedder import Embedder
 from aelm.types import Batch, Picture
 
 Features = NDArray[np.float32]

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from aelm import saving
-from aelm.saving import StepCheckpoint, WholeCheckpointIO, save_whole
+from aelm.training import saving
+from aelm.training.saving import StepCheckpoint, WholeCheckpointIO, save_whole
 
 
 def content(version, size=500_000):

@@ -1,0 +1,1 @@
+"""From embeddings to answers: galleries, what makes two pictures similar, and the page that shows it."""

@@ -1,0 +1,1 @@
+"""Around a training step: averages, histories, whole checkpoints, random states, and when to stop."""
