@@ -65,6 +65,7 @@ def noticed_by(folder, tests):
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.path[:0] = [str(folder), str(folder / "src")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # for what the tests start
         for name in [name for name in sys.modules if name.partition(".")[0] in ("aelm", "tests")]:
             del sys.modules[name]
         code = 3

@@ -29,6 +29,14 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path, elsewhere)
     assert sorted(os.listdir(tmp_path)) == ["new"]
 
 
+def test_who_reads_the_earlier_file_reads_all_of_it(tmp_path):
+    path = write_whole(tmp_path / "x", lambda file: file.write(b"earlier"))
+    with path.open("rb") as reader:
+        write_whole(path, lambda file: file.write(b"new"))
+        assert reader.read() == b"earlier"
+    assert path.read_bytes() == b"new"
+
+
 def test_what_is_no_fault_of_the_disk_passes_and_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_whole(tmp_path / "x", lambda file: 1 / 0)

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import stat
 import time
 
 import pytest
@@ -42,6 +43,20 @@ def test_a_file_is_written_and_replaced(tmp_path):
         save_whole(content(version), path)
         assert whole(path) == version
         assert os.listdir(path.parent) == ["last.ckpt"]
+
+
+def test_it_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+    """Else a machine that loses power keeps the name of a checkpoint, and nothing in it."""
+    done, sync, rename = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("named"), rename(*paths)))
+    save_whole(content(1), tmp_path / "last.ckpt")
+    assert done == ["file", "named", "folder"]
 
 
 def test_a_process_killed_while_writing_leaves_the_earlier_or_the_new_one(tmp_path):
