@@ -1,8 +1,8 @@
-"""Runs commands in turn, in one process that no socket leaves: python -m tests.sealed LOG < commands as JSON.
+"""Runs commands in turn, in one process that no socket leaves: python -m tests.sealed LOG [end] < commands as JSON.
 
 Names that are looked up and connections that are tried are refused, and noted in LOG with where they came from, since
 libraries swallow the refusal. Only sockets of the machine itself (AF_UNIX) may be used: loading processes hand over
-their batches through them.
+their batches through them. With ``end`` the first refusal ends the process, as clients try again for a minute.
 """
 
 import json
@@ -18,7 +18,7 @@ REFUSED = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr",
 ADDRESSED = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"}
 
 
-def seal(log):
+def seal(log, end=False):
     """From now on, in this process and those it forks, nothing reaches a network."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -26,6 +26,8 @@ def seal(log):
         if event in REFUSED or (event in ADDRESSED and arguments[0].family != socket.AF_UNIX):
             where = "".join(traceback.format_stack(limit=12))
             os.write(file, f"{event} {arguments[1:] or arguments}\n{where}\n".encode())
+            if end:
+                os._exit(1)
             raise ConnectionRefusedError(f"{event} {arguments}: no network here")
 
     sys.addaudithook(refuse)
@@ -39,6 +41,6 @@ def run(command, arguments):
 
 
 if __name__ == "__main__":
-    seal(sys.argv[1])
+    seal(sys.argv[1], end="end" in sys.argv[2:])
     for typed in json.load(sys.stdin):
         run(*typed)

@@ -54,7 +54,7 @@ def sealed(tmp_path, people):
     for picture in synthetic(people, "tiny", progress=False).query[:4]:
         shutil.copy(picture.path, places["here"] / "crops")
 
-    def run(*commands):
+    def run(*commands, end=()):
         # Nothing of what switches the network off elsewhere: the commands must keep to themselves unasked.
         switches = ("NO_ALBUMENTATIONS_UPDATE", "WANDB_MODE", "HF_HUB_OFFLINE", "MPLCONFIGDIR")
         env = {k: v for k, v in os.environ.items() if k not in switches and not k.startswith("XDG_")}
@@ -62,7 +62,7 @@ def sealed(tmp_path, people):
         env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         before = {name: files(place) for name, place in places.items()}
         done = subprocess.run(
-            [sys.executable, "-m", "tests.sealed", str(tmp_path / "network.log")],
+            [sys.executable, "-m", "tests.sealed", str(tmp_path / "network.log"), *end],
             input=json.dumps(commands), cwd=places["here"], env=env, capture_output=True, text=True,
         )  # fmt: skip
         log = tmp_path / "network.log"
@@ -100,7 +100,7 @@ def test_no_command_reaches_out_or_writes_elsewhere(sealed, people):
 def test_the_seal_holds(sealed):
     """A command that asks for weights from the hub is what a leak would look like."""
     asking = [*SMALL, *P_X_K, "model.backbone.pretrained=true", "name=asking"]
-    done, network, _ = sealed(["train", asking])
+    done, network, _ = sealed(["train", asking], end=["end"])
     assert done.returncode != 0
     assert network.startswith("socket.")
 
