@@ -131,6 +131,13 @@ def test_a_folder_of_embed_is_read_too(tmp_path):
     assert np.array_equal(found.features, test[0])
 
 
+def test_a_table_may_come_from_a_spreadsheet_and_name_any_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfpid,camid,path\r\n1,0,caf\xe9.jpg\r\n2,1,b.jpg\r\n")
+    pictures = read_features(str(tmp_path / "x.npy")).pictures
+    assert pictures == (Picture("caf\udce9.jpg", 1, 0), Picture("b.jpg", 2, 1))
+
+
 def test_checkpoint_or_features_but_not_both(composed):
     for overrides in ([], ["checkpoint=x", "query=q", "gallery=g"], ["query=q"]):
         with pytest.raises(ValueError, match="give either `checkpoint`, or `query` and `gallery`"):

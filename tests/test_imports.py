@@ -30,7 +30,7 @@ MAY = {
     "graphs": {"foreign", "telemetry"},
     "embedding": {"types", "checkpoint", "data", "foreign", "models", "whole"},
     "searching": {"types", "data", "embedding", "figures", "models", "places", "retrieval"},
-    "exporting": {"embedding", "foreign", "graphs"},
+    "exporting": {"embedding", "foreign", "graphs", "whole"},
     "explaining": {"figures", "models"},
     "report": {"types", "whole", "retrieval"},
     "evidence": {"types", "models", "retrieval", "data", "figures", "scoring"},

@@ -318,3 +318,14 @@ def test_in_a_browser_a_result_without_heat_map_says_why(searched, embedded, tmp
         assert page.run("document.getElementById('none').innerText") == "Heat maps were switched off (heatmaps=false)."
         assert page.run(f"{SEEN}('heat-a')")["hidden"]
         assert page.run(f"{SEEN}('picture-b')")["width"] > 20
+
+
+def test_paths_mean_the_same_in_a_folder_that_is_embedded_in_passing(searched, world, tmp_path, composed):
+    """As if the folder held its embeddings."""
+    given = [f"checkpoint='{world[0]}'", "paths='[0-4]*'"]
+    (passing,) = searched(world[1][7], *given)
+    paths = [f"checkpoint='{world[0]}'", f"images='{tmp_path}/crops'", f"output='{tmp_path}/crops'"]
+    embed.run(composed("embed", *paths, *FAST))
+    (held,) = searched(world[1][7], *given)
+    assert [hit.path for hit in passing.hits] == [hit.path for hit in held.hits]
+    assert len(held.hits) > 1

@@ -87,6 +87,22 @@ def test_two_runs_with_one_seed_have_identical_weights(trained, aelm):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_checkpoints_come_each_epoch_where_nobody_is_held_out_and_validation_is_rare(trained):
+    run_dir, _ = trained("dataset.val_fraction=0", "trainer.check_val_every_n_epoch=5", "figures=false")
+    assert torch.load(f"{run_dir}/checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(f"{run_dir}/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_a_training_ends_when_its_time_is_up_and_is_tested(trained):
+    """Without an end of its own, and with the bar that tells how much time is left."""
+    endless = ["trainer.max_epochs=-1", "trainer.max_time=00:00:00:03", "trainer.enable_progress_bar=true"]
+    run_dir, scores = trained(*endless, "figures=false", "trainer.check_val_every_n_epoch=1000")
+    assert set(os.listdir(f"{run_dir}/checkpoints")) == {"last.ckpt"}
+    assert 0 <= scores["test/mAP"] <= 1
+    with open(f"{run_dir}/run.json") as file:
+        assert 3 <= json.load(file)["train/seconds"] < 60
+
+
 def test_without_held_out_identities_best_is_the_last(trained):
     run_dir, _ = trained("figures=false", "dataset.val_fraction=0")
     best, last = weights(run_dir, "best"), weights(run_dir, "last")

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from aelm import explaining, figures
 from aelm.cli import command
-from aelm.data import BadImageError, recipe
+from aelm.data import Augment, BadImageError
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.pictures import shown
 from aelm.data.sources import Item, find_items
 from aelm.embedding.embedder import Embedder, load_embedder
-from aelm.embedding.feed import devices
+from aelm.embedding.feed import devices, preparation
 from aelm.places import check_file, check_folder
 
 TITLE = "What each classifier looks at, what AELM erases, and what is left for B"
@@ -100,9 +100,10 @@ def readable(
     What cannot be read is added to ``bad``.
     """
     part: list[tuple[int, Tensor]] = []
+    resize = preparation(embedder)
     for i, item in enumerate(items):
         try:
-            part.append((i, prepared(embedder, item.path)))
+            part.append((i, prepared(resize, item.path)))
         except BadImageError as error:
             bad.append(str(error))
         if len(part) == count:
@@ -112,13 +113,12 @@ def readable(
         yield part
 
 
-def prepared(embedder: Embedder, path: str) -> Tensor:
+def prepared(resize: Augment, path: str) -> Tensor:
     """One picture as the network takes it, ``(3, height, width)`` uint8.
 
     Raises:
         BadImageError: If it cannot be read.
     """
-    resize = recipe(embedder.height, embedder.width).test
     return torch.from_numpy(resize(decode(read_bytes(path), path))).permute(2, 0, 1).contiguous()
 
 
@@ -126,7 +126,7 @@ def draw_pair(embedder: Embedder, pair: Sequence[str], output: Path) -> Path:
     """The two pictures under the maps that their similarity splits into; ``output`` is a PNG, or a folder for one."""
     if len(pair) != 2:
         raise ValueError(f"`pair` must name two pictures, got {len(pair)}: {shown(pair)}")
-    image_a, image_b = (prepared(embedder, path) for path in pair)
+    image_a, image_b = (prepared(preparation(embedder), path) for path in pair)
     maps, rows = explaining.paired(embedder.network, image_a, image_b, (Path(pair[0]).name, Path(pair[1]).name))
     parts = ", ".join(f"{name.replace(',', '')} {share:+.3f}" for name, share in explaining.shares(maps).items())
     score = float(maps.score[0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aelm.embedding.embedder import Embedder
 from aelm.foreign import OnnxBackbone, sidecar_path
 from aelm.graphs import INPUT, OUTPUT, onnx_runner, torch_runner, write_onnx, write_torch
+from aelm.whole import write_whole
 
 Format = Literal["onnx", "torch_export"]
 Preprocessing = Literal["outside", "inside"]
@@ -98,7 +99,8 @@ def export_model(
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    return Exported(path, write_json(told, sidecar_path(path)), difference)
+    text = json.dumps(told, indent=2) + "\n"
+    return Exported(path, write_whole(sidecar_path(path), lambda file: file.write(text.encode())), difference)
 
 
 def _check(embedder: Embedder, path: Path, format: str, preprocessing: str) -> None:
@@ -193,11 +195,3 @@ def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]
         "source": embedder.name,
         "source_sha256": embedder.sha256,
     }
-
-
-def write_json(values: Mapping[str, Any], path: Path) -> Path:
-    """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-    return path

@@ -11,7 +11,7 @@ from aelm.places import check_folder
 # What may differ between a run and its continuation: nothing that weights depend on.
 FREE = {
     "resume", "run_dir", "name", "figures", "checkpoint_every_n_steps", "dataset.workers", "dataset.cache",
-    "trainer.enable_progress_bar", "trainer.profiler",
+    "trainer.enable_progress_bar", "trainer.profiler", "trainer.max_time",
 }  # fmt: skip
 
 

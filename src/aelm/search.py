@@ -1,6 +1,7 @@
 """``python -m aelm.search``: the pictures of a gallery that are most similar to a query."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from aelm.data.sources import Item, find_items
 from aelm.embedding.bulk import Settings, embed_items
 from aelm.embedding.embedder import Embedder, load_embedder
 from aelm.embedding.feed import Features, default_batch_size, devices, embedded
-from aelm.embedding.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings
+from aelm.embedding.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings, relative
+from aelm.report import write_whole
 from aelm.searching import answers
 from aelm.searching.answers import Found
 from aelm.searching.gallery import Gallery, Hit
@@ -85,7 +87,13 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
         settings = Settings(place, config.batch_size, workers=config.workers, progress=config.progress)
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)
-        return found._replace(features=np.array(found.features))  # the file goes with its folder
+        whole = [item._replace(path=os.path.join(folder, item.path)) for item in found.items]
+        if path.is_dir():  # paths as if it held its embeddings, for `paths`
+            whole = [item._replace(path=relative(item.path, path)) for item in whole]
+        # The file goes with its folder.
+        return found._replace(
+            features=np.array(found.features), items=tuple(whole), folder=path if path.is_dir() else Path()
+        )
 
 
 def own_checkpoint(gallery: Embeddings) -> str:
@@ -162,7 +170,7 @@ def write(output: Path, found: Sequence[Found], config: DictConfig, embedder: Em
         text = answers.as_json(found, facts)
     else:
         text = answers.page(found, facts, no_match(config), embedder, heatmaps=config.heatmaps)
-    answers.write_text(output, text)
+    write_whole(output, text)
 
 
 if __name__ == "__main__":

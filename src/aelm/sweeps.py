@@ -18,7 +18,7 @@ from aelm.report import write_whole
 
 Row = Mapping[str, str]
 
-NO_SETTING = r"job$|status$|error$|(test|val)\w*/"  # columns of sweep.csv that the command line did not ask for
+NO_SETTING = r"job$|status$|error$|(train|test|val)\w*/"  # columns of sweep.csv that the command line did not ask for
 
 
 class Job(NamedTuple):
@@ -105,8 +105,8 @@ def draw(rows: Sequence[Row], monitor: str, path: Path) -> None:
 def is_result(column: str) -> bool:
     """Whether a column of ``sweep.csv`` holds what came out, and not what the command line asked for.
 
-    >>> is_result("test/mAP"), is_result("seed")
-    (True, False)
+    >>> is_result("test/mAP"), is_result("train/unreadable"), is_result("seed")
+    (True, True, False)
     """
     return re.match(NO_SETTING, column) is not None
 

@@ -1,5 +1,6 @@
 """``python -m aelm.train``: trains a network, tests its best checkpoint, and draws what came out."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from aelm.run_dir import claim
 from aelm.run_facts import run_facts, write_facts
 from aelm.trainer import build_trainer
 from aelm.training.callbacks import History
+
+log = logging.getLogger(__name__)
 
 
 @command("train")
@@ -127,7 +130,10 @@ def finish(
     if run_dir != Path(config.run_dir):
         with suppress(OSError):
             Path(config.run_dir).rmdir()
-    best = run_dir / "checkpoints" / "best.ckpt"
+    best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    if not best.is_file() and last.is_file():  # the time was up before the first validation
+        log.warning("there was no validation, and so no best.ckpt: last.ckpt is tested")
+        best = last
     facts = run_facts(trainer, sweeps.overrides())  # the test loads the best checkpoint, and with it its timer
     trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
     bad = left_out.left_out(data)

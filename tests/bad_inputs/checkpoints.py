@@ -71,6 +71,7 @@ def ready(spoil):
 
 
 BAD = ["checkpoint={root}/bad.ckpt"]
+IN_PICTURES = ["dataset", "data_dir"]  # what ready features have no part in
 READY = ["checkpoint=null", "query={root}/q.npy", "gallery={root}/g.npy"]
 HOSTILE = description() | {"network": {"_target_": "os.system", "command": "true"}}
 
@@ -120,15 +121,15 @@ ROWS = [
     Row("a store without a model", "search", ["gallery.uri=http://127.0.0.1:9", "checkpoint=null"],
         ["a gallery store may serve several models: give `checkpoint`"], without=["gallery"]),
     Row("ready features without their table", "evaluate", READY, ["no file", "q.csv", "pid and camid"],
-        ready(lambda root: (root / "q.csv").unlink())),
+        ready(lambda root: (root / "q.csv").unlink()), without=IN_PICTURES),
     Row("ready features that are objects", "evaluate", READY, ["q.npy is not an array that loads as data"],
-        ready(lambda root: np.save(root / "q.npy", np.array([Bomb()], object)))),
+        ready(lambda root: np.save(root / "q.npy", np.array([Bomb()], object))), without=IN_PICTURES),
     Row("ready features of two widths", "evaluate", READY, ["dimensions"],
-        ready(lambda root: np.save(root / "g.npy", np.eye(3, 5, dtype=np.float32)))),
+        ready(lambda root: np.save(root / "g.npy", np.eye(3, 5, dtype=np.float32))), without=IN_PICTURES),
     Row("ready features of other length than their table", "evaluate", READY, ["holds 4 rows", "3"],
-        ready(lambda root: np.save(root / "g.npy", np.eye(4, 3, dtype=np.float32)))),
+        ready(lambda root: np.save(root / "g.npy", np.eye(4, 3, dtype=np.float32))), without=IN_PICTURES),
     Row("ready features with letters for cameras", "evaluate", READY, ["q.csv, line 2", "must be whole numbers", "'x'"],
-        ready(lambda root: (root / "q.csv").write_text("pid,camid\n1,x\n2,0\n3,0\n"))),
+        ready(lambda root: (root / "q.csv").write_text("pid,camid\n1,x\n2,0\n3,0\n")), without=IN_PICTURES),
     Row("ready features that are not finite", "evaluate", READY, ["finite"],
-        ready(lambda root: np.save(root / "q.npy", np.full((3, 3), np.nan, np.float32)))),
+        ready(lambda root: np.save(root / "q.npy", np.full((3, 3), np.nan, np.float32))), without=IN_PICTURES),
 ]  # fmt: skip

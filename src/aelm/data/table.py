@@ -28,7 +28,7 @@ def read_table(root: Path, file: Path, default_split: str) -> list[Entry]:
     found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise FileNotFoundError(f"`csv`: expected a table, found neither {places[0].absolute()} nor {places[1]}")
-    with found.open(encoding="utf-8-sig", newline="") as stream:
+    with found.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         header = stream.readline()
         # Spreadsheets write semicolons wherever the comma is the decimal point.
         reader = csv.reader(stream, delimiter=max(",;\t", key=header.count))

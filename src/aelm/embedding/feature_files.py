@@ -65,7 +65,7 @@ def read_array(path: str | Path) -> Any:
 
 def read_table(path: Path) -> tuple[Picture, ...]:
     """Pictures of a table with ``pid``, ``camid`` and perhaps ``path``; a bad row is an error with its line number."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         rows = csv.DictReader(file)
         missing = {"pid", "camid"} - set(rows.fieldnames or ())
         if missing:

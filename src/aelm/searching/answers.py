@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 
@@ -164,13 +163,3 @@ def told(pid: str, camid: str) -> str:
 def empty() -> Pixels:
     """What stands for a picture that is gone."""
     return np.full((128, 64, 3), 238, np.uint8)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(f".{uuid4().hex}.partial")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

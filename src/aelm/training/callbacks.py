@@ -1,5 +1,6 @@
 """What a run keeps and shows beside Lightning's own: its history in memory, and the time left on the progress bar."""
 
+import math
 import time
 from datetime import timedelta
 from typing import Any
@@ -54,10 +55,8 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
-        done = trainer.global_step - self._first_step
-        if trainer.training and done:
-            left = (
-                (time.monotonic() - self._started) / done * (trainer.estimated_stepping_batches - trainer.global_step)
-            )
+        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        if trainer.training and done and math.isfinite(steps):  # a training without end has no time left
+            left = (time.monotonic() - self._started) / done * (steps - trainer.global_step)
             shown["left"] = str(timedelta(seconds=round(max(left, 0))))
         return shown
