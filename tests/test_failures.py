@@ -165,6 +165,7 @@ def test_as_typed_a_command_fails_with_one_line_and_leaves_earlier_outputs_whole
     before = contents(tmp_path)
     arguments, words = TYPED[command]
     environment = {key: value for key, value in os.environ.items() if key != failures.FULL}
+    environment["PATH"] = os.path.dirname(sys.executable)  # where Lightning finds `srun`, it adds a hint
     done = subprocess.run(
         [sys.executable, "-m", f"aelm.{command}", *arguments, *(["data_dir=none"] if command == "train" else [])],
         cwd=tmp_path, env=environment, capture_output=True, text=True,
