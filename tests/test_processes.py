@@ -47,6 +47,7 @@ def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested
     assert code == 0, err[-3000:]
     found = json.loads(out.splitlines()[-1])
     assert found["gradients"] < 1e-12
+    assert found["heat maps"] < 1e-12
     assert found["statistics differ"] == {"training": True, "validation": False}
     # Whatever is written, one process writes it, also where each has another name for the run.
     assert sorted(os.listdir(tmp_path)) == ["torchrun", "two"]

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aelm import evaluate, schema, train
 from aelm.losses import IdentityLoss
-from aelm.models import AELM, CoAM, ReIDNetwork
+from aelm.models import AELM, IFCN, CoAM, ReIDNetwork
 from tests.runs import watched_by
 
 
@@ -38,6 +38,21 @@ def gradients():
     loss(together(images[half], pids[half]), pids[half]).backward()
     parts = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(whole, parts, strict=True))
+
+
+def heat():
+    """Largest difference of heat maps behind a synchronised BNNeck, of two halves of a batch, to those of the whole.
+
+    Only a GPU can run the neck itself; what the maps take from it, the statistics of the batch, is asked for alone.
+    """
+    torch.manual_seed(0)
+    head = IFCN(6, 5, 4, neck=True).double()
+    maps, pids = torch.rand(8, 4, 3, 2, dtype=torch.float64), torch.arange(8) % 5
+    whole = head.heatmaps(maps, maps.mean((2, 3)), pids)
+    head.neck = nn.SyncBatchNorm.convert_sync_batchnorm(head.neck)
+    half = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+    part = head.heatmaps(maps[half], maps[half].mean((2, 3)), pids[half])
+    return float((part - whole[half]).abs().max() / whole.abs().max())
 
 
 class Watch(pl.Callback):
@@ -66,7 +81,7 @@ def main():
     torch.set_num_threads(1)
     schema.register()
     dist.init_process_group("gloo")
-    found = {"gradients": gradients(), "rank": dist.get_rank()}
+    found = {"gradients": gradients(), "heat maps": heat(), "rank": dist.get_rank()}
     watch = watched_by(Watch())
     two = ["trainer.devices=2", "trainer.strategy=ddp"]
     with initialize_config_module("aelm.conf", version_base="1.3"):

@@ -1,6 +1,7 @@
 """IFCN: the identity classifier as a fully convolutional head, whose class maps are heat maps."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -102,9 +103,22 @@ class IFCN(nn.Module):
             return self.weight.new_ones(self.embed_dim), self.weight.new_zeros(self.embed_dim)
         variance, mean = self.neck.running_var, self.neck.running_mean
         if self.training or variance is None or mean is None:  # the neck has just used the statistics of this batch
-            variance, mean = torch.var_mean(pooled.detach().to(self.weight.dtype), 0, correction=0)
+            variance, mean = batch_statistics(pooled.detach().to(self.weight.dtype), self.neck)
         scale = self.neck.weight * torch.rsqrt(variance + self.neck.eps)
         return scale, self.neck.bias - mean * scale
+
+
+def batch_statistics(values: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Variance and mean ``(E,)`` of a batch ``(B, E)`` as ``norm`` has them: a synchronised one of all processes."""
+    if not isinstance(norm, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
+        variance, mean = torch.var_mean(values, 0, correction=0)
+        return variance, mean
+    total = torch.cat([values.sum(0), values.new_full((1,), len(values))])
+    dist.all_reduce(total, group=norm.process_group)
+    mean = total[:-1] / total[-1]
+    squares = (values - mean).square().sum(0)
+    dist.all_reduce(squares, group=norm.process_group)
+    return squares / total[-1], mean
 
 
 def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
