@@ -23,6 +23,8 @@ def seal(log, end=False):
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def refuse(event, arguments):
+        if event == "socket.bind" and arguments[1][0] in ("::1", "127.0.0.1"):  # a look whether there is IPv6
+            return
         if event in REFUSED or (event in ADDRESSED and arguments[0].family != socket.AF_UNIX):
             where = "".join(traceback.format_stack(limit=12))
             os.write(file, f"{event} {arguments[1:] or arguments}\n{where}\n".encode())

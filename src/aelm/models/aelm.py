@@ -121,14 +121,14 @@ class AELM(TwoHeads):
             return a, self.b(attended)
         mask = self.mask(a.heatmap)
         if not self.training:
-            return a, self.b(attended, wanted(a, pids))._replace(mask=mask)
+            return a, masked(self.b(attended, wanted(a, pids)), mask)
         if self.erase == "raw" and attention is not None:
             seen = attention(self.filled(features, mask))
         else:
             seen = attended if self.fill == "drop" else self.filled(attended, mask)
         if self.fill == "drop":
             return a, self.b(seen, erased=mask)
-        return a, self.b(seen)._replace(mask=mask)
+        return a, masked(self.b(seen), mask)
 
     def filled(self, features: Tensor, mask: Tensor) -> Tensor:
         """``features`` (B, C, H, W) with the filling where ``mask`` (B, H, W) says."""
@@ -177,6 +177,11 @@ def swapped(features: Tensor, mask: Tensor) -> Tensor:
     """
     others = features.detach().roll(max(len(features) // 2, 1), 0)
     return torch.where(mask[:, None], others, features)
+
+
+def masked(b: HeadOutput, mask: Tensor) -> HeadOutput:
+    """What B said, with what was erased; torch 2.11 compiles no ``_replace``."""
+    return HeadOutput(b.pooled, b.embedding, b.logits, b.heatmap, mask)
 
 
 def wanted(a: HeadOutput, pids: Tensor | None) -> Tensor:

@@ -135,9 +135,14 @@ def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
 def check_labels(pids: Tensor, num_ids: int) -> None:
     """Raises ValueError where a label lies outside 0 .. num_ids - 1; on a GPU the check is left to the kernel.
 
-    Reading a value back from a GPU would make every step wait for it.
+    Reading a value back from a GPU would make every step wait for it, and cuts in two what is compiled.
     """
-    if pids.device.type == "cpu" and pids.numel() and (pids.min() < 0 or pids.max() >= num_ids):
+    if (
+        pids.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and pids.numel()
+        and (pids.min() < 0 or pids.max() >= num_ids)
+    ):
         bad = sorted({int(p) for p in pids if p < 0 or p >= num_ids})
         raise ValueError(
             f"labels must lie in 0 .. {num_ids - 1} ({num_ids} identities), got {bad[:5]}: "
