@@ -87,6 +87,11 @@ def test_two_runs_with_one_seed_have_identical_weights(trained, aelm):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_steps_may_be_what_ends_a_training(trained):
+    run_dir, _ = trained("trainer.max_epochs=null", "+trainer.max_steps=2", "figures=false")
+    assert torch.load(f"{run_dir}/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_checkpoints_come_each_epoch_where_nobody_is_held_out_and_validation_is_rare(trained):
     run_dir, _ = trained("dataset.val_fraction=0", "trainer.check_val_every_n_epoch=5", "figures=false")
     assert torch.load(f"{run_dir}/checkpoints/best.ckpt", weights_only=True)["epoch"] == 1

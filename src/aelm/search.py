@@ -87,13 +87,10 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
         settings = Settings(place, config.batch_size, workers=config.workers, progress=config.progress)
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)
-        whole = [item._replace(path=os.path.join(folder, item.path)) for item in found.items]
-        if path.is_dir():  # paths as if it held its embeddings, for `paths`
-            whole = [item._replace(path=relative(item.path, path)) for item in whole]
-        # The file goes with its folder.
-        return found._replace(
-            features=np.array(found.features), items=tuple(whole), folder=path if path.is_dir() else Path()
-        )
+        # As if a folder of pictures held its embeddings; the file goes with the temporary one.
+        home = path if path.is_dir() else Path(folder)
+        told = tuple(item._replace(path=relative(os.path.join(folder, item.path), home)) for item in found.items)
+        return found._replace(features=np.array(found.features), items=told, folder=home)
 
 
 def own_checkpoint(gallery: Embeddings) -> str:

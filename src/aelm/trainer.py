@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 
@@ -55,7 +55,7 @@ def checkpoints(config: DictConfig) -> list[pl.Callback]:
     kept = partial(ModelCheckpoint, folder, mode="max", auto_insert_metric_name=False, enable_version_counter=False)
     if config.dataset.val_fraction:
         every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
-        if every and 0 < epochs < every:
+        if every and epochs and 0 < epochs < every:
             raise ValueError(
                 f"`trainer.check_val_every_n_epoch`={every} never comes in {epochs} epochs (`trainer.max_epochs`), and "
                 "there would be no best.ckpt: validate more often, or hold nobody out with `dataset.val_fraction=0`"
@@ -79,11 +79,11 @@ def timer(trainer: DictConfig) -> Timer:
     Raises:
         ValueError: If that is no time.
     """
-    limit: Any = OmegaConf.to_container(OmegaConf.create({"of": trainer.get("max_time")}))
+    limit = trainer.get("max_time")
     try:
-        return Timer(limit["of"])
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise ValueError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit['of']!r}") from error
+        return Timer(None if limit is None else str(limit))
+    except MisconfigurationException as error:
+        raise ValueError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit!r}") from error
 
 
 def check_loops(trainer: DictConfig) -> None:

@@ -54,6 +54,8 @@ ROWS = [
     Row("part of a gallery", "train", ["+trainer.limit_test_batches=2"], ["`trainer.limit_test_batches`", "gallery"]),
     Row("a time that is none", "train", ["trainer.max_time=7h"],
         ["`trainer.max_time` must be days:hours:minutes:seconds, got '7h'"]),
+    Row("a time that is a table", "train", ["trainer.max_time={hours:1}"],
+        ["`trainer.max_time` must be days:hours:minutes:seconds"]),
     Row("a validation that never comes", "train",
         ["dataset.val_fraction=0.4", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=3"],
         ["`trainer.check_val_every_n_epoch`=3 never comes in 2 epochs", "no best.ckpt"]),
