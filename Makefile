@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-lowest test-newest lint format lock audit clean
+.PHONY: help demo test test-gpu test-faults test-lowest test-newest lint format lock audit clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -28,6 +28,10 @@ demo: $(STAMP)  ## Draw synthetic people, train on them, evaluate, draw the pict
 
 test: $(STAMP)  ## Run all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+test-gpu: $(STAMP)  ## Run what needs a CUDA device; fails where there is none
+	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "make test-gpu needs a CUDA device, and torch finds none here; make test runs all the rest")'
+	$(BIN)/python -m pytest tests -m gpu
 
 test-faults: $(STAMP)  ## Kill processes and fill disks: what `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m faults -n auto --dist worksteal

@@ -23,7 +23,7 @@ from ranking import machine, seconds
 from aelm.data.sources import Item
 from aelm.embedding.folder import FEATURES, FORMAT, write_embeddings
 from aelm.retrieval import nearest
-from aelm.retrieval.sweep import COLUMNS
+from aelm.retrieval.blocks import COLUMNS
 from aelm.searching.gallery import Gallery
 
 CHUNK = 50_000

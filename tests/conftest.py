@@ -21,6 +21,13 @@ settings.register_profile("aelm", derandomize=True, deadline=None, database=None
 settings.load_profile("aelm")
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Tests run side by side: more threads only wait for each other."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from aelm.retrieval import RankMetrics, rank_metrics, ranking, sweep
+from aelm.retrieval import RankMetrics, blocks, rank_metrics, ranking
 from tests.retrieval.worlds import random_world
 
 
@@ -36,7 +36,7 @@ def feed(metric, data, rows):
 
 
 def small_blocks():
-    ranking.ROWS, ranking.COLUMNS, sweep.COLUMNS = 16, 64, 64
+    ranking.ROWS, ranking.COLUMNS, blocks.COLUMNS = 16, 64, 64
 
 
 @pytest.mark.parametrize("memory", [256.0, 0.01])
@@ -44,7 +44,7 @@ def test_threads_rank_in_inference_mode_as_outside_of_it(monkeypatch, memory):
     """As Lightning tests."""
     monkeypatch.setattr(ranking, "ROWS", 16)
     monkeypatch.setattr(ranking, "COLUMNS", 64)
-    monkeypatch.setattr(sweep, "COLUMNS", 64)
+    monkeypatch.setattr(blocks, "COLUMNS", 64)
     results, threads = [], torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -86,7 +86,7 @@ def run_process(rank, size, port, folder):
 def test_any_number_of_processes_gives_the_same_to_the_last_bit(size, monkeypatch, tmp_path):
     for name in ("ROWS", "COLUMNS"):
         monkeypatch.setattr(ranking, name, getattr(ranking, name))
-    monkeypatch.setattr(sweep, "COLUMNS", sweep.COLUMNS)
+    monkeypatch.setattr(blocks, "COLUMNS", blocks.COLUMNS)
     small_blocks()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,14 +1,15 @@
 """Exact neighbours against sorting everything."""
 
+import sys
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import nearest, ranked_rows, sweep
-from aelm.retrieval.best import BestOfRows
+from aelm.retrieval import blocks, nearest, ranked_rows
 from aelm.retrieval.blocks import as_tensor
+from aelm.retrieval.nearest import BestOfRows
 from tests.reference import similarity
 from tests.retrieval.worlds import random_world
 
@@ -16,10 +17,10 @@ from tests.retrieval.worlds import random_world
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("on_device", [False, True])
 def test_equals_a_stable_sort(metric, on_device, monkeypatch):
-    monkeypatch.setattr("aelm.retrieval.best.SAMPLE", 4)
-    monkeypatch.setattr(sweep, "COLUMNS", 9)
+    monkeypatch.setattr(sys.modules["aelm.retrieval.nearest"], "SAMPLE", 4)
+    monkeypatch.setattr(blocks, "COLUMNS", 9)
     if on_device:
-        monkeypatch.setattr(sweep, "each_rows", lambda table, work: work(0, len(table), table))
+        monkeypatch.setattr(blocks, "each_rows", lambda table, work: work(0, len(table), table))
     for seed in range(60):
         world = random_world(seed, metric)
         k = 1 + seed % 13
@@ -48,8 +49,8 @@ def test_scores_are_the_same_bits_however_the_work_is_cut(tmp_path, monkeypatch)
     gallery, query = np.load(tmp_path / "gallery.npy", mmap_mode="r"), r.standard_normal((32, 512), dtype=np.float32)
     whole = nearest(query, np.array(gallery), 20)
     for threads, columns, cached in ((1, 4096, 2**21), (2, 700, 2**16), (3, 257, 2**18), (2, 3000, 2**14)):
-        monkeypatch.setattr(sweep, "COLUMNS", columns)
-        monkeypatch.setattr(sweep, "CACHED", cached)
+        monkeypatch.setattr(blocks, "COLUMNS", columns)
+        monkeypatch.setattr(blocks, "CACHED", cached)
         with torch_threads(threads):
             for rows in (slice(None), slice(7, 8), slice(3, 22)):
                 found = nearest(query[rows], gallery, 20, memory=1)
@@ -78,7 +79,7 @@ def test_a_memory_map_is_read_in_place(tmp_path):
 
 
 def test_a_broken_row_is_named_wherever_it_lies(monkeypatch):
-    monkeypatch.setattr(sweep, "CACHED", 2**10)
+    monkeypatch.setattr(blocks, "CACHED", 2**10)
     gallery = np.ones((500, 8), np.float32)
     gallery[477, 3] = np.nan
     with pytest.raises(ValueError, match=r"rows 477\) hold NaN"):
@@ -102,7 +103,7 @@ def test_verdicts_name_match_miss_and_ignored():
         (np.ones((2, 3)), np.ones((4, 3)), 0, "`k` must be at least 1"),
         (np.ones((0, 3)), np.ones((4, 3)), 1, "`query_features` has no rows"),
         (np.ones((2, 3)), np.ones((0, 3)), 1, "`gallery` has no rows"),
-        (np.ones((2, 3)), iter(()), 1, "`gallery` has no rows"),
+        (np.ones((2, 3)), iter(()), 1, "`gallery_features` has no rows"),
         (np.ones((2, 3)), np.ones((4, 2)), 1, "3 dimensions but `gallery_features` 2"),
         (np.ones(3), np.ones((4, 3)), 1, "must have shape"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import own, rank_metrics, ranking, streaming, sweep
+from aelm.retrieval import blocks, rank_metrics, ranking
 from tests.reference import rank_scores, similarity
 from tests.retrieval.worlds import World, random_world
 
@@ -38,7 +38,7 @@ def assert_equals_scores(result, scores, labels, max_rank=50):
 def tiny_blocks(monkeypatch):
     """Blocks of three pictures and two queries, so that small worlds cross many borders."""
     monkeypatch.setattr(ranking, "ROWS", 2)
-    for module in (ranking, sweep, own):
+    for module in (ranking, blocks):
         monkeypatch.setattr(module, "COLUMNS", 3)
 
 
@@ -96,7 +96,7 @@ def test_ready_distances_rank_as_their_table(form):
 def test_comparing_counts_as_sorting_does(monkeypatch):
     """What runs on a GPU, run on a CPU."""
     monkeypatch.setattr(ranking, "each_rows", lambda table, work: work(0, len(table), table))
-    monkeypatch.setattr(sweep, "each_rows", lambda table, work: work(0, len(table), table))
+    monkeypatch.setattr(blocks, "each_rows", lambda table, work: work(0, len(table), table))
     monkeypatch.setattr("aelm.retrieval.counting.AT_ONCE", 50)
     for seed in range(40):
         for metric in ("euclidean", "cosine"):
@@ -201,29 +201,9 @@ def test_inputs_are_left_as_they_are():
         np.testing.assert_array_equal(part, copy)
 
 
-def test_a_blas_that_rounds_small_products_differently_costs_a_pass_and_no_exactness(tiny_blocks, monkeypatch):
-    honest = streaming.own_similarities
-    monkeypatch.setattr(streaming, "own_similarities", lambda *given: np.nextafter(honest(*given), np.inf))
-    for seed in range(30):
-        world = random_world(seed, "cosine")
-        result = rank_metrics(*world, memory=1e-4)
-        assert_equals_reference(result, world, "cosine")
-
-
 def test_collapsed_features_rank_by_gallery_order():
     """A model that gives every picture the same feature."""
     ids = np.arange(60) % 6
     result = rank_metrics(np.ones((6, 3)), np.ones((60, 3)), np.arange(6), ids, np.zeros(6, int), np.ones(60, int))
     for q in range(6):
         assert result.match_rank[result.match_query == q].tolist() == list(range(q + 1, 61, 6))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("memory", [256, 1])
-def test_a_gpu_agrees(memory):
-    r = np.random.default_rng(0)
-    query, gallery = (torch.from_numpy(r.standard_normal((n, 700)).astype(np.float32)) for n in (300, 3000))
-    labels = r.integers(0, 50, 300), r.integers(-1, 60, 3000), r.integers(0, 4, 300), r.integers(0, 4, 3000)
-    slow = rank_metrics(query, gallery, *labels)
-    fast = rank_metrics(query.cuda(), gallery.cuda(), *labels, memory=memory)
-    assert fast.scalars() == pytest.approx(slow.scalars(), abs=1e-6)

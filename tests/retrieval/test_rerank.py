@@ -29,7 +29,7 @@ def test_equals_the_dense_procedure(seed, k1, k2, lambda_value):
 
 @pytest.mark.parametrize(("dtype", "spread"), [(np.float32, 1.0), (np.float64, 5.0)])
 def test_equals_the_dense_procedure_at_1500_items(dtype, spread, monkeypatch):
-    monkeypatch.setattr("aelm.retrieval.neighbours.TILE", 400)
+    monkeypatch.setattr(sys.modules["aelm.retrieval.rerank"], "TILE", 400)
     query, gallery = people(1, 300, 1200, D=64, ids=80, spread=spread)
     query, gallery = query.astype(dtype), gallery.astype(dtype)
     np.testing.assert_allclose(rerank(query, gallery, metric="euclidean"), rerank_dense(query, gallery), atol=1e-6)

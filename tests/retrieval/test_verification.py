@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import own, sweep, verification
+from aelm.retrieval import blocks, verification
 from tests.reference import similarity, verification_pairs
 from tests.retrieval.worlds import random_world
 
@@ -17,8 +17,7 @@ def accepted(scores, threshold, metric):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_every_point_is_exact_and_the_best_that_can_be_reached(metric, monkeypatch):
-    for module in (own, sweep):
-        monkeypatch.setattr(module, "COLUMNS", 7)
+    monkeypatch.setattr(blocks, "COLUMNS", 7)
     far = (0.5, 0.2, 0.03)
     for seed in range(60):
         world = random_world(seed, metric)

@@ -1,7 +1,9 @@
-"""Gallery features in blocks of one size, whatever they come as."""
+"""Gallery features, any rows of which can be had, and all products of them with queries, passed by in blocks."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -11,87 +13,96 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from aelm.retrieval.labels import IntArray
+from aelm.retrieval.parallel import ALONE, CACHED, Share, Threads, each_rows, spans
+from aelm.retrieval.product import Metric, finish, gallery_weights, multiply, squared_lengths
 
 Array = Tensor | NDArray[Any]
 Features = Array | Iterable[Array]
+Visit = Callable[[int, int, int, Any], None]
+
+# Gallery pictures multiplied at once.
+COLUMNS = 4096
 
 
 class GalleryBlocks:
-    """The rows of a gallery that take part, in blocks of one width, on the device and in the type of the queries.
+    """The rows of a gallery that take part, on the device and in the type of the queries.
 
     Args:
-        source: ``(G, D)`` tensor, array or memory-mapped array, or an iterable of such blocks of rows of any size: a
-            list, a data loader, a generator. What can be iterated only once is copied to a temporary file by
-            :meth:`keep`.
+        source: ``(G, D)`` tensor, array or memory-mapped array; or an iterable of such blocks of rows of any size: a
+            list, a data loader, a generator, which is copied to a temporary file first.
         like: ``(Q, D)`` queries; blocks follow their D, device and type.
         taking_part: ``(G,)`` bool; the other rows are left out. None for all rows, however many come.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
-        ValueError: If the rows are not G in all, or not D wide.
+        ValueError: If the rows are not G in all, not D wide, or on another GPU than the queries.
     """
 
     def __init__(self, source: Features, like: Tensor, taking_part: NDArray[np.bool_] | None = None) -> None:
-        self.source, self.like, self.taking_part = source, like, taking_part
-        if isinstance(source, (Tensor, np.ndarray)):
-            self._check(source)
-            self._check_length(len(source))
+        self.like = like
+        self.source = source if isinstance(source, (Tensor, np.ndarray)) else self._written(source)
+        self._check(self.source)
+        if taking_part is not None and len(self.source) != len(taking_part):
+            raise ValueError(
+                f"`gallery_features` has {len(self.source)} rows but `gallery_pids` {len(taking_part)} entries"
+            )
+        self._representatives: IntArray | None = None
+        self._chosen = None if taking_part is None or taking_part.all() else np.flatnonzero(taking_part)
+
+    def __len__(self) -> int:
+        return len(self.source) if self._chosen is None else len(self._chosen)
+
+    def numbers(self, positions: IntArray) -> IntArray:
+        """Row numbers in the source, of positions among the rows taking part."""
+        return positions if self._chosen is None else self._chosen[positions]
+
+    def rows(self, positions: IntArray) -> Tensor:
+        """The features ``(n, D)`` at some positions among the rows taking part."""
+        numbers = self.numbers(positions)
+        if isinstance(self.source, Tensor):
+            return self._place(self.source[torch.from_numpy(numbers).to(self.source.device)])
+        return self._place(self.source.take(numbers, axis=0))
 
     def blocks(self, width: int) -> Iterator[tuple[int, IntArray, Tensor]]:
-        """Yields the position of a block among the rows taking part, its gallery row numbers, and its features.
+        """Yields the position of a block among the rows taking part, its row numbers in the source, and its features.
 
         Args:
             width: Rows in a block; the last one may be shorter.
         """
-        first, held, numbers = 0, list[Tensor](), list[IntArray]()
-        for rows, piece in self._pieces(width):
-            while len(piece):
-                room = width - sum(map(len, held))
-                held, piece = [*held, piece[:room]], piece[room:]
-                numbers, rows = [*numbers, rows[:room]], rows[room:]
-                if sum(map(len, held)) == width:
-                    yield first, np.concatenate(numbers), _together(held)
-                    first, held, numbers = first + width, [], []
-        if held:
-            yield first, np.concatenate(numbers), _together(held)
+        for first in range(0, len(self), width):
+            numbers = self.numbers(np.arange(first, min(first + width, len(self))))
+            is_run = numbers[-1] - numbers[0] == len(numbers) - 1
+            part = slice(numbers[0], numbers[-1] + 1) if is_run else numbers
+            yield first, numbers, self._place(self.source[part])
 
-    def keep(self) -> None:
-        """Makes a second pass possible: what can be iterated only once is copied to a temporary file."""
-        if not isinstance(self.source, Iterator):
-            return
+    def representatives(self) -> IntArray:
+        """For each position the first one that holds the very same row: duplicates score alike and are scored once."""
+        if self._representatives is None:
+            digests: list[bytes] = []
+            for _, _, block in self.blocks(COLUMNS):
+                digests += [blake2b(row, digest_size=16).digest() for row in block.cpu().numpy()]
+            _, first, group = np.unique(np.array(digests, dtype="V16"), return_index=True, return_inverse=True)
+            self._representatives = first[group]
+        return self._representatives
+
+    def largest_length(self) -> float:
+        """Length of the longest row."""
+        longest = [squared_lengths(block).double().amax().item() for _, _, block in self.blocks(COLUMNS)]
+        return float(np.sqrt(max(longest, default=0.0)))
+
+    def _written(self, pieces: Iterable[Array]) -> NDArray[Any]:
         dtype = torch.empty(0, dtype=self.like.dtype).numpy().dtype
         with tempfile.TemporaryFile(prefix="aelm-gallery-") as file:
-            for piece in self.source:
+            for piece in pieces:
                 self._check(piece)
                 file.write(self._place(piece).cpu().numpy().tobytes())
             file.flush()
             if not file.tell():
-                raise ValueError("`gallery_features` is an iterator without blocks; has it been used up before?")
+                raise ValueError(
+                    "`gallery_features` has no rows, an iterable without blocks; has an iterator been used up before?"
+                )
             # The map keeps the file alive after it is closed.
-            self.source = np.memmap(file, dtype=dtype, mode="r+").reshape(-1, self.like.shape[1])
-        self._check_length(len(self.source))
-
-    def _pieces(self, width: int) -> Iterator[tuple[IntArray, Tensor]]:
-        """Row numbers and features of all rows taking part, in pieces of any size."""
-        source, seen = self.source, 0
-        if isinstance(source, (Tensor, np.ndarray)):
-            rows = np.arange(len(source)) if self.taking_part is None else np.flatnonzero(self.taking_part)
-            for first in range(0, len(rows), width):
-                part = rows[first : first + width]
-                is_run = part[-1] - part[0] == len(part) - 1
-                yield part, self._place(source[part[0] : part[-1] + 1] if is_run else source[part])
-            return
-        for piece in source:
-            self._check(piece)
-            rows, block = np.arange(seen, seen + len(piece)), self._place(piece)
-            seen += len(piece)
-            if self.taking_part is not None:
-                if seen > len(self.taking_part):
-                    break
-                rows = rows[self.taking_part[rows]]
-                block = block if len(rows) == len(block) else block[torch.from_numpy(rows - seen + len(piece))]
-            yield rows, block
-        self._check_length(seen)
+            return np.memmap(file, dtype=dtype, mode="r+").reshape(-1, self.like.shape[1])
 
     def _place(self, block: Array) -> Tensor:
         return as_tensor(block).to(self.like.device, self.like.dtype)
@@ -103,14 +114,95 @@ class GalleryBlocks:
                 f"`query_features` have {self.like.shape[1]} dimensions but `gallery_features` {block.shape[1]}; "
                 "both sides must come from one model"
             )
+        if isinstance(block, Tensor) and block.device.type == "cuda" and block.device != self.like.device:
+            raise ValueError(
+                f"`query_features` lie on {self.like.device} but `gallery_features` on {block.device}; "
+                "move both to one device"
+            )
 
-    def _check_length(self, length: int) -> None:
-        if self.taking_part is not None and length != len(self.taking_part):
-            raise ValueError(f"`gallery_features` has {length} rows but `gallery_pids` {len(self.taking_part)} entries")
+
+def sweep(
+    query: Tensor,
+    gallery: GalleryBlocks,
+    metric: Metric,
+    visit: Visit,
+    memory: float,
+    team: Threads,
+    share: Share = ALONE,
+) -> None:
+    """Calls ``visit(begin, end, first, values)`` for every block of similarities.
+
+    ``values`` are those of queries ``begin`` to ``end`` with the gallery from ``first`` on; an array, which may be
+    overwritten, in several threads at once on a CPU, and a tensor on a GPU. Each query meets the gallery in order.
+
+    Args:
+        query: ``(Q, D)`` prepared queries.
+        gallery: The gallery; its blocks are made as wide as suits the memory.
+        metric: Which similarity.
+        visit: What to do with a block.
+        memory: Megabytes for one block and its similarities.
+        team: Who does it.
+        share: Of several processes, each visits its own gallery blocks; all of them look for broken rows.
+    """
+    room = int(memory * 2**20) // query.element_size()
+    rows = max(1, min(len(query), room // COLUMNS))
+    width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2, 4 * COLUMNS))
+    buffer = query.new_empty(0)
+    for number, (first, row_numbers, block) in enumerate(gallery.blocks(width)):
+        if number % share.size != share.rank:
+            gallery_weights(block, metric, rows=row_numbers)
+            continue
+        # The first block is the widest.
+        buffer = buffer if len(buffer) else query.new_empty(rows, len(block))
+        for start, stop in spans(len(query), rows):
+            values = buffer[: stop - start, : len(block)]
+            weights = _multiply_shared(query[start:stop], block, row_numbers, metric, values, team)
+
+            def look(span: tuple[int, int], start: int, first: int, values: Tensor, weights: Tensor) -> None:
+                def work(begin: int, end: int, part: Any) -> None:
+                    finish(part, weights, metric)
+                    visit(start + span[0] + begin, start + span[0] + end, first, part)
+
+                each_rows(values[span[0] : span[1]], work)
+
+            shares = spans(stop - start, -(-(stop - start) // team.threads))
+            team.each(partial(look, start=start, first=first, values=values, weights=weights), shares)
 
 
-def _together(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+def _multiply_shared(
+    query: Tensor, block: Tensor, rows: IntArray, metric: Metric, values: Tensor, team: Threads
+) -> Tensor:
+    """Fills ``values`` with products and returns the block's weights; a thread takes some columns at a time."""
+    weights = block.new_empty(len(block))
+
+    def fill(span: tuple[int, int]) -> None:
+        columns = slice(*span)
+        weights[columns] = gallery_weights(block[columns], metric, rows=rows[columns])
+        multiply(query, block[columns], values[:, columns])
+
+    # For few queries, what the cache holds, so that memory is read once; for many, as wide as high, or they would be
+    # read over and over.
+    tile = max(len(query), CACHED // block[:1].nbytes) if block.device.type == "cpu" else len(block)
+    team.each(fill, spans(len(block), min(tile, -(-len(block) // team.threads))))
+    return weights
+
+
+def query_tensor(features: Array, gallery: Features, name: str = "query_features") -> Tensor:
+    """Queries in the type that both sides are compared in: at least float32.
+
+    Raises:
+        TypeError: If features are not floating-point tensors or arrays.
+        ValueError: If there is no row, or not two axes.
+    """
+    check_features(name, features)
+    if len(features) == 0:
+        raise ValueError(f"`{name}` has no rows, so there is nothing to rank")
+    query = as_tensor(features)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    if isinstance(gallery, (Tensor, np.ndarray)):
+        check_features("gallery_features", gallery)
+        dtype = torch.promote_types(dtype, as_tensor(gallery[:0]).dtype)
+    return query.to(dtype)
 
 
 def as_tensor(block: Array) -> Tensor:

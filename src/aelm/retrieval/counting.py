@@ -1,19 +1,19 @@
-"""Ranks of the matches by counting what stands above them, without ranking anything else.
+"""How many entries of a row stand above a threshold, and which of them a product cannot tell from it."""
 
-A match at similarity s, the k-th best of its query, has rank k + (negatives above s). Only the matches are put in
-order; of the negatives, just the number above each match is needed, and numbers add up over blocks of the gallery.
-"""
-
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aelm.retrieval.labels import IntArray, OwnPairs, order_matches, place_within
+from aelm.retrieval.labels import IntArray, place_within
 
+FloatArray = NDArray[np.float64]
 Values = NDArray[Any]
+# Scores of some entries, given their rows, columns and products.
+Score = Callable[[IntArray, IntArray, Values], FloatArray]
 
 # Where a sample says that less than this share of a row can stand above any match, the rest is dropped before sorting.
 SPARSE = 0.2
@@ -22,98 +22,178 @@ SAMPLE = 256
 AT_ONCE = 2**25
 
 
-def rank_rows(values: Values | Tensor, pairs: OwnPairs) -> IntArray:
-    """Ranks the matches of some queries, given whole rows of similarities.
+class Close(NamedTuple):
+    """Entries that a product cannot tell from one or more thresholds of their row.
 
-    Args:
-        values: ``(Q, G)`` similarities; what takes no part is ``-inf``. Overwritten where no negative stands.
-        pairs: All pairs of one identity in these rows.
-
-    Returns:
-        ``(K,)`` int64, the rank of every match from 1; 0 for the other pairs.
+    Attributes:
+        row: ``(n,)`` int64, ascending.
+        column: ``(n,)`` int64.
+        value: ``(n,)`` their products.
     """
-    own = take_and_mask(values, pairs.query, pairs.gallery)
-    order = order_matches(pairs, own)
-    rank = np.zeros(len(own), dtype=np.int64)
-    above = count_above(values, pairs.query[order], pairs.gallery[order], own[order])
-    rank[order] = above + place_within(pairs.query[order])
-    return rank
+
+    row: IntArray
+    column: IntArray
+    value: Values
 
 
 def take_and_mask(values: Values | Tensor, row: IntArray, column: IntArray) -> Values:
     """Reads some entries and puts ``-inf`` in their place."""
+    own = take(values, row, column)
     if isinstance(values, Tensor):
-        at = (torch.from_numpy(row).to(values.device), torch.from_numpy(column).to(values.device))
-        own: Values = values[at].cpu().numpy()
-        values[at] = -torch.inf
+        values[torch.from_numpy(row).to(values.device), torch.from_numpy(column).to(values.device)] = -torch.inf
     else:
-        own = values[row, column]
         values[row, column] = -np.inf
     return own
 
 
-def count_above(values: Values | Tensor, row: IntArray, column: IntArray, threshold: Values) -> IntArray:
-    """Counts, for each threshold, the entries of its row that stand above it in a stable ranking.
+def take(values: Values | Tensor, row: IntArray, column: IntArray) -> Values:
+    if isinstance(values, Tensor):
+        rows, columns = (torch.from_numpy(place).to(values.device) for place in (row, column))
+        own: Values = values[rows, columns].cpu().numpy()
+        return own
+    own = values[row, column]
+    return own
 
-    An entry stands above when it is larger, or equal and in an earlier column.
+
+def count_above(
+    values: Values | Tensor,
+    row: IntArray,
+    column: IntArray,
+    threshold: Values,
+    width: FloatArray,
+    score: Score,
+    known: FloatArray | None = None,
+) -> IntArray:
+    """Counts, for each threshold, the other entries of its row that stand above it.
+
+    An entry stands above a threshold that it is clearly larger than. What is near to it is compared by score, and by
+    column where scores are equal.
 
     Args:
         values: ``(R, N)`` similarities; what takes no part is ``-inf``.
         row: ``(T,)`` ascending, the row of each threshold.
         column: ``(T,)`` where the threshold itself stands; before 0 or beyond N when that is in another block.
         threshold: ``(T,)`` finite similarities.
+        width: ``(T,)`` how near to its threshold an entry may be and not be told from it.
+        score: Scores entries that are near.
+        known: ``(T,)`` scores of the thresholds; None where all stand in ``values`` and are scored with the rest.
 
     Returns:
         ``(T,)`` int64.
 
     >>> values = np.array([[3.0, 5.0, 3.0, 1.0]])
-    >>> count_above(values, np.array([0, 0]), np.array([0, 2]), np.array([3.0, 3.0])).tolist()
-    [1, 2]
+    >>> row, column, threshold = np.array([0, 0]), np.array([0, 2]), np.array([3.0, 3.0])
+    >>> count_above(values, row, column, threshold, np.zeros(2), lambda row, column, value: value)
+    array([1, 2])
     """
     if not len(row):
         return np.zeros(0, dtype=np.int64)
+    # Rounded outward, to the type of the entries.
+    dtype = np.dtype(str(values.dtype).removeprefix("torch."))
+    wide = threshold.astype(np.float64)
+    low, high = (wide - width).astype(dtype), (wide + width).astype(dtype)
+    low = np.where(low > wide - width, np.nextafter(low, -np.inf, dtype=dtype), low)
+    high = np.where(high < wide + width, np.nextafter(high, np.inf, dtype=dtype), high)
     if isinstance(values, Tensor):
-        return _count_by_comparing(values, row, column, threshold)
-    return _count_by_sorting(values, row, column, threshold)
-
-
-def _count_by_sorting(values: Values, row: IntArray, column: IntArray, threshold: Values) -> IntArray:
-    # On a CPU, sorting a row with vector instructions costs less than comparing it with some ten thresholds.
-    above = np.zeros(len(row), dtype=np.int64)
-    rows, begin = np.unique(row, return_index=True)
-    end = np.append(begin[1:], len(row))
-    lowest = np.minimum.reduceat(threshold, begin)
-    sampled = np.count_nonzero(values[rows, :SAMPLE] >= lowest[:, None], axis=1)
-    sparse = sampled < SPARSE * min(SAMPLE, values.shape[1])
-    for i, (r, first, last) in enumerate(zip(rows.tolist(), begin.tolist(), end.tolist(), strict=True)):
-        line, wanted = values[r], threshold[first:last]
-        ordered = np.sort(line[line >= lowest[i]] if sparse[i] else line)
-        place = ordered.searchsorted(wanted, side="right")
-        above[first:last] = len(ordered) - place
-        # What stands just below equals the threshold only in a tie; ties are rare and looked up one by one.
-        tied = np.flatnonzero(ordered[place - 1] == wanted) if len(ordered) else ()
-        for t in tied:
-            if place[t]:
-                above[first + t] += np.count_nonzero(line[: max(column[first + t], 0)] == wanted[t])
+        above, near, close = _count_by_comparing(values, row, column, low, high)
+    else:
+        above, near, close = _count_by_sorting(values, row, column, low, high)
+    if not len(near):
+        return above
+    scores = score(*close)
+    if known is None:
+        place = np.searchsorted(close.row * values.shape[1] + close.column, row[near] * values.shape[1] + column[near])
+        asked = scores[place]
+    else:
+        asked = known[near]
+    # Entries that have a score are counted by it, no longer by their product.
+    by_score = _before(row[near], (-asked, column[near]), close.row, (-scores, close.column))
+    above[near] += by_score - _before(row[near], (-high[near],), close.row, (-close.value,))
     return above
 
 
-def _count_by_comparing(values: Tensor, row: IntArray, column: IntArray, threshold: Values) -> IntArray:
+def _before(row: IntArray, keys: tuple[Values, ...], other_row: IntArray, other_keys: tuple[Values, ...]) -> IntArray:
+    """Counts, for each of some keys, the other keys of its row that come strictly before it."""
+    is_other = np.repeat([False, True], [len(row), len(other_row)])
+    rows = np.concatenate([row, other_row])
+    columns = [np.concatenate(pair) for pair in zip(keys, other_keys, strict=True)]
+    order = np.lexsort((is_other, *reversed(columns), rows))
+    before = np.empty(len(rows), dtype=np.int64)
+    before[order] = np.cumsum(is_other[order])
+    counted: IntArray = before[: len(row)] - np.searchsorted(np.sort(other_row), row)
+    return counted
+
+
+def _count_by_sorting(
+    values: Values, row: IntArray, column: IntArray, low: Values, high: Values
+) -> tuple[IntArray, IntArray, Close]:
+    # On a CPU, sorting a row with vector instructions costs less than comparing it with some ten thresholds.
+    rows, begin = np.unique(row, return_index=True)
+    end = np.append(begin[1:], len(row))
+    lowest = np.minimum.reduceat(low, begin)
+    # Entries from the first edge on, but not from the second on, are near.
+    edges = np.stack([low, np.nextafter(high, np.inf, dtype=high.dtype)])
+    before = np.zeros(edges.shape, dtype=np.int64)
+    for i, ordered in _ordered_rows(values, rows, lowest):
+        part = slice(begin[i], end[i])
+        before[:, part] = ordered.searchsorted(edges[:, part]) - len(ordered)
+    itself = (column >= 0) & (column < values.shape[1])
+    near = np.flatnonzero(before[1] - before[0] > itself)
+    found = [np.empty((2, 0), dtype=np.int64)]
+    some, first = np.unique(row[near], return_index=True)
+    for r, own in zip(some.tolist(), np.split(near, first[1:]), strict=False):
+        line = values[r]
+        # All thresholds at once: threads that each do little at a time wait for each other.
+        columns = np.flatnonzero(((line >= low[own, None]) & (line <= high[own, None])).any(axis=0))
+        found.append(np.stack([np.full(len(columns), r), columns]))
+    where, entry = np.concatenate(found, axis=1)
+    return -before[1], near, Close(where, entry, values[where, entry])
+
+
+def _ordered_rows(values: Values, rows: IntArray, lowest: Values) -> Iterator[tuple[int, Values]]:
+    """For each of some rows, which it is and its entries in ascending order, at least those from ``lowest`` on."""
+    sampled = np.count_nonzero(values[rows, :SAMPLE] >= lowest[:, None], axis=1)
+    sparse = sampled < SPARSE * min(SAMPLE, values.shape[1])
+    dense = np.flatnonzero(~sparse)
+    yield from zip(dense.tolist(), np.sort(values[rows[dense]], axis=1), strict=True)
+    numbers = np.flatnonzero(sparse)
+    if len(numbers):
+        part = values if len(numbers) == len(values) else values[rows[numbers]]
+        kept = np.flatnonzero(part >= lowest[numbers, None])
+        entries = part.reshape(-1)[kept]
+        starts = np.searchsorted(kept, np.arange(1, len(part)) * part.shape[1])
+        for r, line in zip(numbers.tolist(), np.split(entries, starts), strict=True):
+            line.sort()
+            yield r, line
+
+
+def _count_by_comparing(
+    values: Tensor, row: IntArray, column: IntArray, low: Values, high: Values
+) -> tuple[IntArray, IntArray, Close]:
     R, N = values.shape
+    device = values.device
     place = place_within(row) - 1
     width = int(place.max()) + 1
     # One line of thresholds for each row, filled up with +inf, which nothing exceeds.
-    limit, own = np.full((width, R), np.inf, dtype=threshold.dtype), np.zeros((width, R), dtype=np.int64)
-    limit[place, row], own[place, row] = threshold, column
-    limits = torch.from_numpy(limit).to(values.device)[:, :, None]
-    columns = torch.from_numpy(own).to(values.device)[:, :, None]
-    position = torch.arange(N, device=values.device)
-    above = torch.zeros(width, R, dtype=torch.int64, device=values.device)
+    limits, own = np.full((2, width, R), np.inf, dtype=low.dtype), np.zeros((width, R), dtype=np.int64)
+    limits[:, place, row] = low, high
+    own[place, row] = (column >= 0) & (column < N)
+    lows, highs = torch.from_numpy(limits).to(device)[:, :, :, None]
+    owns = torch.from_numpy(own).to(device)
+    above, near = (torch.zeros(width, R, dtype=torch.int64, device=device) for _ in range(2))
+    found = [torch.zeros(2, 0, dtype=torch.int64, device=device)]
     step = max(1, AT_ONCE // N)
     for begin in range(0, R, step):
         part = slice(begin, begin + step)
+        close = torch.zeros_like(values[part], dtype=torch.bool)
         for k in range(width):
-            level = (values[part] == limits[k, part]) & (position < columns[k, part])
-            above[k, part] = (level | (values[part] > limits[k, part])).sum(dim=1)
-    counted: IntArray = above.cpu().numpy()[place, row]
-    return counted
+            over = values[part] > highs[k, part]
+            band = (values[part] >= lows[k, part]) & ~over
+            above[k, part] = over.sum(dim=1)
+            near[k, part] = band.sum(dim=1) > owns[k, part]
+            close |= band & near[k, part, None].bool()
+        rows, columns = torch.nonzero(close, as_tuple=True)
+        found.append(torch.stack([rows + begin, columns]))
+    where, entry = torch.cat(found, dim=1).cpu().numpy()
+    counts, is_near = torch.stack([above, near]).cpu().numpy()[:, place, row]
+    return counts, np.flatnonzero(is_near), Close(where, entry, take(values, where, entry))

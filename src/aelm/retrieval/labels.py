@@ -116,13 +116,6 @@ def some_queries(pairs: OwnPairs, begin: int, end: int) -> OwnPairs:
     return OwnPairs(pairs.query[own] - begin, pairs.gallery[own], pairs.is_match[own], start)
 
 
-def order_matches(pairs: OwnPairs, similarity: NDArray[Any]) -> IntArray:
-    """Positions of the matches among the pairs: query by query, most similar first, ties by gallery order."""
-    match = np.flatnonzero(pairs.is_match)
-    order: IntArray = match[np.lexsort((pairs.gallery[match], -similarity[match], pairs.query[match]))]
-    return order
-
-
 def place_within(row: IntArray) -> IntArray:
     """Numbers the entries of each row from 1, for an ascending list of rows.
 

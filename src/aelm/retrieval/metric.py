@@ -21,13 +21,13 @@ class RankMetrics(TorchMetric):
     """Collects features of queries and gallery, and ranks them when asked.
 
     Pictures that a sampler repeated to fill the last batch are known by their data set index and count once; query
-    and gallery have indices of their own. The gallery is ordered by index, the ranking is dealt out to the processes
-    in blocks that the data alone determine, and so neither batches nor processes change the result, to the last bit.
+    and gallery have indices of their own. The gallery is ordered by index, and ranks depend on no product's rounding
+    (see :func:`rank_metrics`), so neither batches nor processes change the result, to the last bit.
 
     Args:
         metric: ``cosine`` or ``euclidean``.
         max_rank: Length of the CMC curve.
-        memory: Megabytes for similarities.
+        memory: Megabytes for similarities; None for what suits the device.
 
     >>> metric = RankMetrics()
     >>> first = torch.tensor([True, True, False, False])
@@ -46,7 +46,7 @@ class RankMetrics(TorchMetric):
     is_query: list[Tensor]
     index: list[Tensor]
 
-    def __init__(self, metric: Metric = "cosine", max_rank: int = 50, memory: float = 256) -> None:
+    def __init__(self, metric: Metric = "cosine", max_rank: int = 50, memory: float | None = None) -> None:
         super().__init__()
         check_metric(metric)
         self.metric = metric

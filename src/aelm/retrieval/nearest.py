@@ -1,19 +1,27 @@
 """Exact nearest neighbours, streamed over blocks of the gallery; ties resolve by gallery order."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from aelm.retrieval.best import BestOfRows
-from aelm.retrieval.blocks import Array, Features, GalleryBlocks
-from aelm.retrieval.counting import Values
+from aelm.devices import block_memory, full_precision
+from aelm.retrieval.blocks import COLUMNS, Array, Features, GalleryBlocks, query_tensor, sweep
 from aelm.retrieval.labels import JUNK, IntArray, check_labels
-from aelm.retrieval.parallel import crew
-from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries, squared_lengths
-from aelm.retrieval.sweep import query_tensor, sweep
+from aelm.retrieval.parallel import Threads, threads
+from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
+from aelm.retrieval.score import Certified, FloatArray, Scores, certify
 
+Values = NDArray[Any]
 IGNORED, MISS, MATCH = -1, 0, 1
+
+# Entries from which the first guess at the k-th best is taken.
+SAMPLE = 2048
+# Entries kept beyond the k best: those that a product cannot tell from the k-th mostly fit in.
+SPARE = 12
 
 
 class Nearest(NamedTuple):
@@ -42,15 +50,20 @@ class RankedRows(NamedTuple):
     verdict: NDArray[np.int8]
 
 
-def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine", memory: float = 256) -> Nearest:
-    """Finds the k most similar gallery rows of each query.
+def nearest(
+    query: Array, gallery: Features, k: int, *, metric: Metric = "cosine", memory: float | None = None
+) -> Nearest:
+    """Finds the k most similar gallery rows of each query, the same ones on every machine (see :func:`rank_metrics`).
 
     Args:
         query: ``(Q, D)`` features; the work happens on the device of a tensor.
-        gallery: ``(G, D)`` features: tensor, array, memory map, or an iterable of blocks; read once.
+        gallery: ``(G, D)`` features: tensor, array, memory map, or an iterable of blocks.
         k: How many; all G when there are fewer.
         metric: ``cosine`` or ``euclidean``.
-        memory: Megabytes for one block and its similarities.
+        memory: Megabytes for one block and its similarities; None for what suits the device.
+
+    Returns:
+        Scores in the type of the features, rounded from float64.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
@@ -63,19 +76,154 @@ def nearest(query: Array, gallery: Features, k: int, *, metric: Metric = "cosine
     check_metric(metric)
     if k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}")
-    query = query_tensor(query, gallery)
-    with full_precision(query.device), crew() as team:
-        prepared = prepare_queries(query, metric)
-        best = BestOfRows(len(query), k, prepared.new_empty(0).cpu().numpy().dtype)
-        sweep(prepared, GalleryBlocks(gallery, prepared), metric, best.visit, memory, team)
-    found = int((best.index[0] >= 0).sum())
-    if not found:
-        raise ValueError("`gallery` has no rows, so there is nothing to find")
-    scores, indices = best.value[:, :found], best.index[:, :found]
-    if metric == "euclidean":
-        squared = squared_lengths(query)[:, None].cpu().numpy() - scores
-        scores = np.sqrt(np.maximum(squared, 0))
-    return Nearest(scores, indices)
+    features = query_tensor(query, gallery)
+    room = block_memory(features.device) if memory is None else memory
+    with torch.no_grad(), full_precision(), threads(features.device) as team:
+        blocks = GalleryBlocks(gallery, features)
+        if not len(blocks):
+            raise ValueError("`gallery` has no rows, so there is nothing to find")
+        k = min(k, len(blocks))
+
+        def attempt(certified: Certified) -> tuple[FloatArray, IntArray]:
+            return _nearest(certified, k, room, team)
+
+        score, index = certify(Scores(features, blocks, metric), attempt)
+    shown = np.sqrt(np.maximum(-score, 0)) if metric == "euclidean" else score
+    return Nearest(shown.astype(features.new_empty(0).cpu().numpy().dtype), index)
+
+
+def _nearest(certified: Certified, k: int, memory: float, team: Threads) -> tuple[FloatArray, IntArray]:
+    scores = certified.scores
+    prepared, gallery = scores.prepared, scores.gallery
+    kept = min(k + SPARE, len(gallery))
+    best = BestOfRows(len(prepared), kept, prepared.new_empty(0).cpu().numpy().dtype)
+    sweep(prepared, gallery, scores.metric, best.visit, memory, team)
+    score, index = best.in_order(certified, everything=True)
+    for row in best.undecided(certified, k):
+        score[row, :k], index[row, :k] = _one_by_one(certified, int(row), k, float(best.value[row, k - 1]))
+    return score[:, :k], index[:, :k]
+
+
+def _one_by_one(certified: Certified, row: int, k: int, kth: float) -> tuple[FloatArray, IntArray]:
+    """The k best of one query, of whose gallery more than a few are within the bound of the k-th best product."""
+    scores = certified.scores
+    limit = kth - 2 * certified.width(np.array([row]))[0]
+    score, index = np.empty(0), np.empty(0, dtype=np.int64)
+    for first, numbers, block in scores.gallery.blocks(COLUMNS):
+        values = multiply(scores.prepared[row : row + 1], block, block.new_empty(1, len(block)))
+        finish(values, gallery_weights(block, scores.metric, rows=numbers), scores.metric)
+        product = values[0].cpu().numpy()
+        column = np.flatnonzero(product >= limit)
+        found = certified.check(np.full(len(column), row), column + first, product[column])
+        score, index = np.concatenate([score, found]), np.concatenate([index, column + first])
+        order = np.lexsort((index, -score))[:k]
+        score, index = score[order], index[order]
+    return score, index
+
+
+class BestOfRows:
+    """Keeps the best entries of each row by their product, best first.
+
+    Args:
+        rows: How many rows there are.
+        kept: How many entries to keep.
+        dtype: Type of the entries.
+
+    Attributes:
+        value: ``(rows, kept)``, ``-inf`` where there was no entry yet.
+        index: ``(rows, kept)`` int64 column numbers, -1 where there was no entry yet.
+    """
+
+    def __init__(self, rows: int, kept: int, dtype: np.dtype[np.floating]) -> None:
+        self.value: Values = np.full((rows, kept), -np.inf, dtype=dtype)
+        self.index: IntArray = np.full((rows, kept), -1, dtype=np.int64)
+
+    def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
+        """Merges a block in: rows ``begin`` to ``end``, columns from ``first`` on; columns come in ascending order."""
+        if isinstance(values, Tensor):
+            self._merge_on_device(begin, end, first, values)
+            return
+        kept = self.value.shape[1]
+        bar = self.value[begin:end, -1:]
+        if values.shape[1] > kept and (bar == -np.inf).any():
+            # As many entries of this block reach the least of its beginning; more than that need not be looked at.
+            sample = values[:, : max(SAMPLE, kept)]
+            guess = np.partition(sample, sample.shape[1] - kept, axis=1)[:, -kept, None]
+            hits = np.flatnonzero(values >= np.maximum(bar, guess))
+        else:
+            # Equal to the least is not enough: among equals the earlier ones stay.
+            hits = np.flatnonzero(values > bar)
+        if len(hits):
+            self._merge(begin, end, first, values, hits)
+
+    def _merge(self, begin: int, end: int, first: int, values: Values, hits: IntArray) -> None:
+        kept = self.value.shape[1]
+        row, column = np.divmod(hits, values.shape[1])
+        count = np.bincount(row, minlength=end - begin)
+        place = kept + np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        value = np.full((end - begin, kept + int(count.max())), np.inf, dtype=values.dtype)
+        index = np.full(value.shape, -1, dtype=np.int64)
+        # Negated, because only an ascending sort can be stable.
+        value[:, :kept], index[:, :kept] = -self.value[begin:end], self.index[begin:end]
+        value[row, place], index[row, place] = -values.reshape(-1)[hits], column + first
+        order = np.argsort(value, axis=1, kind="stable")[:, :kept]
+        self.value[begin:end] = -np.take_along_axis(value, order, axis=1)
+        self.index[begin:end] = np.take_along_axis(index, order, axis=1)
+
+    def _merge_on_device(self, begin: int, end: int, first: int, values: Tensor) -> None:
+        kept = self.value.shape[1]
+        top = values.topk(min(kept, values.shape[1]), dim=1)
+        value = np.concatenate([self.value[begin:end], top.values.cpu().numpy()], axis=1)
+        index = np.concatenate([self.index[begin:end], top.indices.cpu().numpy() + first], axis=1)
+        order = np.argsort(-value, axis=1, kind="stable")[:, :kept]
+        self.value[begin:end] = np.take_along_axis(value, order, axis=1)
+        self.index[begin:end] = np.take_along_axis(index, order, axis=1)
+
+    def undecided(self, certified: Certified, k: int) -> IntArray:
+        """Rows of which more entries than are kept may be among the k best."""
+        rows, kept = self.value.shape
+        if kept == len(certified.scores.gallery):
+            return np.empty(0, dtype=np.int64)
+        width = certified.width(np.arange(rows))
+        found: IntArray = np.flatnonzero(self.value[:, -1] >= self.value[:, k - 1] - 2 * width)
+        return found
+
+    def in_order(self, certified: Certified, *, everything: bool) -> tuple[FloatArray, IntArray]:
+        """The kept entries, those that the product cannot tell apart in the order of their scores.
+
+        Args:
+            certified: The bound and the scores.
+            everything: Whether all scores are wanted, also those that decide nothing.
+
+        Returns:
+            ``(rows, kept)`` scores, and products less their shift where no score was needed; and columns.
+        """
+        rows, kept = self.value.shape
+        score, index = np.empty((rows, kept)), self.index.copy()
+        for begin, end in _runs(rows):
+            value = self.value[begin:end].astype(np.float64)
+            numbers = np.arange(begin, end)
+            apart = value[:, :-1] - value[:, 1:] > 2 * certified.width(numbers)[:, None]
+            ends = np.ones((end - begin, 1), dtype=bool)
+            # Runs of entries of which each is within the bound of the next.
+            run = np.cumsum(np.concatenate([ends, apart], axis=1), axis=1)
+            close = ~(np.concatenate([ends, apart], axis=1) & np.concatenate([apart, ends], axis=1)) | everything
+            value -= certified.scores.shift[numbers][:, None]
+            row, place = np.nonzero(close & (index[begin:end] >= 0))
+            value[row, place] = certified.check(row + begin, index[begin + row, place], self.value[begin + row, place])
+            if everything:
+                run[:] = 0
+            columns = index[begin:end]
+            order = np.lexsort((columns.ravel(), -value.ravel(), run.ravel(), np.repeat(numbers, kept)))
+            order = order.reshape(-1, kept) - (numbers - begin)[:, None] * kept
+            score[begin:end] = np.take_along_axis(value, order, axis=1)
+            index[begin:end] = np.take_along_axis(columns, order, axis=1)
+        return score, index
+
+
+def _runs(rows: int, size: int = 1024) -> Iterator[tuple[int, int]]:
+    for begin in range(0, rows, size):
+        yield begin, min(begin + size, rows)
 
 
 def ranked_rows(

@@ -13,13 +13,15 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aelm.devices import issuing_threads
+
 T = TypeVar("T")
 
 # Bytes that one thread works on at a time, about what its cache holds.
 CACHED = 2**21
 
 
-class Crew:
+class Threads:
     """Some threads, each of which multiplies and counts on one core.
 
     Torch's own threads keep spinning for a while after each product, and take their cores from whatever comes next;
@@ -64,17 +66,18 @@ class Crew:
 
 
 @contextmanager
-def crew() -> Iterator[Crew]:
-    """As many threads as torch uses, which meanwhile works on one."""
-    threads = torch.get_num_threads()
+def threads(device: torch.device) -> Iterator[Threads]:
+    """As many threads as torch uses, which meanwhile works on one; a single one for a GPU."""
+    before = torch.get_num_threads()
+    count = issuing_threads(device)
     # New threads take over this setting.
     torch.set_num_threads(1)
-    team = Crew(threads)
+    team = Threads(count)
     try:
         yield team
     finally:
         team.pool.shutdown()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 class Share(NamedTuple):
@@ -105,6 +108,14 @@ class Share(NamedTuple):
         total: NDArray[Any] = tensor.cpu().numpy()
         return total
 
+    def largest(self, value: float) -> float:
+        """The largest of a number that each process has."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return float(tensor)
+
 
 ALONE = Share()
 
@@ -120,10 +131,13 @@ def spans(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def each_rows(table: Tensor, work: Callable[[int, int, Any], None]) -> None:
-    """Calls ``work(begin, end, rows)`` for runs of rows: cache-fulls of arrays on a CPU, the whole tensor on a GPU."""
+    """Calls ``work(begin, end, rows)`` for runs of rows: some cache-fulls on a CPU, the whole tensor on a GPU.
+
+    Threads that did less at a time would wait for each other's turn at the interpreter.
+    """
     if table.device.type != "cpu":
         work(0, len(table), table)
         return
     array = table.numpy()
-    for begin, end in spans(len(array), max(1, CACHED // array[:1].nbytes)):
+    for begin, end in spans(len(array), max(1, 4 * CACHED // array[:1].nbytes)):
         work(begin, end, array[begin:end])

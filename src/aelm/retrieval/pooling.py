@@ -106,7 +106,14 @@ def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *
 def _mean_directions(features: Array, group: IntArray) -> Tensor:
     directions = _directions(features)
     total = directions.new_zeros(int(group.max()) + 1, directions.shape[1])
-    total.index_add_(0, torch.from_numpy(group.reshape(-1)).to(directions.device), directions)
+    # One after the other in order: a GPU's index_add_ adds in whatever order its threads come.
+    order = np.argsort(group.reshape(-1), kind="stable")
+    starts = np.searchsorted(group.reshape(-1)[order], np.arange(len(total) + 1))
+    place = 0
+    while len(still := np.flatnonzero(starts[:-1] + place < starts[1:])):
+        members = torch.from_numpy(order[starts[:-1][still] + place]).to(directions.device)
+        total[torch.from_numpy(still).to(directions.device)] += directions[members]
+        place += 1
     return _directions(total, "the mean features")
 
 

@@ -1,7 +1,8 @@
-"""Similarities of query and gallery features, block by block, the same to the last bit in every process."""
+"""The fast product of query and gallery features: a filter, which may round as it likes.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+What a pair of features scores is defined in :mod:`aelm.retrieval.score`. Here BLAS comes near it.
+"""
+
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,29 +12,12 @@ from aelm.retrieval.labels import IntArray, first_few
 
 Metric = Literal["cosine", "euclidean"]
 
-# Longer sums are cut into runs of this many dimensions: within one run, BLAS (Intel's MKL was tried) adds in one order
-# whatever the shape of the block and the number of threads; beyond it, it may split the sum, and the last bit changes.
-RUN = {torch.float32: 512, torch.float64: 128}
-# For products of very few rows it takes another path, with other last bits: they are filled up to this many.
-FEWEST = 16
 # Rows squared at once.
 CHUNK = 1024
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keeps TF32, bfloat16 and autocast out of ranking, whatever the caller has set for training."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False), torch.no_grad():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def multiply(query: Tensor, gallery: Tensor, out: Tensor, *, onto: bool = False) -> Tensor:
-    """Writes ``query @ gallery.T`` into ``out``; what one pair gives does not depend on the others.
+    """Writes ``query @ gallery.T`` into ``out``.
 
     Args:
         query: ``(Q, D)``.
@@ -41,23 +25,13 @@ def multiply(query: Tensor, gallery: Tensor, out: Tensor, *, onto: bool = False)
         out: ``(Q, G)``.
         onto: Add to what stands in ``out``.
     """
-    rows, columns = len(query), len(gallery)
-    if min(rows, columns) < FEWEST:
-        query, gallery = _fill_up(query), _fill_up(gallery)
-        full = out.new_zeros(len(query), len(gallery))
-        full[:rows, :columns] = out
-        return out.copy_(multiply(query, gallery, full, onto=onto)[:rows, :columns])
-    run = RUN[query.dtype]
-    for begin in range(0, query.shape[1], run):
-        part = gallery[:, begin : begin + run].T
-        torch.addmm(out, query[:, begin : begin + run], part, beta=int(onto or begin > 0), out=out)
-    return out
+    return torch.addmm(out, query, gallery.T, beta=int(onto), out=out)
 
 
 def minus_squared_distances(
     left: Tensor, right: Tensor, left_squared: Tensor, right_squared: Tensor, out: Tensor
 ) -> Tensor:
-    """Writes ``-|l - r|^2`` of all rows of two tables into ``out``, the same to the bit when the tables change places.
+    """Writes ``-|l - r|^2`` of all rows of two tables into ``out``.
 
     Args:
         left: ``(L, D)``.
@@ -111,7 +85,7 @@ def gallery_weights(
     Raises:
         ValueError: If a row holds NaN or infinity, is too long for its type, or is zero under ``cosine``.
     """
-    weights = torch.linalg.vector_norm(features, dim=1) if metric == "cosine" else squared_lengths(features)
+    weights = unchecked_weights(features, metric)
     finite = torch.isfinite(weights)
     if not finite.all():
         broken = ~torch.isfinite(features).all(dim=1)
@@ -126,8 +100,13 @@ def gallery_weights(
     return weights
 
 
+def unchecked_weights(features: Tensor, metric: Metric) -> Tensor:
+    """What :func:`gallery_weights` gives, whatever the rows hold."""
+    return torch.linalg.vector_norm(features, dim=1) if metric == "cosine" else squared_lengths(features)
+
+
 def squared_lengths(features: Tensor) -> Tensor:
-    """Squared length of every row; not by way of the root, which rounds and would break exact ties."""
+    """Squared length of every row, some rows at a time."""
     return torch.cat([(part * part).sum(dim=1) for part in torch.split(features, CHUNK)])
 
 
@@ -141,10 +120,3 @@ def _rows(name: str, bad: Tensor, rows: IntArray | None) -> str:
     found = torch.nonzero(bad).flatten().cpu().numpy()
     found = found if rows is None else rows[found]
     return f"{len(found)} of the `{name}` (rows {first_few(found)})"
-
-
-def _fill_up(features: Tensor) -> Tensor:
-    missing = FEWEST - len(features)
-    if missing <= 0:
-        return features
-    return torch.cat([features, features.new_zeros(missing, features.shape[1])])

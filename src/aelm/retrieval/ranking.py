@@ -1,12 +1,28 @@
-"""Exact mAP, CMC and mINP at the speed of the matrix product. The idea is in counting.py; here it meets features."""
+"""Exact mAP, CMC and mINP at the speed of the matrix product, the same on every machine.
+
+A match of similarity s has rank 1 + (entries that stand above it): nothing else is put in order. Entries are counted by
+their products, which are within a bound of their scores. What lies within the bound of a match is compared with it by
+score, and by gallery order where scores are equal. Counts add up over blocks of the gallery, which need not be held.
+"""
 
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from aelm.retrieval.blocks import Array, Features, GalleryBlocks, as_tensor, check_features
-from aelm.retrieval.counting import rank_rows
+from aelm.devices import block_memory, full_precision
+from aelm.retrieval.blocks import (
+    COLUMNS,
+    Array,
+    Features,
+    GalleryBlocks,
+    as_tensor,
+    check_features,
+    query_tensor,
+    sweep,
+)
+from aelm.retrieval.counting import FloatArray, Values, count_above, take, take_and_mask
 from aelm.retrieval.labels import (
     JUNK,
     IntArray,
@@ -18,19 +34,12 @@ from aelm.retrieval.labels import (
     require_matches,
     some_queries,
 )
-from aelm.retrieval.parallel import ALONE, CACHED, Crew, Share, crew, each_rows, spans
-from aelm.retrieval.product import (
-    Metric,
-    check_metric,
-    finish,
-    full_precision,
-    gallery_weights,
-    multiply,
-    prepare_queries,
-)
+from aelm.retrieval.parallel import ALONE, CACHED, Share, Threads, each_rows, spans, threads
+from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
 from aelm.retrieval.result import RankResult, score_ranks
-from aelm.retrieval.streaming import rank_streamed
-from aelm.retrieval.sweep import COLUMNS, query_tensor
+from aelm.retrieval.score import Certified, Scores, certify
+
+CPU = torch.device("cpu")
 
 # Queries ranked at once: fewer leave the matrix product short of work; more take memory and leave less to share out.
 ROWS = 1728
@@ -47,12 +56,16 @@ def rank_metrics(
     metric: Metric = "cosine",
     distances: Features | None = None,
     max_rank: int = 50,
-    memory: float = 256,
+    memory: float | None = None,
 ) -> RankResult:
     """Ranks the gallery for every query and scores the ranking, exactly.
 
     Gallery pictures of pid -1 (junk) take no part, nor, for each query, those of its own pid and camera. Ties resolve
     as a stable sort by gallery order would. Queries without a match are skipped and counted.
+
+    Ranks are the same to the last one on every processor and device, whatever its matrix product rounds to: pairs that
+    the product cannot tell apart are compared by a score in float64 whose operations and order are fixed
+    (:mod:`aelm.retrieval.score`).
 
     Args:
         query_features: ``(Q, D)`` tensor or array of any floating-point type; what lies below float32 is widened to
@@ -66,12 +79,13 @@ def rank_metrics(
         distances: Instead of both features (then None): ``(Q, G)`` distances, smaller is closer, from :func:`rerank`
             or elsewhere; or an iterable of ``(b, G)`` blocks in query order.
         max_rank: Length of the CMC curve; may exceed the gallery.
-        memory: Megabytes for similarities; results do not depend on it, beyond the rounding of float32.
+        memory: Megabytes for similarities; None for what suits the device. Results do not depend on it.
 
     Raises:
         TypeError: If ids are not whole numbers or features not floating-point.
-        ValueError: If shapes disagree, a side is empty, an id is below -1, a query is junk, a value is NaN or infinite,
-            a row is zero under ``cosine``, or no query at all has a match. The message says which rows and what to do.
+        ValueError: If shapes or devices disagree, a side is empty, an id is below -1, a query is junk, a value is NaN
+            or infinite, a row is zero under ``cosine``, or no query at all has a match. The message says which rows
+            and what to do.
 
     >>> features = np.eye(3)
     >>> rank_metrics(features, features, [0, 1, 2], [0, 1, 2], [1, 1, 1], [2, 2, 2]).mAP
@@ -93,13 +107,17 @@ def rank_metrics(
     return score_ranks(labels, pairs, rank, max_rank)
 
 
+# At queries of a number that this divides, the products of so many matches are checked, beside those that are near.
+CHECK_EVERY, CHECKED = 8, 16
+
+
 def rank_pairs(
     query_features: Array,
     gallery_features: Features,
     labels: Labels,
     pairs: OwnPairs,
     metric: Metric,
-    memory: float = 256,
+    memory: float | None = None,
     share: Share = ALONE,
 ) -> IntArray:
     """Ranks every match; each process does its share of the work and has the whole result.
@@ -116,32 +134,28 @@ def rank_pairs(
     taking_part = labels.gallery_pids != JUNK
     # Junk is dropped, so columns are counted among what is left.
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
-    G = int(taking_part.sum())
-    room = int(memory * 2**20) // query.element_size()
-    with full_precision(query.device), crew() as team:
-        query = prepare_queries(query, metric)
+    room = block_memory(query.device) if memory is None else memory
+    with torch.no_grad(), full_precision(), threads(query.device) as team:
         gallery = GalleryBlocks(gallery_features, query, taking_part)
-        rows, is_array = room // G, isinstance(gallery_features, (Tensor, np.ndarray))
-        if rows < len(query) and (rows < ROWS or not is_array):
-            return rank_streamed(query, gallery, pairs, labels, metric, memory, team, share)
-        groups = spans(len(query), min(rows, ROWS) if is_array else len(query))
-        return _rank_whole_rows(query, gallery, pairs, metric, groups, G, team, share)
+        rows = int(room * 2**20) // (query.element_size() * len(gallery))
+
+        def attempt(certified: Certified) -> IntArray:
+            if rows < min(len(query), ROWS):
+                return _rank_streamed(certified, pairs, room, team, share)
+            return _rank_whole_rows(certified, pairs, spans(len(query), min(rows, ROWS)), team, share)
+
+        return certify(Scores(query, gallery, metric), attempt, share)
 
 
 def _rank_whole_rows(
-    query: Tensor,
-    gallery: GalleryBlocks,
-    pairs: OwnPairs,
-    metric: Metric,
-    groups: list[tuple[int, int]],
-    columns: int,
-    team: Crew,
-    share: Share,
+    certified: Certified, pairs: OwnPairs, groups: list[tuple[int, int]], team: Threads, share: Share
 ) -> IntArray:
-    """Ranks by full rows of similarities, some queries at a time."""
+    """Ranks by full rows of similarities, some queries at a time; thresholds are the products of the matches."""
+    scores = certified.scores
+    query, gallery, metric = scores.prepared, scores.gallery, scores.metric
     rank = np.zeros(len(pairs.query), dtype=np.int64)
-    buffer = query.new_empty(max(end - begin for begin, end in groups), columns)
-    weights = query.new_empty(columns)
+    buffer = query.new_empty(max(end - begin for begin, end in groups), len(gallery))
+    weights = query.new_empty(len(gallery))
     # A process without a group still looks for broken rows, so that all of them stop at the same error.
     mine = share.deal(groups) or [(0, 0)]
     for begin, end in mine:
@@ -150,31 +164,91 @@ def _rank_whole_rows(
         def piece(
             item: tuple[int, IntArray, Tensor], begin: int = begin, end: int = end, values: Tensor = values
         ) -> None:
-            first, row_numbers, block = item
+            first, numbers, block = item
             columns = slice(first, first + len(block))
-            multiply(query[begin:end], block, values[:, columns])
             if begin == mine[0][0]:
-                weights[columns] = gallery_weights(block, metric, rows=row_numbers)
+                weights[columns] = gallery_weights(block, metric, rows=numbers)
+            multiply(query[begin:end], block, values[:, columns])
 
         team.each(piece, gallery.blocks(COLUMNS))
-        if end > begin:
-            own = slice(pairs.start[begin], pairs.start[end])
-            _rank_group(values, weights, some_queries(pairs, begin, end), metric, rank[own], team)
+
+        def rank_part(span: tuple[int, int], begin: int = begin, values: Tensor = values) -> None:
+            def work(low: int, high: int, part: Any) -> None:
+                finish(part, weights, metric)
+                low, high = begin + span[0] + low, begin + span[0] + high
+                rank[pairs.start[low] : pairs.start[high]] = _rank_features(certified, part, pairs, low, high)
+
+            each_rows(values[span[0] : span[1]], work)
+
+        # Several parts for each thread, since some queries cost more than others.
+        parts = 8 * team.threads if values.device.type == "cpu" else 1
+        team.each(rank_part, spans(len(values), max(1, -(-len(values) // parts))))
     return share.sum(rank)
 
 
-def _rank_group(values: Tensor, weights: Tensor, pairs: OwnPairs, metric: Metric, out: IntArray, team: Crew) -> None:
+def _rank_features(certified: Certified, values: Values | Tensor, pairs: OwnPairs, begin: int, end: int) -> IntArray:
+    """Ranks the matches of queries ``begin`` to ``end`` by their whole rows of similarities."""
+    own = some_queries(pairs, begin, end)
+    match = np.flatnonzero(own.is_match)
+    row, column = own.query[match] + begin, own.gallery[match]
+
+    def score(rows: IntArray, columns: IntArray, products: Values) -> FloatArray:
+        return certified.check(rows + begin, columns, products)
+
+    take_and_mask(values, own.query[~own.is_match], own.gallery[~own.is_match])
+    threshold = take(values, own.query[match], column)
+    if begin % CHECK_EVERY == 0:
+        some = _evenly(len(match), CHECKED)
+        certified.check(row[some], column[some], threshold[some])
+    rank = np.zeros(len(own.query), dtype=np.int64)
+    rank[match] = 1 + count_above(values, own.query[match], column, threshold, 2 * certified.width(row), score)
+    return rank
+
+
+def _rank_streamed(certified: Certified, pairs: OwnPairs, memory: float, team: Threads, share: Share) -> IntArray:
+    """Ranks against a gallery of any size, block by block; thresholds are the scores of the matches."""
+    scores = certified.scores
+    match = np.flatnonzero(pairs.is_match)
+    score = np.zeros(len(match))
+
     def piece(span: tuple[int, int]) -> None:
-        def work(begin: int, end: int, rows: Any) -> None:
-            begin, end = span[0] + begin, span[0] + end
-            finish(rows, weights, metric)
-            out[pairs.start[begin] : pairs.start[end]] = rank_rows(rows, some_queries(pairs, begin, end))
+        part = match[span[0] : span[1]]
+        score[span[0] : span[1]] = scores.of(pairs.query[part], pairs.gallery[part])
 
-        each_rows(values[span[0] : span[1]], work)
+    team.each(piece, share.deal(spans(len(match), 4096)))
+    row, column, score = pairs.query[match], pairs.gallery[match], share.sum(score)
+    threshold, width = score + scores.shift[row], certified.width(row)
+    by_gallery = np.argsort(pairs.gallery, kind="stable")
+    ordered = pairs.gallery[by_gallery]
+    above = np.zeros(len(match), dtype=np.int64)
 
-    # Several pieces for each thread, since some queries cost more than others.
-    on_cpu = values.device.type == "cpu"
-    team.each(piece, spans(len(values), -(-len(values) // (8 * team.threads)) if on_cpu else len(values)))
+    def visit(begin: int, end: int, first: int, values: Values | Tensor) -> None:
+        """Counts what stands above each match in a block."""
+        low, high = np.searchsorted(ordered, [first, first + values.shape[1]])
+        own = by_gallery[low:high]
+        own = own[(pairs.query[own] >= begin) & (pairs.query[own] < end) & ~pairs.is_match[own]]
+        take_and_mask(values, pairs.query[own] - begin, pairs.gallery[own] - first)
+        part = slice(*np.searchsorted(row, [begin, end]))
+        rows, columns = row[part], column[part]
+        # The product of each match is checked in its own block.
+        here = (columns >= first) & (columns < first + values.shape[1])
+        product = take(values, rows[here] - begin, columns[here] - first)
+        certified.note(rows[here], product, score[part][here])
+
+        def score_close(near: IntArray, entry: IntArray, products: Values) -> FloatArray:
+            return certified.check(near + begin, entry + first, products)
+
+        limits = threshold[part], width[part]
+        above[part] += count_above(values, rows - begin, columns - first, *limits, score_close, score[part])
+
+    sweep(scores.prepared, scores.gallery, scores.metric, visit, memory, team, share)
+    rank = np.zeros(len(pairs.query), dtype=np.int64)
+    rank[match] = 1 + share.sum(above)
+    return rank
+
+
+def _evenly(length: int, count: int) -> IntArray:
+    return np.unique(np.linspace(0, length - 1, count).astype(np.int64)) if length else np.empty(0, dtype=np.int64)
 
 
 def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> IntArray:
@@ -196,13 +270,27 @@ def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> Int
                 bad = np.flatnonzero(~np.isfinite(values).all(axis=1)) + begin
                 raise ValueError(f"`distances` holds NaN or infinite values in rows {first_few(bad)}")
             values[:, junk] = -np.inf
-            rank[pairs.start[begin] : pairs.start[end]] = rank_rows(values, some_queries(pairs, begin, end))
+            rank[pairs.start[begin] : pairs.start[end]] = _rank_as_given(values, some_queries(pairs, begin, end))
 
-        with crew() as team:
+        with threads(CPU) as team:
             team.each(piece, spans(len(block), max(1, CACHED // (block.shape[1] * 4))))
     if done != len(labels.query_pids) or block.shape[1] != len(labels.gallery_pids):
         raise ValueError(
             f"`distances` must have shape {len(labels.query_pids), len(labels.gallery_pids)} to fit the ids, "
             f"got {done} rows of {block.shape[1]} entries"
         )
+    return rank
+
+
+def _rank_as_given(values: Values, pairs: OwnPairs) -> IntArray:
+    """Ranks the matches of some queries by ready similarities, which are compared as they are."""
+    match = np.flatnonzero(pairs.is_match)
+    take_and_mask(values, pairs.query[~pairs.is_match], pairs.gallery[~pairs.is_match])
+    row, column = pairs.query[match], pairs.gallery[match]
+
+    def as_they_are(rows: IntArray, columns: IntArray, similarities: Values) -> FloatArray:
+        return similarities.astype(np.float64)
+
+    rank = np.zeros(len(pairs.query), dtype=np.int64)
+    rank[match] = 1 + count_above(values, row, column, values[row, column], np.zeros(len(match)), as_they_are)
     return rank

@@ -7,26 +7,21 @@ distance. The encodings have some hundred entries each, whatever N: nothing here
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from aelm.retrieval.blocks import Array, as_tensor, check_features
+from aelm.devices import full_precision
+from aelm.retrieval.blocks import Array, GalleryBlocks, as_tensor, check_features, query_tensor
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray
-from aelm.retrieval.neighbours import Neighbours, all_neighbours
-from aelm.retrieval.parallel import crew, spans
-from aelm.retrieval.product import (
-    Metric,
-    check_metric,
-    full_precision,
-    gallery_weights,
-    minus_squared_distances,
-    squared_lengths,
-)
-from aelm.retrieval.sweep import query_tensor
+from aelm.retrieval.nearest import SPARE, BestOfRows, nearest
+from aelm.retrieval.parallel import Threads, each_rows, spans, threads
+from aelm.retrieval.product import Metric, check_metric, gallery_weights, minus_squared_distances, squared_lengths
+from aelm.retrieval.score import Certified, Scores, certify, lengths
 
 # Queries whose distances are made at once.
 ROWS = 1152
@@ -35,7 +30,12 @@ AT_ONCE = 8
 # Pairs whose distances are made at once.
 PAIRS = 4096
 # Neighbours remembered, as a multiple of the k1 + 1 that matter: they hold most distances that the encoding asks for.
-SPARE = 3
+REMEMBERED = 3
+# Items multiplied with one another at once.
+TILE = 4096
+# Columns of a tile turned into rows at once.
+TURNED = 256
+SQUARE = 64
 
 
 def rerank(
@@ -98,8 +98,8 @@ def rerank_blocks(
             f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {k1}, {k2} and {lambda_value}"
         )
     items = _all_items(query_features, gallery_features, metric)
-    with full_precision(items.device), crew() as team:
-        near = all_neighbours(items, min(len(items), SPARE * (k1 + 1)), team)
+    with torch.no_grad(), full_precision(), threads(items.device) as team:
+        near = all_neighbours(items, min(len(items), REMEMBERED * (k1 + 1)), team)
         codes = _average(_encode(items, near, k1), near, k2)
     return _distances(items, len(query_features), near, codes, lambda_value)
 
@@ -114,9 +114,97 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
             f"`gallery_features` must have rows of {query.shape[1]} dimensions, as `query_features` have, "
             f"got shape {tuple(gallery.shape)}"
         )
-    weights = gallery_weights(query, metric, "query_features"), gallery_weights(gallery, metric)
+    gallery_weights(query, metric, "query_features")
+    gallery_weights(gallery, metric)
     items = torch.cat([query, gallery])
-    return items.div_(torch.cat(weights)[:, None]) if metric == "cosine" else items
+    if metric == "cosine":  # by defined lengths: items are the same on every machine
+        for part in torch.split(items, TURNED):
+            part.copy_(part.double() / torch.from_numpy(lengths(part)).to(part.device)[:, None])
+    return items
+
+
+class Neighbours(NamedTuple):
+    """What re-ranking needs of the N x N squared distances.
+
+    Attributes:
+        item: ``(N, k)`` int64, nearest first, ties by item.
+        distance: ``(N, k)`` squared Euclidean distances.
+        largest: ``(N,)`` the largest squared distance of each item.
+    """
+
+    item: IntArray
+    distance: Values
+    largest: Values
+
+
+def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
+    """Finds the k nearest of all items for each item, itself included.
+
+    The product is symmetric, so each tile above the diagonal serves its rows, and, turned, its columns.
+
+    Args:
+        items: ``(N, D)``; squared Euclidean distances are taken between them as they are.
+        k: How many; N at most.
+        team: Who does it.
+    """
+    N = len(items)
+    squared = squared_lengths(items)
+    dtype = items.new_empty(0).cpu().numpy().dtype
+    best, largest = BestOfRows(N, min(k + SPARE, N), dtype), np.zeros(N, dtype=dtype)
+
+    def visit(rows: Tensor, begin: int, first: int) -> None:
+        """Takes in minus squared distances of items from ``begin`` on to items from ``first`` on."""
+
+        def work(low: int, high: int, values: Any) -> None:
+            low, high = begin + low, begin + high
+            farthest = -values.min(axis=1) if isinstance(values, np.ndarray) else -values.amin(dim=1).cpu().numpy()
+            largest[low:high] = np.maximum(largest[low:high], farthest)
+            best.visit(low, high, first, values)
+
+        each_rows(rows, work)
+
+    tile = items.new_empty(min(N, TILE), min(N, TILE))
+    for number, (low, high) in enumerate(spans(N, TILE)):
+        for first, last in spans(N, TILE)[number:]:
+            values = tile[: high - low, : last - first]
+
+            def piece(
+                span: tuple[int, int], low: int = low, first: int = first, last: int = last, values: Tensor = values
+            ) -> None:
+                rows = slice(low + span[0], low + span[1])
+                part = values[span[0] : span[1]]
+                minus_squared_distances(items[rows], items[first:last], squared[rows], squared[first:last], part)
+                visit(part, low + span[0], first)
+
+            def turned(span: tuple[int, int], low: int = low, first: int = first, values: Tensor = values) -> None:
+                visit(_turn(values[:, span[0] : span[1]]), first + span[0], low)
+
+            team.each(piece, spans(high - low, -(-(high - low) // team.threads)))
+            if first > low:
+                team.each(turned, spans(last - first, TURNED))
+
+    def attempt(certified: Certified) -> Neighbours:
+        score, index = best.in_order(certified, everything=False)
+        rows = best.undecided(certified, k)
+        if len(rows):
+            found = nearest(items[torch.from_numpy(rows).to(items.device)], items, k, metric="euclidean")
+            score[rows, :k], index[rows, :k] = -(found.scores.astype(np.float64) ** 2), found.indices
+        return Neighbours(index[:, :k], np.maximum(-score[:, :k], 0).astype(dtype), largest)
+
+    scores = Scores(items, GalleryBlocks(items, items), "euclidean")
+    for low, high in spans(N, TILE):  # what is kept are products less their shift
+        best.value[low:high] += scores.shift[low:high, None].astype(dtype)
+    return certify(scores, attempt)
+
+
+def _turn(part: Tensor) -> Tensor:
+    """The transpose, row after row in memory; in small squares, which a cache holds, it takes a tenth of the time."""
+    if part.device.type != "cpu":
+        return part.T.contiguous()
+    table, turned = part.numpy(), part.new_empty(part.shape[::-1])
+    for begin in range(0, len(table), SQUARE):
+        turned.numpy()[:, begin : begin + SQUARE] = table[begin : begin + SQUARE].T
+    return turned
 
 
 def _encode(items: Tensor, near: Neighbours, k1: int) -> sparse.csr_array:
@@ -178,21 +266,25 @@ def _distances(
     largest = np.where(near.largest > 0, near.largest, 1)
     for begin, end in spans(Q, ROWS):
         values = items.new_empty(end - begin, len(items) - Q)
+        distances = values.numpy() if values.device.type == "cpu" else np.empty(values.shape, largest.dtype)
 
-        def piece(span: tuple[int, int], begin: int = begin, values: Tensor = values) -> None:
+        def piece(
+            span: tuple[int, int], begin: int = begin, values: Tensor = values, distances: Values = distances
+        ) -> None:
             part, first = values[span[0] : span[1]], begin + span[0]
             rows = slice(first, begin + span[1])
             minus_squared_distances(items[rows], items[Q:], squared[rows], squared[Q:], part)
-            table = part.cpu().numpy()
+            table = distances[span[0] : span[1]]
+            if part.device.type != "cpu":
+                table[:] = part.cpu().numpy()
             for low, high in spans(len(table), AT_ONCE):
                 queries = slice(first + low, first + high)
                 table[low:high] *= -lambda_value / largest[queries, None]
                 table[low:high] += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[queries]), by_neighbour)
-            part.copy_(torch.from_numpy(table))
 
-        with full_precision(items.device), crew() as team:
+        with torch.no_grad(), full_precision(), threads(items.device) as team:
             team.each(piece, spans(end - begin, -(-(end - begin) // team.threads)))
-        yield values.cpu().numpy()
+        yield distances
 
 
 def _jaccard(codes: sparse.csr_array, by_neighbour: sparse.csc_array) -> Values:

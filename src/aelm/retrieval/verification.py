@@ -12,21 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aelm.retrieval.blocks import Array, Features, GalleryBlocks
+from aelm.devices import block_memory, full_precision
+from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, sweep
 from aelm.retrieval.counting import Values, take_and_mask
 from aelm.retrieval.labels import JUNK, OwnPairs, check_labels, own_pairs, require_matches
-from aelm.retrieval.own import own_similarities
-from aelm.retrieval.parallel import ALONE, crew
-from aelm.retrieval.product import Metric, check_metric, full_precision, prepare_queries, squared_lengths
+from aelm.retrieval.parallel import threads
+from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.result import FloatArray
-from aelm.retrieval.sweep import query_tensor, sweep
+from aelm.retrieval.score import Scores, first_bound
 
 # Points of the curve: thresholds at equal steps of the true-accept rate.
 POINTS = 513
 
 
 class Verification(NamedTuple):
-    """Operating points, every one exact.
+    """Operating points.
+
+    Genuine pairs have their defined score (:mod:`aelm.retrieval.score`); impostor pairs are counted by their product,
+    which is within a bound of it, about 1e-6 in float32. What is as near as that to a threshold counts as if it were at
+    it, so rates and thresholds hold within that bound.
 
     Attributes:
         far: ``(F,)`` the false-accept rates asked for.
@@ -61,7 +65,7 @@ def verification(
     *,
     metric: Metric = "cosine",
     far: Sequence[float] = (1e-2, 1e-3, 1e-4),
-    memory: float = 256,
+    memory: float | None = None,
 ) -> Verification:
     """Measures how well one threshold tells genuine from impostor pairs.
 
@@ -88,20 +92,21 @@ def verification(
     query = query_tensor(query_features, gallery_features)
     if len(query) != len(labels.query_pids):
         raise ValueError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
-    with full_precision(query.device), crew() as team:
-        prepared = prepare_queries(query, metric)
-        gallery = GalleryBlocks(gallery_features, prepared, taking_part)
-        gallery.keep()
-        # Across queries, only whole squared distances compare.
-        shift = squared_lengths(query) if metric == "euclidean" else query.new_zeros(len(query))
-        own = own_similarities(prepared, gallery, pairs, labels, metric, team, ALONE) - shift.cpu().numpy()[pairs.query]
-        genuine = np.sort(own[pairs.is_match])
+    with torch.no_grad(), full_precision(), threads(query.device) as team:
+        gallery = GalleryBlocks(gallery_features, query, taking_part)
+        scores = Scores(query, gallery, metric)
+        match = np.flatnonzero(pairs.is_match)
+        genuine = np.sort(scores.of(pairs.query[match], pairs.gallery[match]))
         curve = np.unique(np.quantile(genuine, np.linspace(0, 1, POINTS), method="lower"))[::-1]
-        impostors = _Impostors(pairs, shift, curve, int(wanted.max() * num_impostor) + 1)
-        sweep(prepared, gallery, metric, impostors.visit, memory, team)
+        # Across queries, only whole squared distances compare.
+        # Whatever is this near to a threshold counts as if it were at it.
+        near = first_bound(scores) * float(scores.scale.max())
+        impostors = _Impostors(pairs, scores.shift, curve - near, int(wanted.max() * num_impostor) + 1)
+        room = block_memory(query.device) if memory is None else memory
+        sweep(scores.prepared, gallery, metric, impostors.visit, room, team)
     # Strictly above the first impostor that is one too many.
-    limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)]
-    threshold = np.nextafter(limit, np.inf, dtype=limit.dtype)
+    limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)].astype(np.float64) + near
+    threshold = np.nextafter(limit, np.inf)
     return Verification(
         far=wanted,
         far_reached=_number_above(impostors.highest()[::-1], limit) / num_impostor,
@@ -118,7 +123,7 @@ def verification(
 class _Impostors:
     """Counts impostor pairs at given thresholds, and keeps the most similar ones."""
 
-    def __init__(self, pairs: OwnPairs, shift: Tensor, curve: Values, most: int) -> None:
+    def __init__(self, pairs: OwnPairs, shift: FloatArray, curve: Values, most: int) -> None:
         self.pairs, self.shift, self.curve, self.most = pairs, shift, curve, most
         self.accepted = np.zeros(len(curve), dtype=np.int64)
         self.kept: list[Values] = []
@@ -131,14 +136,14 @@ class _Impostors:
         row, column = self.pairs.query[own] - begin, self.pairs.gallery[own] - first
         inside = (column >= 0) & (column < values.shape[1])
         take_and_mask(values, row[inside], column[inside])
-        shift = self.shift[begin:end, None]
+        shift = self.shift[begin:end, None].astype(str(values.dtype).removeprefix("torch."))
         if isinstance(values, Tensor):
-            on_device = (values - shift).flatten().sort().values
-            curve = torch.from_numpy(self.curve.copy()).to(values.device)
+            on_device = (values - torch.from_numpy(shift).to(values.device)).flatten().sort().values
+            curve = torch.from_numpy(self.curve.astype(shift.dtype)).to(values.device)
             above = len(on_device) - torch.searchsorted(on_device, curve).cpu().numpy()
             tail = on_device[-self.most :].cpu().numpy()
         else:
-            ordered = np.sort((values - shift.numpy()).reshape(-1))
+            ordered = np.sort((values - shift).reshape(-1))
             above = len(ordered) - np.searchsorted(ordered, self.curve)
             tail = ordered[-self.most :]
         with self.lock:

@@ -1,0 +1,315 @@
+"""What a pair of features scores, the same to the last bit on every machine, and how far a fast product is from it.
+
+A matrix product rounds as its library, processor, device and block shape have it. So the score of a pair is *defined*:
+float64, each product and each sum an elementwise operation of its own, in one fixed order. Every machine whose floats
+follow IEEE 754 has the same bits. The fast product is a filter: it is within a bound of the score, and what it cannot
+tell apart is compared by the score.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from threading import Lock, local
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aelm.retrieval.blocks import GalleryBlocks
+from aelm.retrieval.labels import IntArray
+from aelm.retrieval.parallel import ALONE, Share
+from aelm.retrieval.product import Metric, finish, multiply, prepare_queries, unchecked_weights
+
+FloatArray = NDArray[np.float64]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+# Pairs scored at once; fewer would stay in the cache, and threads would wait for each other's turn at the interpreter.
+PAIRS = 192
+# Pairs beyond which it pays to look for duplicates.
+MANY = 20_000
+# The bound is this many times the largest error of the first sample, and at least so many roundings of the type.
+MARGIN = 5
+ROUNDINGS = 2
+# An error beyond this share of the bound widens it, and the work is done again.
+FULL = 0.9
+# Queries and gallery rows of the first sample.
+SAMPLED_QUERIES, SAMPLED_ROWS = 64, 256
+# Of a product no larger than this every entry is looked at.
+ALL_SAMPLED = 512
+
+
+def ordered_sum(terms: Any) -> Any:
+    """Sums each row ``(n, D)`` of float64 in one fixed order: the second half onto the first, until one is left.
+
+    ``terms``, a tensor or an array, is overwritten.
+
+    >>> ordered_sum(torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64))
+    tensor([7.], dtype=torch.float64)
+    """
+    width = terms.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        terms[:, : width - half] += terms[:, half:width]
+        width = half
+    return terms[:, 0]
+
+
+def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> Tensor:
+    """The defined score of each pair of rows: the cosine, or minus the squared Euclidean distance.
+
+    Args:
+        left: ``(n, D)`` features of any float type; widened to float64, which is exact.
+        right: ``(n, D)``.
+        metric: Which score.
+
+    Returns:
+        ``(n,)`` float64, on the CPU.
+
+    >>> pair_scores(torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]]), "cosine")
+    tensor([1.], dtype=torch.float64)
+    """
+    left, right = left.double(), right.double()
+    if metric == "euclidean":
+        gap = left - right
+        distance: FloatArray = ordered_sum(gap * gap).cpu().numpy()
+        return torch.from_numpy(-distance)
+    sums = ordered_sum(torch.cat([left * right, left * left, right * right])).cpu().numpy()
+    return torch.from_numpy(_cosine(*sums.reshape(3, -1)))
+
+
+def _cosine(products: FloatArray, mine: FloatArray, theirs: FloatArray) -> FloatArray:
+    # By numpy, which takes the processor's own root. Torch may take that of a library, whose last bit is another.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        cosine: FloatArray = products / (np.sqrt(mine) * np.sqrt(theirs))
+    return cosine
+
+
+def lengths(features: Tensor) -> FloatArray:
+    """Lengths ``(n,)`` of all rows in float64, by sums of one fixed order.
+
+    >>> lengths(torch.tensor([[3.0, 4.0]]))
+    array([5.])
+    """
+    wide = (part.double() for part in torch.split(features, PAIRS))
+    squares = [ordered_sum(part * part).cpu().numpy() for part in wide]
+    length: FloatArray = np.sqrt(np.concatenate(squares))
+    return length
+
+
+class Workspace:
+    """Ordered sums over pairs of arrays, in memory of its own: new arrays for each few pairs would cost as much again.
+
+    Args:
+        dim: D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._left, self._right = np.empty((PAIRS, dim)), np.empty((PAIRS, dim))
+
+    def products(self, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
+        """Sums ``(n,)`` of the products of at most ``PAIRS`` pairs of rows."""
+        return self._summed(np.multiply, left, right)
+
+    def squared_distances(self, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
+        """Sums ``(n,)`` of the squared differences of at most ``PAIRS`` pairs of rows."""
+        return self._summed(np.subtract, left, right)
+
+    def _summed(self, combine: np.ufunc, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
+        n = len(left)
+        wide, other = self._left[:n], self._right[:n]
+        np.copyto(wide, left)
+        np.copyto(other, right)
+        with np.errstate(invalid="ignore", over="ignore"):  # broken rows are named elsewhere
+            combine(wide, other, out=wide)
+            if combine is np.subtract:
+                np.multiply(wide, wide, out=wide)
+            total: FloatArray = ordered_sum(wide).copy()
+        return total
+
+
+class Scores:
+    """Defined scores of pairs of one query set and one gallery.
+
+    Args:
+        query: ``(Q, D)`` queries as given.
+        gallery: The gallery, any rows of which can be had.
+        metric: Which score.
+
+    Attributes:
+        prepared: ``(Q, D)`` queries for the product.
+        shift: ``(Q,)`` what products of each query are above its scores: ``|q|^2`` under ``euclidean``, else 0.
+        scale: ``(Q,)`` the unit that errors of each query's products are counted in.
+
+    Raises:
+        ValueError: If a query is zero under ``cosine``, NaN or infinite.
+    """
+
+    def __init__(self, query: Tensor, gallery: GalleryBlocks, metric: Metric) -> None:
+        self.query, self.gallery, self.metric = query, gallery, metric
+        self.prepared = prepare_queries(query, metric)
+        self.shift = np.zeros(len(query))
+        self.scale = np.ones(len(query))
+        self._own = local()  # a workspace for each thread
+        # Squared lengths of queries and gallery that have been asked for; NaN for the others.
+        self._squares = np.full(len(query), np.nan), np.full(len(gallery), np.nan)
+        if metric == "euclidean":
+            length = lengths(query)
+            # A product leaves out the query's term, and its error grows with the lengths.
+            self.shift = length**2
+            self.scale = (length + gallery.largest_length()) ** 2
+
+    def of(self, row: IntArray, column: IntArray) -> FloatArray:
+        """Scores ``(n,)`` of the queries ``row`` with the gallery's ``column``, counted among the rows taking part."""
+        if len(row) > max(MANY, len(self.gallery)):
+            # So many pairs are near to each other where pictures repeat, or features have collapsed.
+            column = self.gallery.representatives()[column]
+            pairs, group = np.unique(row * len(self.gallery) + column, return_inverse=True)
+            row, column = np.divmod(pairs, len(self.gallery))
+            return self._each(row, column)[group]
+        return self._each(row, column)
+
+    def _each(self, row: IntArray, column: IntArray) -> FloatArray:
+        score = np.empty(len(row))
+        # Neighbours in memory are read together.
+        order = np.lexsort((row, column))
+        for begin in range(0, len(row), PAIRS):
+            part = order[begin : begin + PAIRS]
+            query, gallery = self._rows(0, row[part]), self._rows(1, column[part])
+            if query.device.type != "cpu":
+                score[part] = pair_scores(query, gallery, self.metric)
+            elif self.metric == "euclidean":
+                score[part] = -self._workspace.squared_distances(query.numpy(), gallery.numpy())
+            else:
+                score[part] = self._workspace.products(query.numpy(), gallery.numpy())
+        if self.metric == "cosine" and self.query.device.type == "cpu":
+            score = _cosine(score, self._squared(0, row), self._squared(1, column))
+        return score
+
+    def _squared(self, side: int, positions: IntArray) -> FloatArray:
+        known = self._squares[side]
+        missing = np.unique(positions[np.isnan(known[positions])])
+        for begin in range(0, len(missing), PAIRS):
+            part = missing[begin : begin + PAIRS]
+            rows = self._rows(side, part).numpy()
+            known[part] = self._workspace.products(rows, rows)
+        squared: FloatArray = known[positions]
+        return squared
+
+    def _rows(self, side: int, positions: IntArray) -> Tensor:
+        """Features of queries (0) or gallery (1)."""
+        own = torch.from_numpy(positions).to(self.query.device)
+        return self.gallery.rows(positions) if side else self.query[own]
+
+    @property
+    def _workspace(self) -> Workspace:
+        if not hasattr(self._own, "workspace"):
+            self._own.workspace = Workspace(self.query.shape[1])
+        workspace: Workspace = self._own.workspace
+        return workspace
+
+
+class Bound:
+    """How far products may be from scores, in units of the scale, and how far they were seen to be.
+
+    Args:
+        size: The bound.
+    """
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+        self.seen = 0.0
+        self._lock = Lock()
+
+    def check(self, similarity: FloatArray, score: FloatArray, scale: FloatArray) -> None:
+        """Takes note of the errors of some products, less their shift."""
+        if len(score):
+            with np.errstate(invalid="ignore"):
+                error = np.abs(similarity - score) / np.where(scale > 0, scale, 1)
+            largest = float(np.max(np.nan_to_num(error, nan=np.inf)))
+            with self._lock:
+                self.seen = max(self.seen, largest)
+
+
+class Certified(NamedTuple):
+    """Scores and the bound within which products know them.
+
+    Attributes:
+        scores: Of the pairs.
+        bound: Of this attempt.
+    """
+
+    scores: Scores
+    bound: Bound
+
+    def width(self, row: IntArray) -> FloatArray:
+        """How far the products of each query may be from its scores."""
+        return self.bound.size * self.scores.scale[row]
+
+    def check(self, row: IntArray, column: IntArray, product: NDArray[np.floating]) -> FloatArray:
+        """Scores of some pairs, against which their products are checked."""
+        score = self.scores.of(row, column)
+        self.note(row, product, score)
+        return score
+
+    def note(self, row: IntArray, product: NDArray[np.floating], score: FloatArray) -> None:
+        """Checks some products against their scores."""
+        self.bound.check(product.astype(np.float64) - self.scores.shift[row], score, self.scores.scale[row])
+
+
+def certify(scores: Scores, attempt: Callable[[Certified], T], share: Share = ALONE) -> T:
+    """Does some work within a bound that is checked on the way; with a wider one again where it did not hold.
+
+    Args:
+        scores: Of the pairs.
+        attempt: The work; notes the errors that it sees.
+        share: All processes do it again where one of them saw the bound broken.
+
+    Raises:
+        FloatingPointError: If products are NaN or infinite although features are finite.
+    """
+    size = first_bound(scores)
+    while True:
+        bound = Bound(size)
+        result = attempt(Certified(scores, bound))
+        used = share.largest(bound.seen / size)
+        if used <= FULL:
+            return result
+        if not math.isfinite(used):
+            raise FloatingPointError(
+                f"the matrix product on {scores.query.device} gives NaN or infinite values for finite features; "
+                "rescale the features, or pass float64"
+            )
+        size *= MARGIN * used
+        log.warning(
+            "products of features on %s are up to %.1e from their scores, more than a sample had shown; "
+            "ranking again with the bound %.1e",
+            scores.query.device,
+            bound.seen,
+            size,
+        )
+
+
+def first_bound(scores: Scores) -> float:
+    """A bound from the errors of a small product: some times the largest, and not below a few roundings."""
+    query, gallery, metric = scores.query, scores.gallery, scores.metric
+    rows = np.unique(np.linspace(0, len(query) - 1, SAMPLED_QUERIES).astype(np.int64))
+    columns = np.unique(np.linspace(0, len(gallery) - 1, SAMPLED_ROWS).astype(np.int64))
+    some, block = scores.prepared[torch.from_numpy(rows).to(query.device)], gallery.rows(columns)
+    values = multiply(some, block, some.new_empty(len(rows), len(columns)))
+    finish(values, unchecked_weights(block, metric), metric)
+    found = values.cpu().numpy()
+    # Each row with some columns: the best, where partial sums are largest, and others.
+    best = found.argmax(axis=1)
+    if found.size <= ALL_SAMPLED:
+        row, column = (part.ravel() for part in np.indices(found.shape))
+    else:
+        others = [np.arange(len(rows)) * step % len(columns) for step in (5, 7, 11)]
+        row, column = np.tile(np.arange(len(rows)), 4), np.concatenate([best, *others])
+    bound = Bound(0.0)
+    Certified(scores, bound).check(rows[row], columns[column], found[row, column])
+    floor = ROUNDINGS * float(torch.finfo(query.dtype).eps) / 2
+    # Broken rows are named by the work itself.
+    return max(MARGIN * bound.seen, floor) if math.isfinite(bound.seen) else 1.0

@@ -1,0 +1,278 @@
+"""Ranks that no product's rounding can change: a product that errs, in many ways, in the place of BLAS."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, rerank
+from aelm.retrieval.counting import count_above
+from aelm.retrieval.score import Scores, first_bound, ordered_sum, pair_scores
+from tests.reference import rank_scores
+from tests.retrieval.worlds import World, random_world
+
+# Not by attribute: functions of the same names stand in front of these modules.
+NEAREST, RERANK, PRODUCT = (sys.modules[f"aelm.retrieval.{name}"] for name in ("nearest", "rerank", "product"))
+USERS = (blocks, ranking, NEAREST, sys.modules["aelm.retrieval.score"], PRODUCT)
+METRICS = ("cosine", "euclidean")
+
+
+def near_ties(seed, metric, dtype):
+    """A random world whose rows repeat, some of them moved by a last bit or by a few times what products err."""
+    world = random_world(seed, metric, dtype)
+    r = np.random.default_rng(1000 + seed)
+    gallery = world.gallery[r.integers(0, len(world.gallery), len(world.gallery))]
+    step = np.finfo(dtype).eps * r.choice([0, 1, 8, 64], (len(gallery), 1))
+    gallery = (gallery * (1 + step * r.standard_normal(gallery.shape))).astype(dtype)
+    return World(world.query, gallery, *world.labels)
+
+
+def exact_scores(world, metric):
+    query, gallery = torch.from_numpy(world.query), torch.from_numpy(world.gallery)
+    return [pair_scores(query[q : q + 1].expand_as(gallery), gallery, metric).tolist() for q in range(len(query))]
+
+
+class NoisyProduct:
+    """The product of BLAS, each entry of it off by another share of ``size`` at each call."""
+
+    def __init__(self, size, seed=0):
+        self.size, self.random, self.calls = size, np.random.default_rng(seed), 0
+
+    def __call__(self, query, gallery, out, *, onto=False):
+        self.calls += 1
+        honest = (out if onto else 0) + query.double() @ gallery.double().T
+        length = query.double().norm(dim=1)[:, None] * gallery.double().norm(dim=1)
+        noise = torch.from_numpy(self.random.uniform(-1, 1, tuple(out.shape))) * length * self.size
+        return out.copy_(honest + noise)
+
+
+@pytest.fixture
+def noisy(monkeypatch):
+    """Puts a product in the place of BLAS, everywhere."""
+
+    def put(product):
+        for module in USERS:
+            monkeypatch.setattr(module, "multiply", product)
+        return product
+
+    return put
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 3)
+    for module in (ranking, blocks, NEAREST):
+        monkeypatch.setattr(module, "COLUMNS", 5)
+    monkeypatch.setattr(NEAREST, "SPARE", 2)
+    monkeypatch.setattr(NEAREST, "SAMPLE", 4)
+    monkeypatch.setattr(RERANK, "TILE", 7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("size", [0, 1, 30, 1e5])
+def test_a_noisy_product_changes_no_rank_and_no_neighbour(noisy, tiny_blocks, dtype, metric, size):
+    """Noise of a rounding, of thirty, and of what TF32 does, at 50 worlds each: 800 worlds in all."""
+    product = noisy(NoisyProduct(size * np.finfo(dtype).eps, seed=int(size)))
+    for seed in range(50):
+        world = near_ties(seed, metric, dtype)
+        scores = exact_scores(world, metric)
+        slow = rank_scores(scores, *world.labels)
+        for memory in (None, 1e-4):
+            for gallery in (world.gallery, iter([world.gallery[:3], world.gallery[3:]])):
+                if len(world.gallery) < 4 and gallery is not world.gallery:
+                    continue
+                result = rank_metrics(world.query, gallery, *world.labels, metric=metric, memory=memory)
+                for q, expected in enumerate(slow["per_query"]):
+                    mine = result.match_query == q
+                    assert result.match_rank[mine].tolist() == ([] if expected is None else expected[3])
+                    assert result.match_gallery[mine].tolist() == ([] if expected is None else expected[4])
+        k = 1 + seed % 9
+        found = nearest(world.query, world.gallery, k, metric=metric, memory=1e-3)
+        for q, line in enumerate(scores):
+            assert found.indices[q].tolist() == sorted(range(len(line)), key=lambda g: (-line[g], g))[:k]
+            value = np.array(line)[found.indices[q]]
+            shown = np.sqrt(-value) if metric == "euclidean" else value
+            np.testing.assert_array_equal(found.scores[q], shown.astype(dtype))
+    assert product.calls > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_noisy_product_changes_no_neighbour_list_of_reranking(noisy, tiny_blocks, monkeypatch, dtype, metric):
+    lists = []
+    encode = RERANK._encode
+
+    def spy(items, near, k1):
+        lists.append((items.numpy().copy(), near.item))
+        return encode(items, near, k1)
+
+    monkeypatch.setattr(RERANK, "_encode", spy)
+    for seed in range(50):
+        world = near_ties(seed, metric, dtype)
+        for size in (0, 1, 30):
+            noisy(NoisyProduct(size * np.finfo(dtype).eps, seed))
+            rerank(world.query, world.gallery, k1=3, k2=2, metric=metric)
+        items, expected = lists[-3]
+        table = exact_scores(World(items, items, *world.labels), "euclidean")
+        k = expected.shape[1]
+        order = [sorted(range(len(line)), key=lambda g, line=line: (-line[g], g))[:k] for line in table]
+        assert expected.tolist() == order
+        for other, found in lists[-2:]:
+            np.testing.assert_array_equal(items, other)
+            np.testing.assert_array_equal(expected, found)
+
+
+def test_the_metric_of_lightning_is_as_certain(noisy, tiny_blocks):
+    world = near_ties(3, "cosine", np.float32)
+    Q, G = len(world.query), len(world.gallery)
+    results = []
+    for size in (0.0, 1e-6, 1e-3):
+        noisy(NoisyProduct(size))
+        metric = RankMetrics()
+        metric.update(
+            torch.from_numpy(np.concatenate([world.query, world.gallery])),
+            torch.from_numpy(np.concatenate([world.query_pids, world.gallery_pids])),
+            torch.from_numpy(np.concatenate([world.query_camids, world.gallery_camids])),
+            torch.arange(Q + G) < Q,
+            torch.cat([torch.arange(Q), torch.arange(G)]),
+        )
+        results.append(str([part.tolist() for part in metric.compute() if isinstance(part, np.ndarray)]))
+    assert len(set(results)) == 1
+
+
+def larger_world(seed=0, Q=60, G=900, D=64):
+    r = np.random.default_rng(seed)
+    query, gallery = (torch.from_numpy(r.standard_normal((n, D)).astype(np.float32)) for n in (Q, G))
+    return query, gallery, r.integers(0, 9, Q), r.integers(-1, 12, G), r.integers(0, 3, Q), r.integers(0, 3, G)
+
+
+@pytest.mark.parametrize("memory", [None, 0.01])
+def test_a_bound_that_does_not_hold_is_noticed_and_widened(noisy, monkeypatch, caplog, memory):
+    """A product that is right in the first sample and wrong afterwards, by more than the bound."""
+    monkeypatch.setattr(ranking, "ROWS", 20)
+    world = larger_world()
+    expected = rank_metrics(*world)
+    honest, wrong = NoisyProduct(0), NoisyProduct(3e-3)
+    noisy(lambda query, gallery, out, *, onto=False: (honest if len(gallery) <= 256 else wrong)(query, gallery, out))
+    with caplog.at_level(logging.WARNING, "aelm"):
+        result = rank_metrics(*world, memory=memory)
+    assert "ranking again with the bound" in caplog.text
+    assert result.match_rank.tolist() == expected.match_rank.tolist()
+    assert result.match_gallery.tolist() == expected.match_gallery.tolist()
+
+
+def test_a_product_without_sense_leaves_everything_to_the_scores(noisy):
+    world = larger_world(Q=10, G=100)
+    expected = rank_metrics(*world)
+    noisy(NoisyProduct(30.0))
+    assert rank_metrics(*world).match_rank.tolist() == expected.match_rank.tolist()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_product_that_is_no_number_is_an_error(noisy):
+    noisy(lambda query, gallery, out, *, onto=False: out.fill_(torch.nan))
+    with pytest.raises(FloatingPointError, match="the matrix product on cpu gives NaN or infinite values"):
+        rank_metrics(*larger_world(Q=10, G=100))
+
+
+def test_the_first_bound_follows_what_products_err(noisy):
+    query, gallery, *_ = larger_world()
+    scores = Scores(query, blocks.GalleryBlocks(gallery, query), "cosine")
+    assert 2e-7 < first_bound(scores) < 1e-5
+    noisy(NoisyProduct(1e-3))
+    assert 3e-3 < first_bound(scores) < 2e-2
+
+
+def test_scores_are_sums_of_one_order():
+    r = np.random.default_rng(0)
+    for width in (1, 2, 3, 7, 64, 100, 513):
+        terms = r.standard_normal((4, width))
+        summed = ordered_sum(torch.from_numpy(terms.copy())).tolist()
+        for line, total in zip(terms.tolist(), summed, strict=True):
+            while len(line) > 1:
+                half = (len(line) + 1) // 2
+                line = [line[i] + line[half + i] if half + i < len(line) else line[i] for i in range(half)]
+            assert line[0] == total
+
+
+def test_scores_do_not_depend_on_their_company():
+    r = np.random.default_rng(1)
+    left, right = (torch.from_numpy(r.standard_normal((300, 130)).astype(np.float32)) for _ in range(2))
+    for metric in METRICS:
+        whole = pair_scores(left, right, metric)
+        alone = torch.cat([pair_scores(left[i : i + 1], right[i : i + 1], metric) for i in range(300)])
+        assert torch.equal(whole, alone)
+        assert torch.equal(whole, pair_scores(right, left, metric))
+
+
+def test_limits_are_rounded_outward():
+    """A threshold between two float32 numbers: what lies within its width is left to be compared."""
+    third = np.float64(1) / 3
+    values = np.nextafter(np.float32(third), np.array([-1, -1, 1, 1], np.float32))[None]
+    values[0, 1], values[0, 3] = np.float32(third), 2
+    asked = []
+
+    def score(row, column, value):
+        asked.extend(column.tolist())
+        return np.full(len(column), 9.0)
+
+    for kind in (np.asarray, torch.from_numpy):
+        asked.clear()
+        counted = count_above(
+            kind(values), np.array([0]), np.array([-1]), np.array([third]), np.array([1.5e-8]), score, np.array([third])
+        )
+        assert counted.tolist() == [1 + len(asked)]
+        assert 1 in asked
+        assert 3 not in asked
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_pictures_that_repeat_are_scored_once(monkeypatch, metric):
+    monkeypatch.setattr("aelm.retrieval.score.MANY", 10)
+    query, gallery, *labels = larger_world(Q=30, G=400, D=8)
+    gallery[::2] = gallery[0]
+    gallery[1::6] = 3 * gallery[1]
+    scores = exact_scores(World(query.numpy(), gallery.numpy(), *labels), metric)
+    slow = rank_scores(scores, *labels)
+    counted = []
+    honest = pair_scores
+    monkeypatch.setattr(
+        "aelm.retrieval.score.pair_scores", lambda left, *rest: counted.append(len(left)) or honest(left, *rest)
+    )
+    result = rank_metrics(query, gallery, *labels, metric=metric)
+    for q, expected in enumerate(slow["per_query"]):
+        assert result.match_rank[result.match_query == q].tolist() == ([] if expected is None else expected[3])
+    assert sum(counted) < 30 * 10
+
+
+def test_tf32_set_through_either_interface_of_torch_does_not_stop_ranking():
+    world = larger_world()
+    expected = rank_metrics(*world)
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        result = rank_metrics(*world)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = before
+    assert result.match_rank.tolist() == expected.match_rank.tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_gpu_gives_the_same_to_the_last_bit(metric, memory):
+    query, gallery, *labels = larger_world(Q=300, G=5000, D=700)
+    gallery[::7] = gallery[0]
+    slow = rank_metrics(query, gallery, *labels, metric=metric)
+    fast = rank_metrics(query.cuda(), gallery.cuda(), *labels, metric=metric, memory=memory)
+    assert fast.match_rank.tolist() == slow.match_rank.tolist()
+    assert fast.match_gallery.tolist() == slow.match_gallery.tolist()
+    near, far = nearest(query.cuda(), gallery.cuda(), 30, metric=metric), nearest(query, gallery, 30, metric=metric)
+    np.testing.assert_array_equal(near.indices, far.indices)
+    np.testing.assert_array_equal(near.scores, far.scores)

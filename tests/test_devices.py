@@ -1,0 +1,68 @@
+"""The device policy: what has been set for training does not reach what is computed in full precision."""
+
+import pytest
+import torch
+
+from aelm.devices import block_memory, full_precision, issuing_threads
+from aelm.retrieval.parallel import threads
+
+BACKENDS = {
+    "CUDA products": torch.backends.cuda.matmul,
+    "cuDNN convolutions": torch.backends.cudnn.conv,
+    "oneDNN products": torch.backends.mkldnn.matmul,
+    "oneDNN convolutions": torch.backends.mkldnn.conv,
+}
+
+
+def precisions():
+    return [backend.fp32_precision for backend in BACKENDS.values()]
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    before = precisions()
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for backend, precision in zip(BACKENDS.values(), before, strict=True):
+        backend.fp32_precision = precision
+
+
+def newer_interface():
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+@pytest.mark.parametrize(
+    "choose", [lambda: None, lambda: torch.set_float32_matmul_precision("medium"), newer_interface]
+)
+def test_everything_is_in_full_precision_and_then_as_it_was(choose):
+    choose()
+    before = precisions()
+    with full_precision():
+        assert precisions() == ["ieee"] * 4
+    assert precisions() == before
+
+
+def test_an_error_leaves_settings_as_they_were():
+    newer_interface()
+    before = precisions()
+    with pytest.raises(ZeroDivisionError), full_precision():
+        1 / 0  # noqa: B018
+    assert precisions() == before
+
+
+def test_one_thread_issues_work_on_a_gpu():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert issuing_threads(torch.device("cpu")) == 3
+        with threads(torch.device("cuda", 0)) as team:
+            assert team.threads == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_blocks_take_a_share_of_what_a_gpu_has_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 10 * 2**30))
+    assert block_memory(torch.device("cuda", 1)) == 2048
+    assert block_memory(torch.device("cpu")) == 256
