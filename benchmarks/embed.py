@@ -24,11 +24,10 @@ from input import write_pictures
 
 from aelm.checkpoint import KEY, build, describe
 from aelm.data.sources import Item
-from aelm.embedding.bulk import Settings, embed_shards
-from aelm.embedding.embedder import Embedder, load_embedder
-from aelm.embedding.feed import default_batch_size
-from aelm.embedding.folder import describe as described
-from aelm.embedding.shards import join, open_shards
+from aelm.embed.batches import default_batch_size
+from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.folder import describe as described
+from aelm.embed.job import Settings, embed_shards, join, open_shards
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 
 NETWORK = {

@@ -21,10 +21,10 @@ import torch
 from ranking import machine, seconds
 
 from aelm.data.sources import Item
-from aelm.embedding.folder import FEATURES, FORMAT, write_embeddings
+from aelm.embed.folder import FEATURES, FORMAT, write_embeddings
 from aelm.retrieval import nearest
 from aelm.retrieval.blocks import COLUMNS
-from aelm.searching.gallery import Gallery
+from aelm.search.gallery import Gallery
 
 CHUNK = 50_000
 # Rows of a block: what the library takes for few queries.

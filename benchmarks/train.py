@@ -32,7 +32,7 @@ from aelm.data import IdentitySampler, Loader, ReIDDataModule, recipe
 from aelm.losses import IdentityLoss
 from aelm.models import AELM, CoAM, ReIDNetwork, TimmBackbone
 from aelm.module import ReIDModule
-from aelm.training.averaging import Averaging
+from aelm.train.callbacks import Averaging
 from aelm.types import Benchmark, Picture
 
 IMAGES = 4  # of each identity in a step

@@ -12,8 +12,10 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
-from aelm import evaluate, schema, train
+from aelm.command import schema
 from aelm.data.synthetic import synthetic
+from aelm.evaluate import __main__ as evaluate
+from aelm.train import __main__ as train
 from tests.runs import P_X_K, SMALL
 
 # The same examples each time, whatever the machine is busy with.

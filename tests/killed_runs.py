@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_module
 
-from aelm import schema, train
+from aelm.command import schema
+from aelm.train import __main__ as train
 
 KILLS = 5
 

@@ -1,6 +1,6 @@
 """Breaks the formulas one by one, in a copy of the tree, and tells which test notices: python -m tests.mutants [WORD].
 
-With a word, only mutants whose description holds it. Prints a table in Markdown, as in docs/mutations.md; ends with 1
+With a word, only mutants whose description holds it. Prints a table in Markdown, as in tests/mutations.md; ends with 1
 where a mutant survives. Needs os.fork: what is slow to import is imported once.
 """
 

@@ -39,7 +39,7 @@ def run(command, arguments):
     """One command, as typed."""
     GlobalHydra.instance().clear()
     sys.argv = [f"aelm.{command}", *arguments]
-    import_module(f"aelm.{command}").main()
+    import_module(f"aelm.{command}.__main__").main()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_parts_build_as_hydra_would():
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "aelm.models.weights.load_file", "aelm.checkpoint.load_model", "builtins.eval"]
+    "target", ["os.system", "aelm.models.backbone.load_file", "aelm.checkpoint.load_model", "builtins.eval"]
 )
 def test_only_models_are_built(saved, target, monkeypatch):
     content = torch.load(saved[1], weights_only=True)

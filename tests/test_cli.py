@@ -5,7 +5,7 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from aelm.cli import quote, quoted
+from aelm.command.cli import quote, quoted
 
 NASTY = [
     "it's (1).jpg",

@@ -12,8 +12,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from aelm.data.synthetic import synthetic
-from aelm.embedding.embedder import load_embedder
-from aelm.searching.store import GalleryStore
+from aelm.embed.embedder import load_embedder
+from aelm.search.store import GalleryStore
 from tests.runs import P_X_K, SMALL
 
 FAST = ["trainer.max_epochs=1", "figures=false", "name=it's one"]
@@ -27,7 +27,7 @@ def typed(monkeypatch, capsys):
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [f"aelm.{command}", *arguments])
         capsys.readouterr()
-        import_module(f"aelm.{command}").main()
+        import_module(f"aelm.{command}.__main__").main()
         return capsys.readouterr().out
 
     return run

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from aelm.__main__ import COMMANDS
-from aelm.build import built
+from aelm.command.build import built
+from aelm.command.schema import check_keys, nodes
 from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork, TwoHeads
-from aelm.schema import check_keys, nodes
 
 CONF = Path(__file__).parents[1] / "conf"
 SMALL = ["model.backbone.name=resnet10t", "model.backbone.pretrained=false"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from aelm import embed, search
-from aelm.cli import quoted
-from aelm.schema import check_keys
+from aelm.command.cli import quoted
+from aelm.command.schema import check_keys
+from aelm.embed import __main__ as embed
+from aelm.search import __main__ as search
 from tests.pictures_on_disk import person, save_model, write
 
 DOCS = Path(__file__).parents[1] / "docs"

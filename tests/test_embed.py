@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from aelm import embed
 from aelm.data import BadImageError, Loader, ReIDDataset, recipe
-from aelm.embedding import bulk
-from aelm.embedding.embedder import load_embedder
-from aelm.embedding.feed import embed_files, loaded
-from aelm.embedding.feed import embedded as embedded_batches
-from aelm.embedding.folder import read_embeddings
-from aelm.embedding.shards import WORK
+from aelm.embed import __main__ as embed
+from aelm.embed import job
+from aelm.embed.batches import embed_files, loaded
+from aelm.embed.batches import embedded as embedded_batches
+from aelm.embed.embedder import load_embedder
+from aelm.embed.folder import read_embeddings
+from aelm.embed.job import WORK
 from aelm.types import Picture
 from tests.pictures_on_disk import person, save_model, write, write_people
 
@@ -87,22 +87,22 @@ def test_nothing_is_written_elsewhere(embedded, tmp_path, monkeypatch):
 
 def test_a_stopped_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path, monkeypatch):
     embedded(output=tmp_path / "whole")
-    write, embeds = bulk.write_shard, []
+    write, embeds = job.write_shard, []
 
     def stop(shards, number, *rest):
         if number == 1:
             raise KeyboardInterrupt
         write(shards, number, *rest)
 
-    monkeypatch.setattr(bulk, "write_shard", stop)
+    monkeypatch.setattr(job, "write_shard", stop)
     with pytest.raises(KeyboardInterrupt):
         embedded()
     assert not (tmp_path / "out" / "meta.json").exists()
     with pytest.raises(FileNotFoundError, match="no finished embeddings"):
         read_embeddings(tmp_path / "out")
-    monkeypatch.setattr(bulk, "write_shard", write)
-    feed = bulk.embedded
-    monkeypatch.setattr(bulk, "embedded", lambda m, paths, *a, **k: embeds.extend(paths) or feed(m, paths, *a, **k))
+    monkeypatch.setattr(job, "write_shard", write)
+    feed = job.embedded
+    monkeypatch.setattr(job, "embedded", lambda m, paths, *a, **k: embeds.extend(paths) or feed(m, paths, *a, **k))
     assert embedded() == (10, 0)
     assert embeds == world[1][4:]  # the first shard of four was kept
     assert content(tmp_path / "out") == content(tmp_path / "whole")
@@ -110,12 +110,12 @@ def test_a_stopped_job_goes_on_and_gives_the_same_files(embedded, world, tmp_pat
 
 
 def test_what_another_job_left_is_not_gone_on_with(embedded, world, tmp_path, monkeypatch, caplog):
-    write = bulk.write_shard
-    monkeypatch.setattr(bulk, "write_shard", lambda shards, number, *rest: write(shards, number, *rest) or 1 / 0)
+    write = job.write_shard
+    monkeypatch.setattr(job, "write_shard", lambda shards, number, *rest: write(shards, number, *rest) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         embedded()
     assert (tmp_path / "out" / WORK / "000000.npz").exists()
-    monkeypatch.setattr(bulk, "write_shard", write)
+    monkeypatch.setattr(job, "write_shard", write)
     save_model(world[0], threshold=0.5)
     caplog.set_level("INFO")
     assert embedded() == (10, 0)
@@ -143,9 +143,9 @@ def test_a_killed_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path
     done = {path: path.stat().st_mtime_ns for path in (out / WORK).glob("*.npz")}
     assert 4 <= len(done) < 20
     times = {}
-    join = bulk.join
+    join = job.join
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bulk, "join", lambda *a: times.update((p, p.stat().st_mtime_ns) for p in done) or join(*a))
+        patch.setattr(job, "join", lambda *a: times.update((p, p.stat().st_mtime_ns) for p in done) or join(*a))
         embedded(*shards)
     assert times == done  # no finished shard was embedded twice
     embedded(*shards, output=tmp_path / "whole")
@@ -327,4 +327,4 @@ def test_a_diverged_model_is_told(world):
 
 def test_yaml_and_settings_agree(composed):
     config = composed("embed", "checkpoint=x", "images=x", "output=x")
-    assert embed.settings(config) == bulk.Settings()
+    assert embed.settings(config) == job.Settings()

@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from aelm import evaluate, report, scoring
-from aelm.data.distractors import with_distractors
-from aelm.embedding.feature_files import read_features
+from aelm.data.benchmarks import with_distractors
+from aelm.embed.folder import read_features
+from aelm.evaluate import __main__ as evaluate
+from aelm.evaluate import scoring
+from aelm.evaluate.scoring import Test, Ways
+from aelm.report import metrics
 from aelm.retrieval import bootstrap, expand_queries, pool_people, rank_metrics, rerank, verification
-from aelm.scoring import Test, Ways
 from aelm.types import Benchmark, Picture
 
 
@@ -161,7 +163,7 @@ def test_distractors_join_the_gallery_and_match_nobody(tmp_path):
 def test_the_table_lines_up():
     test = world()
     result = rank_metrics(test[0], test[1], *by_hand(test))
-    lines = report.table(
+    lines = metrics.table(
         {"test": result, "test_reranked": result}, scoring.intervals({"test": result}, 50)
     ).splitlines()
     assert len({len(line) for line in lines}) == 1

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from aelm import explain, explaining
-from aelm.cli import quoted
-from aelm.embedding.embedder import load_embedder
+from aelm.command.cli import quoted
+from aelm.command.schema import check_keys
+from aelm.embed.embedder import load_embedder
+from aelm.explain import __main__ as explain
 from aelm.models.similarity import similarity_maps
-from aelm.schema import check_keys
-from tests.embedding.test_embedder import write_onnx
+from aelm.report import heatmap_rows
+from tests.embed.test_embedder import write_onnx
 from tests.tiny import description, write_checkpoint
 
 
@@ -56,7 +57,7 @@ def test_the_panels_are_what_the_network_says(checkpoint):
     network = load_embedder(checkpoint).network
     pictures = images()
     outputs = network.explain(pictures)
-    rows = explaining.explained(network, pictures, [f"x:{i}" for i in range(5)], captions=["a", "b", "c"])
+    rows = heatmap_rows.explained(network, pictures, [f"x:{i}" for i in range(5)], captions=["a", "b", "c"])
     for i, row in enumerate(rows):
         titles = [panel.title for panel in row.panels]
         views = ["A, stage {}", "erased, {}", "B sees, {}", "B, stage {}"]
@@ -81,14 +82,14 @@ def test_labels_choose_whose_map_is_shown(checkpoint):
     free = network.explain(pictures)
     others = (free[0][0].logits.argmax(1) + 1) % 5  # whom the model does not take them for
     first, last = int(others[0]), int(others[2])
-    rows = explaining.explained(network, pictures, [f"x:{i}" for i in range(5)], [first, None, last])
+    rows = heatmap_rows.explained(network, pictures, [f"x:{i}" for i in range(5)], [first, None, last])
     own = network.explain(pictures, others)
     for i, outputs in enumerate((own, free, own)):
         np.testing.assert_allclose(rows[i].panels[0].heatmap, outputs[0][0].heatmap[i], rtol=1e-4, atol=1e-6)
     assert [rows[0].caption, rows[2].caption] == [f"as x:{first}", f"as x:{last}"]
     assert not np.allclose(own[0][0].heatmap[0], free[0][0].heatmap[0])
     with pytest.raises(ValueError, match="got 3 pictures, 2 labels and 3 captions"):
-        explaining.explained(network, pictures, ["x"], [1, 2])
+        heatmap_rows.explained(network, pictures, ["x"], [1, 2])
 
 
 def test_explain_leaves_the_network_as_it_was(checkpoint):
@@ -115,21 +116,21 @@ def test_explain_leaves_the_network_as_it_was(checkpoint):
 def test_networks_that_erase_nothing(tmp_path, aelm, titles):
     write_checkpoint(tmp_path / "x.ckpt", description(aelm))
     network = load_embedder(tmp_path / "x.ckpt").network
-    rows = explaining.explained(network, images(), [f"x:{i}" for i in range(5)])
+    rows = heatmap_rows.explained(network, images(), [f"x:{i}" for i in range(5)])
     assert all([panel.title for panel in row.panels] == titles for row in rows)
 
 
 def test_a_pair_is_split_into_its_score(checkpoint):
     embedder = load_embedder(checkpoint)
     a, b = images(2)
-    maps, rows = explaining.paired(embedder.network, a, b, ("a", "b"))
+    maps, rows = heatmap_rows.paired(embedder.network, a, b, ("a", "b"))
     score = float(embedder.embed(a[None])[0] @ embedder.embed(b[None])[0])
     assert float(maps.score[0]) == pytest.approx(score, abs=1e-5)
     for row in rows:
         assert [panel.title for panel in row.panels] == ["all", "A, stage 2", "B, stage 2"]
         assert row.panels[0].heatmap.sum() == pytest.approx(score, abs=1e-5)
         assert sum(panel.heatmap.sum() for panel in row.panels[1:]) == pytest.approx(score, abs=1e-5)
-    assert sum(explaining.shares(maps).values()) == pytest.approx(score, abs=1e-5)
+    assert sum(heatmap_rows.shares(maps).values()) == pytest.approx(score, abs=1e-5)
     swapped = similarity_maps(embedder.network, b[None], a[None])
     np.testing.assert_allclose(rows[1].panels[1].heatmap, swapped.on_a[0][0][0], atol=1e-6)
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 from hydra.errors import ConfigCompositionException
 
-from aelm import export, exporting
+from aelm.command.schema import check_keys
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
-from aelm.embedding.embedder import load_embedder
-from aelm.schema import check_keys
+from aelm.embed.embedder import load_embedder
+from aelm.export import __main__ as export
+from aelm.export import onnx as exporting
 from tests.tiny import description, write_checkpoint
 
 

@@ -12,12 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from torch.utils.data import DataLoader
 
-from aelm import build, cli, failures, train
+from aelm.command import build, cli, failures
 from aelm.data import recipe
 from aelm.data.dataset import ReIDDataset, batch_seed, collate
 from aelm.data.decoding import BadImageError
 from aelm.data.sources import plain
 from aelm.retrieval import rank_metrics
+from aelm.train import __main__ as train
 from aelm.types import Picture
 from tests.bad_inputs.world import contents
 from tests.pictures_on_disk import save_model, write_people
@@ -25,7 +26,7 @@ from tests.pictures_on_disk import save_model, write_people
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
-    """Runs a program of ``aelm.cli`` in this process as if it had been typed."""
+    """Runs a program of ``aelm.command.cli`` in this process as if it had been typed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(failures.FULL, raising=False)
 

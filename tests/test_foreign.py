@@ -7,10 +7,10 @@ import torch
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.synthetic import synthetic
 from aelm.data.transforms import recipe
-from aelm.embedding.embedder import load_embedder
-from aelm.exporting import export_model
+from aelm.embed.embedder import load_embedder
+from aelm.export.onnx import export_model
 from aelm.retrieval import rank_metrics
-from tests.embedding.test_embedder import by_hand, write_onnx
+from tests.embed.test_embedder import by_hand, write_onnx
 from tests.tiny import write_checkpoint
 
 TINY = ["dataset=synthetic", "dataset.benchmarks.synthetic.size=tiny", "dataset.workers=0"]
@@ -43,7 +43,7 @@ def test_an_exported_file_scores_as_its_checkpoint(tmp_path, people, tested):
 
 def test_pictures_are_drawn_without_heat_maps(tmp_path, people, tested, monkeypatch):
     path = write_onnx(tmp_path / "other.onnx")
-    monkeypatch.setattr("aelm.pictures.draw_rankings", lambda *_: [])  # they take long, and know no model
+    monkeypatch.setattr("aelm.report.ranked_pictures.draw_rankings", lambda *_: [])  # they take long, and know no model
     tested(path, *TINY, f"data_dir={people}", f"output={tmp_path}/out", "figures=true")
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"metrics.json", "cmc.png"} <= names

@@ -10,7 +10,7 @@ import csv
 
 import pytest
 
-from aelm import train
+from aelm.train import __main__ as train
 
 GOLDEN = [
     "experiment=quickstart",

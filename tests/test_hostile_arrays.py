@@ -11,11 +11,13 @@ import torch
 from onnx import TensorProto, helper
 from scipy.io import savemat
 
-from aelm import embed, evaluate, search
 from aelm.data.benchmarks import cuhk03
-from aelm.embedding.embedder import load_embedder
-from aelm.embedding.feature_files import read_features
+from aelm.embed import __main__ as embed
+from aelm.embed.embedder import load_embedder
+from aelm.embed.folder import read_features
+from aelm.evaluate import __main__ as evaluate
 from aelm.models import TimmBackbone
+from aelm.search import __main__ as search
 from tests.bomb import Bomb
 from tests.data import trees
 from tests.pictures_on_disk import save_model, write_people

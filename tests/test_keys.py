@@ -9,7 +9,7 @@ from torch import nn
 from aelm.losses import IdentityLoss
 from aelm.models import AELM, CoAM, ReIDNetwork
 from aelm.module import ReIDModule
-from aelm.training.averaging import Averaging
+from aelm.train.callbacks import Averaging
 
 
 def state(run_dir, name="last"):

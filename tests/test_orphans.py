@@ -11,7 +11,7 @@ import pytest
 # As Lightning does: the same program once more, with a rank; both then wait for what never comes.
 PROGRAM = """
 import os, subprocess, sys
-from aelm.orphans import follow
+from aelm.command.cli import follow
 follow(0.05)
 if "LOCAL_RANK" not in os.environ:
     command = [sys.executable, *sys.argv]

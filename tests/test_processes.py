@@ -16,9 +16,11 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from aelm import schema, train, trainer
-from aelm.build import built_optimizer
-from aelm.training.callbacks import History
+from aelm.command import schema
+from aelm.command.build import built_optimizer
+from aelm.train import __main__ as train
+from aelm.train import trainer
+from aelm.train.callbacks import History
 from tests.runs import P_X_K, SMALL
 
 ROOT = Path(__file__).parents[1]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aelm.data.erasing import RandomErasing
 from aelm.data.sampler import IdentitySampler, ShuffleSampler
+from aelm.data.transforms import RandomErasing
 from aelm.models import discriminative_region
 from aelm.models.aelm import shifted
 from aelm.models.ifcn import mean_over_kept

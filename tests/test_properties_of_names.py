@@ -9,11 +9,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aelm.cli import quoted
-from aelm.data.numbering import numbers
-from aelm.data.pictures import MARKET_NAME, read_folder
+from aelm.command.cli import quoted
+from aelm.data.folder import numbers
+from aelm.data.listing import MARKET_NAME, read_folder
 from aelm.data.sources import Item, plain
-from aelm.embedding.folder import read_items, table
+from aelm.embed.folder import read_items, table
 
 pids, camids = st.integers(-1, 9999), st.integers(0, 99)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from aelm import train
-from aelm.build import build_data, built
+from aelm.command.build import build_data, built
 from aelm.data import ReIDDataModule
 from aelm.data.loader import TrainLoader
-from aelm.training.random_states import random_states, set_random_states
+from aelm.train import __main__ as train
+from aelm.train.saving import random_states, set_random_states
 from tests.runs import P_X_K, SMALL
 
 INTERVAL = 3

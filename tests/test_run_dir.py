@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from aelm.run_dir import claim, differences
+from aelm.runs.directory import claim, differences
 
 
 def config(**changes):

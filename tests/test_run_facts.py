@@ -5,8 +5,9 @@ from importlib.metadata import version
 
 import pytest
 
-from aelm import sweeps, train
-from aelm.run_facts import device_name
+from aelm.runs import sweep
+from aelm.runs.directory import device_name
+from aelm.train import __main__ as train
 
 FEW = ["figures=false", "trainer.max_epochs=2"]
 
@@ -14,7 +15,7 @@ FEW = ["figures=false", "trainer.max_epochs=2"]
 @pytest.fixture
 def facts(trained, monkeypatch):
     def run(*overrides, name="run"):
-        monkeypatch.setattr(sweeps, "overrides", lambda: ["arm=a b", "seed=0"])
+        monkeypatch.setattr(sweep, "overrides", lambda: ["arm=a b", "seed=0"])
         run_dir, _ = trained(*FEW, *overrides, name=name)
         with open(f"{run_dir}/run.json", encoding="utf-8") as file:
             return json.load(file)

@@ -15,15 +15,16 @@ import pytest
 import torch
 from hydra.errors import ConfigCompositionException
 
-from aelm import embed, search
+from aelm.command.schema import check_keys
 from aelm.data import recipe
-from aelm.embedding.embedder import load_embedder
-from aelm.embedding.feed import embed_files
-from aelm.embedding.folder import read_embeddings
-from aelm.schema import check_keys
-from aelm.searching.pairs import pair_heat, read_pictures
+from aelm.embed import __main__ as embed
+from aelm.embed.batches import embed_files
+from aelm.embed.embedder import load_embedder
+from aelm.embed.folder import read_embeddings
+from aelm.search import __main__ as search
+from aelm.search.page import pair_heat, read_pictures
 from tests.browser import BROWSER, Page
-from tests.embedding.test_embedder import by_hand, write_onnx
+from tests.embed.test_embedder import by_hand, write_onnx
 from tests.pictures_on_disk import person, save_model, write, write_people
 
 FAST = ["device=cpu", "workers=0", "progress=false"]

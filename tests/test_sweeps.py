@@ -7,8 +7,9 @@ import cv2
 import pytest
 from omegaconf import OmegaConf
 
-from aelm import sweeps, train
-from aelm.sweeps import Job, note, point
+from aelm.runs import sweep
+from aelm.runs.sweep import Job, note, point
+from aelm.train import __main__ as train
 
 
 def rows(folder):
@@ -21,7 +22,7 @@ def job(tmp_path, monkeypatch):
     """Makes this process a job of a sweep."""
 
     def start(number, **settings):
-        monkeypatch.setattr(sweeps, "this_job", lambda: Job(tmp_path, number, settings))
+        monkeypatch.setattr(sweep, "this_job", lambda: Job(tmp_path, number, settings))
 
     return start
 

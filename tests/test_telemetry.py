@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from aelm.telemetry import keep_to_itself
+from aelm.models.onnx import keep_to_itself
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0"), ("1", "1")])

@@ -12,8 +12,9 @@ import cv2
 import pytest
 import torch
 
-from aelm import evaluate, train
 from aelm.checkpoint import read_checkpoint
+from aelm.evaluate import __main__ as evaluate
+from aelm.train import __main__ as train
 from tests.runs import P_X_K, SCORES, SMALL
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from aelm.whole import write_whole
+from aelm.files import write_whole
 
 
 def half_a_file(file):

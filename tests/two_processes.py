@@ -11,9 +11,11 @@ from hydra import compose, initialize_config_module
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aelm import evaluate, schema, train
+from aelm.command import schema
+from aelm.evaluate import __main__ as evaluate
 from aelm.losses import IdentityLoss
 from aelm.models import AELM, IFCN, CoAM, ReIDNetwork
+from aelm.train import __main__ as train
 from tests.runs import watched_by
 
 

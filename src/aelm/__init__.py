@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aelm.checkpoint import load_model as load_model
     from aelm.data import ReIDDataModule as ReIDDataModule
-    from aelm.embedding.embedder import load_embedder as load_embedder
-    from aelm.embedding.feed import embed_files as embed_files
+    from aelm.embed.batches import embed_files as embed_files
+    from aelm.embed.embedder import load_embedder as load_embedder
     from aelm.models import AELM as AELM
     from aelm.models import IFCN as IFCN
     from aelm.models import CoAM as CoAM
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from aelm.retrieval import nearest as nearest
     from aelm.retrieval import rank_metrics as rank_metrics
     from aelm.retrieval import rerank as rerank
-    from aelm.searching.gallery import Gallery as Gallery
-    from aelm.searching.store import GalleryStore as GalleryStore
+    from aelm.search.gallery import Gallery as Gallery
+    from aelm.search.store import GalleryStore as GalleryStore
 
 HOMES = {
     "AELM": "aelm.models",
     "CoAM": "aelm.models",
-    "Gallery": "aelm.searching.gallery",
-    "GalleryStore": "aelm.searching.store",
+    "Gallery": "aelm.search.gallery",
+    "GalleryStore": "aelm.search.store",
     "IFCN": "aelm.models",
     "RankMetrics": "aelm.retrieval",
     "ReIDDataModule": "aelm.data",
     "ReIDModule": "aelm.module",
     "ReIDNetwork": "aelm.models",
-    "embed_files": "aelm.embedding.feed",
-    "load_embedder": "aelm.embedding.embedder",
+    "embed_files": "aelm.embed.batches",
+    "load_embedder": "aelm.embed.embedder",
     "load_model": "aelm.checkpoint",
     "nearest": "aelm.retrieval",
     "rank_metrics": "aelm.retrieval",

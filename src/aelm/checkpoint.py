@@ -9,7 +9,7 @@ from typing import Any
 
 import aelm.models
 from aelm.models import ReIDNetwork
-from aelm.models.weights import read_data
+from aelm.models.backbone import read_data
 
 KEY = "aelm"  # where the description lies in a Lightning checkpoint
 ALLOWED = {"torch.nn.Identity", *(f"aelm.models.{name}" for name in aelm.models.__all__)}

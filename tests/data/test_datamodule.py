@@ -18,8 +18,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from aelm.data.datamodule import ReIDDataModule
-from aelm.data.evaluation_sets import EvaluationSet, evaluation_sets
+from aelm.data.datamodule import EvaluationSet, ReIDDataModule, evaluation_sets
 from aelm.data.loader import Loader, default_workers
 from aelm.data.sampler import IdentitySampler, ShuffleSampler
 from aelm.data.transforms import recipe

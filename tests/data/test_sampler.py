@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from aelm.data.sampler import IdentitySampler, ShuffleSampler
-from aelm.data.sharding import ShardSampler
+from aelm.data.sampler import IdentitySampler, ShardSampler, ShuffleSampler
 
 
 def world(seed, identities=11, most=9, cameras=4):

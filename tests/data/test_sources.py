@@ -5,7 +5,7 @@ import os
 import pytest
 
 from aelm.data.sources import Item, find_items
-from aelm.embedding.folder import read_items, table
+from aelm.embed.folder import read_items, table
 
 NASTY = ['it\'s "(1)".jpg', "<b>&amp;.jpg", "two\nlines.jpg", "人物 Straße.png", "a,b;c\t.jpg", "[1]*.jpg"]
 

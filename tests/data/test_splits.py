@@ -8,7 +8,7 @@ import pytest
 import trees
 
 from aelm.data import benchmarks
-from aelm.data.official import OFFICIAL
+from aelm.data.layouts import OFFICIAL
 from aelm.data.splits import (
     HeldOut,
     camera_map,

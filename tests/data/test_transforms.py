@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from aelm.data import transforms
-from aelm.data.erasing import RandomErasing
-from aelm.data.transforms import Augment, recipe
+from aelm.data.transforms import Augment, RandomErasing, recipe
 
 MEAN = (124, 116, 104)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aelm import train
 from aelm.data import BadImageError
+from aelm.train import __main__ as train
 from tests.faults import jobs
 from tests.faults.apart import Apart, apart
 from tests.faults.program import holds

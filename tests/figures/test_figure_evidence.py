@@ -8,11 +8,10 @@ from matplotlib.colors import to_hex
 from pixels import legend, noise
 
 from aelm.figures import HeatmapRow, Panel, heatmap_rows
-from aelm.figures import claims as claims_file
-from aelm.figures import occlusion as occlusion_file
-from aelm.figures.claims import part_bars
+from aelm.figures import evidence as claims_file
+from aelm.figures import evidence as occlusion_file
+from aelm.figures.evidence import occlusion_chart, part_bars
 from aelm.figures.heatmaps import TRACE, traced
-from aelm.figures.occlusion import occlusion_chart
 from aelm.figures.page import INK, rgb
 
 NEVER = (math.nan, math.nan, math.nan)

@@ -20,9 +20,7 @@ from aelm.figures import (
     ranked_rows,
     training_curves,
 )
-from aelm.figures.lettering import MISSING, drawable
-from aelm.figures.page import Page
-from aelm.figures.pictures import box_aspect, fit, read_picture
+from aelm.figures.page import MISSING, Page, box_aspect, drawable, fit, read_picture
 
 # Pictures from files and arrays
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aelm.models import TimmBackbone
-from aelm.models.weights import load_weights, read_state
+from aelm.models.backbone import load_weights, read_state
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from aelm.data.dataset import ReIDDataset, collate
     from aelm.data.decoding import BadImageError
     from aelm.data.loader import Loader
-    from aelm.data.sampler import IdentitySampler, ShuffleSampler
-    from aelm.data.sharding import ShardSampler
+    from aelm.data.sampler import IdentitySampler, ShardSampler, ShuffleSampler
     from aelm.data.transforms import Augment, Transforms, recipe
 
 __all__ = [
@@ -33,7 +32,7 @@ _HOMES = {
     "Loader": "loader",
     "ReIDDataModule": "datamodule",
     "ReIDDataset": "dataset",
-    "ShardSampler": "sharding",
+    "ShardSampler": "sampler",
     "ShuffleSampler": "sampler",
     "Transforms": "transforms",
     "collate": "dataset",

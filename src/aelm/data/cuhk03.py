@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from aelm.data.official import OFFICIAL
-from aelm.data.pictures import read_folder, shown
-from aelm.data.roots import find_root
+from aelm.data.layouts import OFFICIAL, find_root
+from aelm.data.listing import read_folder, shown
 from aelm.types import Benchmark, Picture
 
 Labels = Literal["detected", "labeled"]

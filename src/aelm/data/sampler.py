@@ -1,17 +1,63 @@
-"""Which pictures make up a step of training: P identities x K pictures, or plain shuffling.
-
-Samplers of training yield ``(epoch, index)``, so that workers which live on know the epoch. All processes draw the same
-global plan from seed and epoch, and each takes its own share of every step.
-"""
+"""Deals out the pictures of one identity, so that its cameras take turns."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from aelm.data.dealing import Dealer, by_camera
+
+class Dealer:
+    """The pictures of one identity as a deck of cards for each camera.
+
+    Args:
+        cameras: Indices of the pictures, one list a camera.
+        rng: Where the order comes from.
+
+    >>> sorted(Dealer([[0, 1, 2], [7]], np.random.default_rng(0)).draw(4))
+    [0, 1, 2, 7]
+    """
+
+    def __init__(self, cameras: Sequence[Sequence[int]], rng: np.random.Generator) -> None:
+        self._cameras = cameras
+        self._rng = rng
+        self._decks: list[list[int]] = [[] for _ in cameras]
+
+    def draw(self, count: int) -> list[int]:
+        """``count`` indices: distinct, and from different cameras in turn, as far as there are as many.
+
+        A camera's deck is shuffled anew only when it is used up, also from draw to draw.
+        """
+        group: list[int] = []
+        while len(group) < count:
+            # One round deals every picture at most once; a second one begins only when all have been dealt.
+            dealt: list[int] = []
+            depth = 0
+            while len(group) + len(dealt) < count and any(len(camera) > depth for camera in self._cameras):
+                order = self._rng.permutation(len(self._cameras)).tolist()
+                turn = [camera for camera in order if len(self._cameras[camera]) > depth]
+                dealt += [self._deal(camera, dealt) for camera in turn[: count - len(group) - len(dealt)]]
+                depth += 1
+            group += dealt
+        return group
+
+    def _deal(self, camera: int, dealt: Sequence[int]) -> int:
+        if not self._decks[camera]:
+            shuffled = self._rng.permutation(self._cameras[camera]).tolist()
+            # Cards are taken from the end: what this round has dealt already comes last.
+            self._decks[camera] = sorted(shuffled, key=lambda index: index not in dealt)
+        return self._decks[camera].pop()
+
+
+def by_camera(indices: NDArray[np.int64], camids: NDArray[np.int64]) -> list[list[int]]:
+    """Splits the pictures of one identity by camera.
+
+    >>> by_camera(np.array([0, 2, 3]), np.array([5, 5, 4, 5]))
+    [[2], [0, 3]]
+    """
+    return [indices[camids[indices] == camera].tolist() for camera in np.unique(camids[indices])]
 
 
 class TrainSampler(Sampler[tuple[int, int]]):
@@ -235,3 +281,38 @@ def check_rank(rank: int, world_size: int) -> None:
 
 def _counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+class ShardSampler(Sampler[int]):
+    """A process's share of an evaluation, in whole batches.
+
+    The batches are the same ones whatever the number of processes, since what a network computes for a picture may
+    depend, in its last bit, on how many pictures came with it. Every picture is on one process, and shares differ by
+    one batch at most. A process for which no batch is left repeats the first one: without any it would not take part
+    in what all do together, and metrics know pictures by their position.
+
+    Args:
+        length: Number of pictures.
+        rank: This process, 0 .. world_size - 1.
+        world_size: Number of processes.
+        batch_size: Pictures a batch.
+
+    Raises:
+        ValueError: If ``batch_size`` is less than 1, or ``rank`` is not one of the processes.
+
+    >>> [list(ShardSampler(5, rank, 2, batch_size=2)) for rank in (0, 1)]
+    [[0, 1, 4], [2, 3]]
+    """
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1, batch_size: int = 1) -> None:
+        check_rank(rank, world_size)
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        starts = range(rank * batch_size, length, world_size * batch_size) or range(min(length, 1))
+        self._batches = [range(start, min(start + batch_size, length)) for start in starts]
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(self._batches)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._batches))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aelm.data.pictures import EXTENSIONS, is_picture, shown, walk_pictures
+from aelm.data.listing import EXTENSIONS, is_picture, shown, walk_pictures
 
 NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
 """What file names tell unless said otherwise: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from aelm.data.holdout import HeldOut, hold_out
-from aelm.data.pictures import shown
-from aelm.data.split_table import count_warnings, split_table, unmatched_queries
+from aelm.data.listing import shown
+from aelm.data.split_table import HeldOut, count_warnings, hold_out, split_table, unmatched_queries
 from aelm.types import Benchmark, Picture
 
 __all__ = [

@@ -10,9 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from aelm.figures.curves import chart, dress, key, line_style
-from aelm.figures.lettering import drawable
-from aelm.figures.page import MUTED
-from aelm.figures.writing import save
+from aelm.figures.page import MUTED, drawable, save
 
 LONGEST = 34  # letters of an arm's name
 

@@ -11,9 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from aelm.figures.lettering import drawable, families, font
-from aelm.figures.page import DPI, INK, LABEL, MUTED, PAPER, RULE, SMALL
-from aelm.figures.writing import save
+from aelm.figures.page import DPI, INK, LABEL, MUTED, PAPER, RULE, SMALL, drawable, families, font, save
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; dashes tell them apart in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -9,8 +9,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.figures.page import LABEL, MUTED, SCALE, SMALL, TITLE, Page, rgb
-from aelm.figures.pictures import Image, box_aspect, fit, read_picture
+from aelm.figures.page import LABEL, MUTED, SCALE, SMALL, TITLE, Image, Page, box_aspect, fit, read_picture, rgb
 
 Map = NDArray[np.floating]
 Mask = NDArray[np.bool_]

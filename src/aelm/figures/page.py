@@ -4,18 +4,146 @@ Lengths are in points of 1/72 inch, from the top left; a point is two pixels, so
 shows the page at half its size.
 """
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from numpy.typing import NDArray
 
-from aelm.figures.lettering import drawable, font
-from aelm.figures.pictures import Image
-from aelm.figures.writing import save
+from aelm.files import write_whole
+
+Image = NDArray[np.uint8]
+
+# Crops of standing people; a set of other pictures gets boxes of its own shape within these bounds.
+NARROWEST, WIDEST = 0.4, 1.6
+
+
+def read_picture(picture: str | Path | Image) -> Image:
+    """An RGB picture ``(H, W, 3)`` uint8, from a file or as it is.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If the file is no picture, or the array is not ``(H, W, 3)`` uint8.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+            raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
+        return picture
+    path = Path(picture)
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {str(path)!r}; was the data set moved since it was read?")
+    # Bytes first: OpenCV's own reader cannot open every file name on every system.
+    encoded = np.frombuffer(path.read_bytes(), np.uint8)
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    if image is None:
+        raise ValueError(f"{str(path)!r} is not a picture OpenCV can read ({encoded.size} bytes); replace or remove it")
+    return np.ascontiguousarray(image[:, :, ::-1], np.uint8)
+
+
+def resize(image: Image, width: int, height: int) -> Image:
+    """A picture in another size in pixels: area means when it shrinks, cubic when it grows."""
+    smaller = width * height < image.shape[0] * image.shape[1]
+    return np.asarray(
+        cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC), np.uint8
+    )
+
+
+def fit(image: Image, width: int, height: int) -> Image:
+    """The largest copy of a picture that lies within ``width`` x ``height`` pixels, its shape kept.
+
+    >>> fit(np.zeros((10, 20, 3), np.uint8), 40, 40).shape
+    (20, 40, 3)
+    """
+    scale = min(width / image.shape[1], height / image.shape[0])
+    # A pixel of rounding is not worth a seam beside the picture.
+    return resize(
+        image,
+        *(max(1, min(side, round(scale * old))) for side, old in ((width, image.shape[1]), (height, image.shape[0]))),
+    )
+
+
+def box_aspect(images: Sequence[Image]) -> float:
+    """Width over height of the box that suits most pictures: their median, within sane bounds.
+
+    >>> box_aspect([np.zeros((128, 64, 3), np.uint8)] * 3)
+    0.5
+    """
+    return float(np.clip(np.median([image.shape[1] / image.shape[0] for image in images]), NARROWEST, WIDEST))
+
+
+# DejaVu Sans comes with matplotlib; the others are taken for the scripts it lacks, where the machine has one of them.
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "Microsoft YaHei",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Arial Unicode MS",
+)
+MISSING = "\N{WHITE SQUARE}"
+
+
+@cache
+def families() -> tuple[str, ...]:
+    """The fonts of all figures, in the order in which a glyph is looked for."""
+    installed = set(font_manager.fontManager.get_font_names())
+    return ("DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in installed))
+
+
+@cache
+def glyphs() -> frozenset[int]:
+    """The code points that :func:`families` can draw."""
+    found = [font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in families()]
+    return frozenset().union(*found)
+
+
+def font(size: float, *, bold: bool = False) -> FontProperties:
+    """The house font in a size in points."""
+    return FontProperties(family=list(families()), size=size, weight="bold" if bold else "normal")
+
+
+def drawable(text: str) -> str:
+    """One line that can be drawn: white space collapsed, glyphs that no font has shown as a square.
+
+    >>> drawable("a\\tb\\n c")
+    'a b c'
+    """
+    return "".join(letter if ord(letter) in glyphs() else MISSING for letter in " ".join(text.split()))
+
+
+def png_path(path: str | Path) -> Path:
+    """The place of a picture to be written, its folder made.
+
+    Raises:
+        ValueError: If the name does not end in ``.png``.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"`path` must end in .png, got {str(path)!r}; figures are written as PNG only")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Writes a figure as PNG and returns where it lies.
+
+    Raises:
+        ValueError: If the name does not end in ``.png``.
+    """
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib gives it no types
+    # Without matplotlib's version in the file, the same data gives the same bytes.
+    return write_whole(png_path(path), lambda file: canvas.print_png(file, metadata={"Software": None}))
+
 
 SCALE = 2
 DPI = 72 * SCALE

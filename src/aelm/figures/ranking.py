@@ -7,8 +7,21 @@ from typing import Literal, NamedTuple, get_args
 import cv2
 import numpy as np
 
-from aelm.figures.page import INK, LABEL, MUTED, PAPER, SCALE, SMALL, TITLE, Page, rgb
-from aelm.figures.pictures import Image, box_aspect, fit, read_picture
+from aelm.figures.page import (
+    INK,
+    LABEL,
+    MUTED,
+    PAPER,
+    SCALE,
+    SMALL,
+    TITLE,
+    Image,
+    Page,
+    box_aspect,
+    fit,
+    read_picture,
+    rgb,
+)
 
 Verdict = Literal["match", "miss", "ignored", "unknown"]
 

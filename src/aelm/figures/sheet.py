@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from aelm.figures.page import MUTED, SCALE, SMALL, TITLE, Page
-from aelm.figures.pictures import Image, box_aspect, fit, read_picture
+from aelm.figures.page import MUTED, SCALE, SMALL, TITLE, Image, Page, box_aspect, fit, read_picture
 
 MARGIN = 12.0  # in points
 

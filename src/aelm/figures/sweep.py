@@ -8,8 +8,7 @@ from typing import NamedTuple
 from matplotlib.lines import Line2D
 
 from aelm.figures.curves import chart, dress, key, line_style
-from aelm.figures.lettering import drawable
-from aelm.figures.writing import save
+from aelm.figures.page import drawable, save
 
 REPEATS = ("seed",)  # keys that repeat a point and do not make another
 LONGEST = 24  # letters of a setting along the axis

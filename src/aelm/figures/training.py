@@ -12,9 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from aelm.figures.curves import chart, dress, key, line_style
-from aelm.figures.lettering import drawable, font
-from aelm.figures.page import INK, TITLE
-from aelm.figures.writing import save
+from aelm.figures.page import INK, TITLE, drawable, font, save
 
 Values = NDArray[np.float64]
 History = Mapping[str, Sequence[tuple[int, float]]]

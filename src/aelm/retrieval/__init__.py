@@ -1,12 +1,11 @@
 """Ranking, re-ranking and search: exact, deterministic, in memory that does not depend on Q x G."""
 
-from aelm.retrieval.bootstrap import Interval, bootstrap, resamples
 from aelm.retrieval.metric import RankMetrics
 from aelm.retrieval.nearest import Nearest, RankedRows, nearest, ranked_rows
 from aelm.retrieval.pooling import Pooled, expand_queries, pool_people, pool_tracks
 from aelm.retrieval.ranking import rank_metrics
 from aelm.retrieval.rerank import rerank, rerank_blocks
-from aelm.retrieval.result import RankResult
+from aelm.retrieval.result import Interval, RankResult, bootstrap, resamples
 from aelm.retrieval.verification import Verification, verification
 
 __all__ = [

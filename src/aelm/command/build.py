@@ -1,0 +1,112 @@
+"""From a config to the parts it describes."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from aelm.checkpoint import build
+from aelm.command.failures import is_foreseen
+from aelm.data import Loader, ReIDDataModule, Transforms, benchmarks
+
+log = logging.getLogger(__name__)
+
+# What a checkpoint may ask for beside its network: the readers of data sets, and what is done to pictures.
+DATA_PARTS = (
+    "aelm.data.recipe",
+    "aelm.data.synthetic.synthetic",
+    *(f"aelm.data.benchmarks.{name}" for name in benchmarks.__all__),
+)
+
+
+def built(node: Any) -> Any:
+    """What a ``_target_`` node describes.
+
+    Raises:
+        Exception: What a part of aelm refuses, as the part raised it.
+        ValueError: What any other part refuses, with its name.
+    """
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if cause is None:
+            raise
+        if is_foreseen(cause) and isinstance(cause, (ValueError, OSError, RuntimeError)):
+            raise cause from None
+        target = node.get("_target_") or "a part"
+        raise ValueError(f"{target} cannot be built as configured: {type(cause).__name__}: {cause}") from cause
+
+
+def built_as_told(node: Any, allow: Sequence[str] = ()) -> Any:
+    """What a node out of a checkpoint describes: files of others build aelm's own parts alone, whatever they name.
+
+    Hydra would call anything that is not on its list of the worst; here nothing is called but what is known.
+
+    Args:
+        node: Plain data, or a config, whose interpolations are resolved first.
+        allow: Further dotted names that the user trusts.
+
+    Raises:
+        ValueError: If it names something else.
+    """
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return build(plain, [*DATA_PARTS, *allow])
+
+
+def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
+    """What builds the optimizer, with its learning rate scaled as asked for and told in words.
+
+    Args:
+        node: An optimizer's config, ``_partial_``.
+        lr_scale: ``"none"``: the rate is as written. ``"linear"``: it is multiplied by ``times`` (Goyal et al. 2017).
+        times: How many times the pictures of one process's batch an optimizer step takes: processes x accumulation.
+
+    Raises:
+        ValueError: If ``lr_scale`` is something else, there is no ``lr`` to scale, or the optimizer refuses its values.
+    """
+    if lr_scale not in ("none", "linear"):
+        raise ValueError(f"`lr_scale` must be 'none' or 'linear', got {lr_scale!r}")
+    optimizer = built(node)
+    try:  # now, and not only when the data has been read and the network built
+        optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "new"}])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`optimizer`: {node.get('_target_')} refuses what is configured: {error}") from error
+    if times == 1:
+        return optimizer
+    if lr_scale == "none":
+        log.info("an optimizer step takes %d batches, its learning rate is as written (lr_scale=none)", times)
+        return optimizer
+    if "lr" not in node:
+        raise ValueError("`lr_scale=linear` multiplies `optimizer.lr`, and there is none: write it")
+    log.info("learning rate %g x %d batches an optimizer step = %g (lr_scale=linear)", node.lr, times, node.lr * times)
+    return partial(optimizer, lr=node.lr * times)
+
+
+def build_data(
+    dataset: DictConfig, transform: Transforms, sampler: Any, seed: int, make: Callable[[Any], Any] = built
+) -> ReIDDataModule:
+    """The data module that a config describes; ``make`` turns its ``benchmarks`` into readers."""
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(dataset))
+    if missing:
+        raise ValueError(f"`dataset` lacks {', '.join(missing)}: choose one, such as dataset=market1501")
+    return ReIDDataModule(
+        make(dataset.benchmarks),
+        transform,
+        sampler,
+        train=None if dataset.train is None else list(dataset.train),
+        test=None if dataset.test is None else list(dataset.test),
+        val_fraction=dataset.val_fraction,
+        loader=Loader(
+            workers=dataset.workers,
+            test_batch_size=dataset.test_batch_size,
+            cache=dataset.cache,
+            on_bad_image=dataset.on_bad_image,
+        ),
+        seed=seed,
+    )

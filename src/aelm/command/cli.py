@@ -1,0 +1,171 @@
+"""How a command starts: under Hydra, with paths on the command line quoted and keys checked."""
+
+import functools
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from aelm.command import failures, schema
+
+STARTED_BY = "AELM_STARTED_BY"  # in the environment of what a command starts: the command's process id
+
+
+def follow(interval: float = 2.0) -> None:
+    """Lets this process end soon after the one that started it, where that is one of several that work together.
+
+    Otherwise a process whose first one is killed before they have met waits half an hour for it, with its memory and
+    its GPU. Once they have met, a broken connection tells.
+
+    Args:
+        interval: Seconds between two looks.
+    """
+    starter = starter_of(os.environ)
+    os.environ[STARTED_BY] = str(os.getpid())
+    if starter is not None:
+        threading.Thread(target=_watch, args=(starter, interval), daemon=True, name="aelm-orphan").start()
+
+
+def starter_of(environment: Mapping[str, str]) -> int | None:
+    """The process that this one must not outlive: Lightning's first, or torchrun; None where there is none.
+
+    >>> [starter_of({"LOCAL_RANK": rank, STARTED_BY: "7"}) for rank in ("0", "1")]
+    [None, 7]
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return os.getppid()
+    if environment.get("LOCAL_RANK", "0") != "0" and STARTED_BY in environment:
+        return int(environment[STARTED_BY])
+    return None
+
+
+def _watch(starter: int, interval: float) -> None:
+    while os.getppid() == starter:
+        time.sleep(interval)
+    os.write(2, f"error: process {starter}, which started process {os.getpid()}, is gone: this one ends too\n".encode())
+    os._exit(1)  # the main thread may stand in a call that no exception reaches
+
+
+# Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
+TEXT_KEYS = {
+    "baseline",
+    "checkpoint",
+    "csv",
+    "data_dir",
+    "distances",
+    "distractors",
+    "gallery",
+    "images",
+    "name",
+    "output",
+    "paths",
+    "pattern",
+    "query",
+    "resume",
+    "root",
+    "runs",
+    "uri",
+    "weights",
+}
+PATH_KEYS = TEXT_KEYS - {"baseline", "pattern", "name", "paths"}
+# Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
+LIST_KEYS = {"files", "pair", "runs"}
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Turns a function of a config into a program over ``aelm.conf``'s ``config_name``.
+
+    What can be foreseen to go wrong is told in one line (see :mod:`aelm.command.failures`).
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        wanted = os.environ.get(failures.FULL)
+
+        @functools.wraps(task)
+        def checked(config: DictConfig) -> Any:
+            messages_to_stdout()
+            # Processes that the task starts shall find the variable as the user set it.
+            with failures.environment(failures.FULL, wanted):
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on with its other jobs, then fails
+                    return run(config)
+                with failures.told_in_one_line():  # in here, since Hydra would put a line of its own before it
+                    return run(config)
+
+        def run(config: DictConfig) -> Any:
+            schema.check_keys(config)
+            schema.check_given(config, config_name)
+            return task(config)
+
+        def start() -> None:
+            # As aelm.models.onnx does, which would bring torch.
+            os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+            follow()
+            sys.argv[1:] = quoted(sys.argv[1:])
+            schema.register()
+            # Told to show all, Hydra hands errors on instead of printing them in its own way.
+            with failures.told_in_one_line(), failures.environment(failures.FULL, "1"):
+                hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
+
+        return start
+
+    return decorate
+
+
+def messages_to_stdout() -> None:
+    """Sends what Lightning tells the way of all other messages; by itself it writes to stderr, where errors stand."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """Puts quotes, as Hydra's grammar wants them, around paths and patterns that need them; done twice it does nothing.
+
+    >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x"]) == [
+    ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}"]
+    True
+    """
+    result = []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        last = key.lstrip("+~").rpartition(".")[2]
+        if separator and last in PATH_KEYS and value.startswith("~"):
+            value = os.path.expanduser(value)
+        # Plain words, and what is Hydra's own: quoted strings, lists, interpolations.
+        plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\[.*\]|\$\{.*\}", value, re.ASCII | re.DOTALL)
+        if separator and last in TEXT_KEYS and not plain:
+            value = quote(value)
+        if separator and last in LIST_KEYS and value.startswith("[") and value.endswith("]"):
+            value = quoted_list(value)
+        result.append(f"{key}{separator}{value}")
+    return result
+
+
+def quoted_list(value: str) -> str:
+    """The paths of a list, each quoted; a list that Hydra can read stays as it is.
+
+    >>> print(quoted_list("[a b.jpg,it's.jpg]"), quoted_list("[a.jpg,'b c.jpg']"))
+    ['a b.jpg',"it's.jpg"] [a.jpg,'b c.jpg']
+    """
+    one = r"""(?:[\w./:@%+-]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    if re.fullmatch(rf"\[\s*{one}(?:\s*,\s*{one})*\s*\]", value, re.ASCII):
+        return value
+    return f"[{','.join(quote(os.path.expanduser(part)) for part in value[1:-1].split(','))}]"
+
+
+def quote(text: str) -> str:
+    """A string as a quoted value of Hydra's grammar."""
+    mark = '"' if "'" in text and '"' not in text else "'"
+    text = re.sub(rf"(\\*){mark}", lambda m: m[1] * 2 + "\\" + mark, text)
+    text = re.sub(r"(\\+)$", lambda m: m[1] * 2, text)
+    return f"{mark}{text}{mark}"

@@ -1,0 +1,114 @@
+"""How a command fails: one line for what could be foreseen, the whole traceback for a bug."""
+
+import dis
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from aelm.command.schema import nearest
+
+SOURCE = str(Path(__file__).parents[1]) + os.sep
+FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: with 1 every error shows its whole traceback
+# By name, since commands that do not train never import Lightning.
+FOREIGN = {
+    "MisconfigurationException": "",
+    "OutOfMemoryError": "; smaller batches or pictures take less memory",
+}
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Ends the program with one line and the exit status 1 where a foreseen error leaves the block.
+
+    Any other error, and with ``HYDRA_FULL_ERROR=1`` every one, passes and shows its traceback.
+    """
+    if os.environ.get(FULL) == "1":
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        if not is_foreseen(error):
+            raise
+        sys.exit(one_line(error))
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """Sets a variable for the block, also for the processes that it starts; None takes it away."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an error tells all that its reader needs: what aelm raises itself, and what the configuration or the
+    system brings. What a library or the interpreter raises is taken for a bug."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, (OSError, HydraException)) or kinds & FOREIGN.keys():
+        return True
+    if isinstance(error, OmegaConfBaseException):  # a misspelt key of the user's is Hydra's to tell
+        return not isinstance(error, (AttributeError, LookupError))
+    # An exception of aelm's own also comes out of a loading process, where no frame of aelm is left.
+    return type(error).__module__.startswith("aelm.") or is_raised_by_aelm(error)
+
+
+def is_raised_by_aelm(error: BaseException) -> bool:
+    """Whether a ``raise`` in aelm's source made the error, rather than a function that was called there."""
+    trace = error.__traceback__
+    if trace is None or isinstance(error, AttributeError):  # what `aelm.__getattr__` raises is a misspelt import
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return code.co_filename.startswith(SOURCE) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def one_line(error: BaseException) -> str:
+    """What is said of a foreseen error.
+
+    >>> one_line(ValueError("`seed` must be\\n a number"))
+    'error: `seed` must be a number (HYDRA_FULL_ERROR=1 shows the traceback)'
+    """
+    return f"error: {told(error)} ({FULL}=1 shows the traceback)"
+
+
+def told(error: BaseException) -> str:
+    """An error's message in one line, with what was noted about it, whoever wrote it.
+
+    >>> told(FileNotFoundError(2, "No such file or directory", "a\\tb.jpg"))
+    "No such file or directory: 'a\\\\tb.jpg'"
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.strerror}: {error.filename!r}"
+    if "Original Traceback (most recent call last)" in text:  # as torch carries it out of a loading process
+        text = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    if isinstance(error, HydraException):
+        text = of_hydra(error)
+    hints = [hint for kind in type(error).__mro__ if (hint := FOREIGN.get(kind.__name__))]
+    words = " ".join([text or type(error).__name__, *getattr(error, "__notes__", ())]).split()
+    line = " ".join(words) + "".join(hints)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def of_hydra(error: HydraException) -> str:
+    """What Hydra has to say of a configuration, without the places that it searched and the types that it has."""
+    cause = error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
+        return f"`{cause.full_key}` is no key{nearest(str(cause.key), list(map(str, cause.parent_node)))}"
+    text = str(error).partition("Config search path")[0]
+    return f"{text}: {str(cause).splitlines()[0]}" if isinstance(cause, OmegaConfBaseException) else text

@@ -1,0 +1,305 @@
+"""The keys that configs may hold, so that a misspelt one is an error with its name, wherever it stands."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def expected(annotation: Any, value: Any) -> str:
+    """What should stand in the place of ``value``, in words; empty where it fits, or where that cannot be told.
+
+    Only unions of plain types and literals are looked at: what else a parameter may take is its own to check.
+
+    >>> expected(int | None, 2.5), expected(float, 1), expected(Literal["a", "b"], "c"), expected(list[int], "x")
+    ('a whole number or null', '', "'a' or 'b'", '')
+    """
+    parts = alternatives(annotation)
+    kinds = [part for part in parts if part in WORDS]
+    choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+    known = len(kinds) + sum(get_origin(part) is Literal for part in parts) == len(parts)
+    if not known or isinstance(value, (list, dict)) or any(value == c and type(value) is type(c) for c in choices):
+        return ""
+    if any(type(value) is kind or (kind is float and type(value) is int) for kind in kinds):
+        return ""
+    return " or ".join([WORDS[kind] for kind in kinds] + [repr(choice) for choice in choices])
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, those of unions within it too; a path may be written as text."""
+    if get_origin(annotation) in (Union, UnionType):
+        return list(dict.fromkeys(part for member in get_args(annotation) for part in alternatives(member)))
+    return [{Path: str, None: NoneType}.get(annotation, annotation)]
+
+
+def annotations(target: Any) -> dict[str, Any]:
+    """What the parameters of a class or function take, by name; without those that say nothing.
+
+    Raises:
+        ValueError: If it has no signature.
+    """
+    try:
+        found = inspect.signature(target, eval_str=True).parameters
+    except (NameError, AttributeError, TypeError):  # a library may name there what only its type checker knows
+        return {}
+    return {name: p.annotation for name, p in found.items() if p.annotation is not inspect.Parameter.empty}
+
+
+def located(target: str) -> Any:
+    """The class or function that a dotted name stands for.
+
+    Raises:
+        ValueError: If there is no such thing.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
+
+
+def parameters(target: Any) -> set[str] | None:
+    """Names that a class or function takes as keywords; None where it takes any.
+
+    Raises:
+        ValueError: If it cannot be called.
+    """
+    try:
+        found = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`_target_: {target}` cannot be built: {error}") from error
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
+        return None
+    return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+
+
+@dataclass
+class DatasetConfig:
+    """Keys of ``dataset``; ``conf/dataset/base.yaml`` explains them."""
+
+    benchmarks: dict[str, Any] = MISSING
+    train: list[str] | None = MISSING
+    test: list[str] | None = MISSING
+    val_fraction: float = MISSING
+    cache: str = MISSING
+    on_bad_image: str = MISSING
+    workers: int | None = MISSING
+    test_batch_size: int = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Keys of ``python -m aelm.train``; ``conf/train.yaml`` explains them."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    transform: Any = MISSING
+    sampler: Any = MISSING
+    model: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    name: str = MISSING
+    run_dir: str = MISSING
+    data_dir: str = MISSING
+    seed: int = MISSING
+    monitor: str = MISSING
+    resume: str | None = MISSING
+    new_lr_factor: float = MISSING
+    decay_norm_and_bias: bool = MISSING
+    frozen_epochs: int = MISSING
+    lr_scale: str = MISSING
+    checkpoint_every_n_steps: int | None = MISSING
+    ema: float | None = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
+    figures: bool = MISSING
+
+
+@dataclass
+class EvaluateConfig:
+    """Keys of ``python -m aelm.evaluate``; ``conf/evaluate.yaml`` explains them."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    trainer: Any = MISSING
+    checkpoint: str | None = MISSING
+    query: str | None = MISSING
+    gallery: str | None = MISSING
+    distances: str | None = MISSING
+    output: str | None = MISSING
+    data_dir: str | None = MISSING
+    distractors: str | None = MISSING
+    flip: bool = MISSING
+    rerank: bool = MISSING
+    k1: int = MISSING
+    k2: int = MISSING
+    lambda_value: float = MISSING
+    multi_query: bool = MISSING
+    expand_queries: int = MISSING
+    bootstrap: int = MISSING
+    far: list[float] = MISSING
+    claims: bool = MISSING
+    claims_people: int | None = MISSING
+    occlusion: str | None = MISSING
+    occlusion_fractions: list[float] = MISSING
+    occlusion_kinds: list[str] = MISSING
+    occlusion_seed: int = MISSING
+    figures: bool = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class EmbedConfig:
+    """Keys of ``python -m aelm.embed``; ``conf/embed.yaml`` explains them."""
+
+    checkpoint: str = MISSING
+    images: str = MISSING
+    output: str = MISSING
+    pattern: str | None = MISSING
+    device: Any = MISSING
+    batch_size: int | None = MISSING
+    shard_size: int = MISSING
+    workers: int | None = MISSING
+    progress: bool = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Keys of ``python -m aelm.search``; ``conf/search.yaml`` explains them."""
+
+    checkpoint: str | None = MISSING
+    query: str = MISSING
+    gallery: Any = MISSING
+    output: str | None = MISSING
+    top_k: int = MISSING
+    min_score: float | None = MISSING
+    only_camids: list[str] | None = MISSING
+    except_camids: list[str] | None = MISSING
+    other_cameras: bool = MISSING
+    paths: str | None = MISSING
+    skip_self: bool = MISSING
+    heatmaps: bool = MISSING
+    pattern: str | None = MISSING
+    device: Any = MISSING
+    batch_size: int | None = MISSING
+    workers: int | None = MISSING
+    progress: bool = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class ExportConfig:
+    """Keys of ``python -m aelm.export``; ``conf/export.yaml`` explains them."""
+
+    checkpoint: str = MISSING
+    output: str = MISSING
+    format: str = MISSING
+    preprocessing: str = MISSING
+    opset: int = MISSING
+    tolerance: float = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class ExplainConfig:
+    """Keys of ``python -m aelm.explain``; ``conf/explain.yaml`` explains them."""
+
+    checkpoint: str = MISSING
+    images: str | None = MISSING
+    pair: list[str] | None = MISSING
+    output: str = MISSING
+    pattern: str | None = MISSING
+    labels: str | None = MISSING
+    rows: int = MISSING
+    device: str = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
+class CompareConfig:
+    """Keys of ``python -m aelm.compare``; ``conf/compare.yaml`` explains them."""
+
+    runs: Any = MISSING
+    output: str | None = MISSING
+    files: list[str] = MISSING
+    metrics: list[str] = MISSING
+    baseline: str | None = MISSING
+    confidence: float = MISSING
+    ignore: list[str] = MISSING
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra, as ``train_schema``, ``evaluate_schema``, and so on."""
+    store = ConfigStore.instance()
+    store.store("train_schema", TrainConfig)
+    store.store("evaluate_schema", EvaluateConfig)
+    store.store("export_schema", ExportConfig)
+    store.store("explain_schema", ExplainConfig)
+    store.store("embed_schema", EmbedConfig)
+    store.store("search_schema", SearchConfig)
+    store.store("compare_schema", CompareConfig)
+
+
+def check_keys(config: DictConfig) -> None:
+    """Compares the keys of each ``_target_`` node, and plain values, with what its target takes.
+
+    The schemas hold the top of a config to its keys; this holds the rest, before anything is built.
+
+    Raises:
+        ValueError: If a key is unknown, with its name, its place and the nearest that exists; or a value is of another
+            kind than the key takes.
+    """
+    parts = {"": config, **({"dataset.": config.dataset} if "dataset" in config else {})}
+    for place, part in parts.items():
+        held: Any = OmegaConf.get_type(part)
+        keys = {f.name for f in fields(held)}  # `+key=value` passes Hydra whatever the schema says
+        for key in map(str, part):
+            if key not in keys:
+                raise ValueError(f"`{place}{key}` is no key{nearest(key, keys)}")
+    plain = OmegaConf.to_container(config, resolve=False)
+    for place, node in nodes(plain):
+        target = located(str(node["_target_"]))
+        known, takes = parameters(target), annotations(target)
+        for key, value in node.items():
+            if known is not None and not key.startswith("_") and key not in known:
+                raise ValueError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
+            is_open = isinstance(value, str) and (value == "???" or "${" in value)
+            if key in takes and not is_open and (wanted := expected(takes[key], value)):
+                raise ValueError(f"`{place}.{key}` must be {wanted}, got {value!r}")
+
+
+def check_given(config: DictConfig, command: str) -> None:
+    """Raises ValueError unless every key at the top that a command cannot do without has a value."""
+    missing = sorted(key for key in map(str, OmegaConf.missing_keys(config)) if "." not in key)
+    if missing:
+        given = " ".join(f"{key}=..." for key in missing)
+        raise ValueError(
+            f"{' and '.join(f'`{key}`' for key in missing)} must be given: aelm {command} {given}; "
+            f"aelm {command} --help shows all keys"
+        )
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """The way out for an unknown key."""
+    near = difflib.get_close_matches(key, known, 1)
+    return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a ``_target_`` under ``plain``, with its dotted place."""
+    items = plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ()
+    if isinstance(plain, Mapping) and plain.get("_target_", "???") != "???":
+        yield place, plain
+    for key, value in items:
+        yield from nodes(value, f"{place}.{key}".lstrip("."))

@@ -1,0 +1,285 @@
+"""Runs sorted into arms: what differs in their configurations beyond seed, name and paths."""
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from aelm.compare.runs import Run
+from aelm.runs.directory import FREE
+
+# Keys that do not make an arm: the seed pairs runs, the others say where things lie and how they are told.
+APART = {*FREE, "seed", "data_dir", "dataset.benchmarks.*.root", "logger", "logger.*", "trainer.log_every_n_steps"}
+
+
+class Arm(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        name: As short as tells it from the others.
+        differs: What its configuration says where arms differ.
+        runs: Those with scores, by seed.
+    """
+
+    name: str
+    differs: Mapping[str, str]
+    runs: Mapping[int, Run]
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed -> value, of the runs that have it."""
+        return {seed: run.scores[metric] for seed, run in self.runs.items() if metric in run.scores}
+
+
+def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Arm]:
+    """Groups runs with scores by configuration, in the order in which they come.
+
+    An arm's name is what the command line said (``arm=both model.aelm.threshold=0.5`` is *both,
+    model.aelm.threshold=0.5*); without ``arm``, what the run directories are called but for the seed (``ifcn-s0`` and
+    ``ifcn-s1`` are *ifcn*); where nothing tells, or two arms are called the same, what the configuration says.
+
+    Args:
+        runs: Some may have no scores.
+        ignore: Further keys of ``config.yaml``, or patterns of them, that make no arm, such as ``trainer.accelerator``.
+
+    Raises:
+        ValueError: If no run has scores, or two runs of one arm have the same seed.
+    """
+    done = [run for run in runs if run.scores]
+    if not done:
+        raise ValueError(f"none of the {len(runs)} runs has scores yet")
+    apart = {*APART, *ignore}
+    varied = varying([run.config for run in done], apart)
+    told = varying([run.settings for run in done], apart)
+    groups: dict[str, list[Run]] = {}
+    for run in done:
+        groups.setdefault(json.dumps(picked(run.config, varied)), []).append(run)
+    differs = [picked(group[0].config, varied) for group in groups.values()]
+    names = [called(group, told, varied) for group in groups.values()]
+    unclear = [not name or names.count(name) > 1 for name in names]
+    full = [
+        ", ".join(filter(None, [name, described(one)])) if again else name
+        for name, one, again in zip(names, differs, unclear, strict=True)
+    ]
+    return [
+        Arm(name or "all runs", one, by_seed(name, group))
+        for name, one, group in zip(full, differs, groups.values(), strict=True)
+    ]
+
+
+def arm_of(run: Run, arms: Sequence[Arm]) -> str:
+    """The name of the arm that a run's configuration belongs to, also of one without scores; empty where none is it."""
+    keys = sorted({key for arm in arms for key in arm.differs})
+    same = (arm.name for arm in arms if run.config and picked(run.config, keys) == arm.differs)
+    return next(same, "")
+
+
+def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> list[str]:
+    """Keys whose values differ between tables, or that some lack; without those that match ``apart``.
+
+    >>> varying([{"a": 1, "b": 2, "seed": 0}, {"a": 1, "b": 3, "seed": 1}, {"a": 1, "seed": 2}], {"seed"})
+    ['b']
+    """
+    keys = sorted({key for table in tables for key in table})
+    return [
+        key
+        for key in keys
+        if not any(fnmatchcase(key, pattern) for pattern in apart)
+        and len({json.dumps(table.get(key, None)) + str(key in table) for table in tables}) > 1
+    ]
+
+
+def picked(config: Mapping[str, object], keys: Sequence[str]) -> dict[str, str]:
+    """Some keys of a configuration, those that it has, as text."""
+    return {key: str(config[key]) for key in keys if key in config}
+
+
+def called(runs: Sequence[Run], told: Sequence[str], varied: Sequence[str]) -> str:
+    """What the runs of one arm are called; empty where nothing tells."""
+    folders = {name_by_folder(run) for run in runs}
+    if not any("arm" in run.settings for run in runs) and len(folders) == 1 and "" not in folders:
+        return folders.pop()
+    return min((name_by_settings(run, told, varied) for run in runs), key=lambda name: (not name, len(name)))
+
+
+def name_by_folder(run: Run) -> str:
+    """The name of a run's directory without its seed; empty for a sweep's number or a time, which tell nothing."""
+    name = re.sub(rf"([-_.]|[-_.](s|seed)[-_.]?){run.seed}$", "", run.folder.name)
+    return "" if re.fullmatch(r"\d+|\d{4}-\d\d-\d\d_.*", name) else name
+
+
+def name_by_settings(run: Run, told: Sequence[str], varied: Sequence[str]) -> str:
+    """What a run's command line said that others' did not, the arm's name first.
+
+    Args:
+        run: Of the arm.
+        told: Keys that command lines differ in.
+        varied: Keys that configurations differ in; a key that made no difference names nothing.
+    """
+    settings = run.settings
+    rest = [
+        f"{key}={run.config.get(key, settings[key])}"
+        for key in told
+        if key in settings and key != "arm" and (key in varied or key not in run.config)
+    ]
+    return ", ".join([*([settings["arm"]] if "arm" in settings else []), *rest])
+
+
+def described(differs: Mapping[str, str]) -> str:
+    """What a configuration says where arms differ, keys by their last part where that is no nonsense.
+
+    >>> described({"model.aelm._target_": "aelm.models.AELM", "model.aelm.threshold": "0.5"})
+    'aelm=AELM, threshold=0.5'
+    """
+    parts = []
+    for key, value in differs.items():
+        place, _, last = key.rpartition(".")
+        is_target = last == "_target_"
+        short = place.rpartition(".")[2] if is_target else last
+        parts.append(f"{short}={value.rpartition('.')[2] if is_target else value}")
+    return ", ".join(parts)
+
+
+def by_seed(name: str, runs: Sequence[Run]) -> dict[int, Run]:
+    """The runs of an arm by seed.
+
+    Raises:
+        ValueError: If two have the same.
+    """
+    found: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        if run.seed in found:
+            raise ValueError(
+                f"{found[run.seed].folder} and {run.folder} are both seed {run.seed} of {name or 'one arm'}: their "
+                "configurations differ in nothing that makes an arm. Leave one of them out of `runs`, or if `ignore` "
+                "names what tells them apart, take it out there"
+            )
+        found[run.seed] = run
+    return found
+
+
+class Summary(NamedTuple):
+    """What several seeds of one arm gave; NaN where there are too few.
+
+    Attributes:
+        values: How many.
+        mean: Their mean.
+        deviation: Their standard deviation, with ``values - 1``.
+    """
+
+    values: int
+    mean: float
+    deviation: float
+
+
+class Difference(NamedTuple):
+    """An arm less the baseline, seed by seed; NaN where there are too few pairs.
+
+    Attributes:
+        seeds: Those that both have.
+        unpaired: Those that only one of the two has; they take no part.
+        mean: Of the differences.
+        error: Standard error of ``mean``.
+        low: Lower end of the t-interval.
+        high: Upper end.
+    """
+
+    seeds: tuple[int, ...]
+    unpaired: tuple[int, ...]
+    mean: float
+    error: float
+    low: float
+    high: float
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean and standard deviation.
+
+    >>> summarise([1.0, 2.0, 3.0])
+    Summary(values=3, mean=2.0, deviation=1.0)
+    """
+    found = np.asarray(values, dtype=np.float64)
+    mean = float(found.mean()) if len(found) else math.nan
+    return Summary(len(found), mean, float(found.std(ddof=1)) if len(found) > 1 else math.nan)
+
+
+def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95) -> Difference:
+    """The mean difference of pairs d_1 .. d_n, its standard error sd(d) / sqrt(n), and Student's t-interval.
+
+    The interval is that of the paired t-test: mean -+ t(n - 1) x standard error. It takes the differences as drawn from
+    one normal distribution; seeds differ in weights and order of pictures, not in the pictures that are tested on.
+
+    Args:
+        arm: Seed -> value.
+        baseline: Seed -> value.
+        confidence: Of the interval, in (0, 1).
+
+    Raises:
+        ValueError: If ``confidence`` is out of range.
+
+    >>> paired_difference({0: 3.0, 1: 5.0, 2: 0.0}, {0: 1.0, 1: 2.0, 7: 0.0})[:4]
+    ((0, 1), (2, 7), 2.5, 0.5)
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}")
+    seeds = sorted(arm.keys() & baseline.keys())
+    differences = summarise([arm[seed] - baseline[seed] for seed in seeds])
+    error = differences.deviation / math.sqrt(len(seeds)) if seeds else math.nan
+    # Of one pair scipy's t with no degree of freedom is NaN, as it should be.
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * error
+    unpaired = sorted(arm.keys() ^ baseline.keys())
+    mean = differences.mean
+    return Difference(tuple(seeds), tuple(unpaired), mean, error, mean - reach, mean + reach)
+
+
+POINT = r"occlusion/(.+)_(\d+(?:\.\d+)?)/(mAP|rank1)"
+MEAN = "mean"  # of all kinds of occluders
+
+
+class CurvePoint(NamedTuple):
+    """One arm at one share hidden; middle of a band and its ends, NaN where there are too few seeds."""
+
+    percent: float
+    mean: float
+    low: float
+    high: float
+
+
+class ArmCurve(NamedTuple):
+    """An arm's curve for one kind of occluder: mean -+ standard deviation over seeds, and the paired difference to the
+    baseline with its t-interval (empty for the baseline)."""
+
+    arm: str
+    values: Sequence[CurvePoint]
+    differences: Sequence[CurvePoint]
+
+
+def occlusion_curves(arms: Sequence[Arm], baseline: Arm, confidence: float) -> dict[str, list[ArmCurve]]:
+    """mAP over the hidden share, by kind of occluder, the mean over kinds first; empty where the runs hold no curve."""
+    names = {name for arm in arms for run in arm.runs.values() for name in run.scores}
+    kinds: dict[str, dict[float, str]] = {}
+    for name in names:
+        if (point := re.fullmatch(POINT, name)) and point[3] == "mAP":
+            kinds.setdefault(point[1], {})[float(point[2])] = name
+    return {
+        kind: [arm_curve(arm, baseline, dict(sorted(kinds[kind].items())), confidence) for arm in arms]
+        for kind in sorted(kinds, key=lambda kind: (kind != MEAN, kind))
+    }
+
+
+def arm_curve(arm: Arm, baseline: Arm, metrics: Mapping[float, str], confidence: float) -> ArmCurve:
+    """One arm's curve for one kind of occluder; ``metrics`` are names by the per cent that are hidden."""
+    values, differences = [], []
+    for percent, metric in metrics.items():
+        found = arm.values(metric)
+        count, mean, deviation = summarise(list(found.values()))
+        if count:
+            values.append(CurvePoint(percent, mean, mean - deviation, mean + deviation))
+        apart = paired_difference(found, baseline.values(metric), confidence)
+        if arm is not baseline and apart.seeds:
+            differences.append(CurvePoint(percent, apart.mean, apart.low, apart.high))
+    return ArmCurve(arm.name, values, differences)

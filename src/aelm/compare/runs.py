@@ -1,0 +1,162 @@
+"""Finished, failed and unfinished runs as they lie on disk."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from aelm.runs import sweep
+from aelm.runs.directory import flat
+
+SAME = 1e-3  # what two files may differ by in one score: the last bits of another device, not another data set
+
+
+class Run(NamedTuple):
+    """What a run left.
+
+    Attributes:
+        folder: Its directory.
+        config: ``config.yaml`` by dotted key; empty where the run failed before it wrote one.
+        settings: What its command line said, by key; empty where nothing tells.
+        scores: Numbers by name, of all files that were asked for.
+        facts: Texts by name, such as ``device``.
+        absent: Those of the files that are not there.
+        failure: Why there are no scores, as the sweep noted it; empty where there is nothing to say.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    settings: Mapping[str, str]
+    scores: Mapping[str, float]
+    facts: Mapping[str, str]
+    absent: tuple[str, ...] = ()
+    failure: str = ""
+
+    @property
+    def seed(self) -> int:
+        """The seed that pairs runs; -1 where there is no ``config.yaml``."""
+        return int(self.config.get("seed", -1))
+
+
+def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
+    """Reads the runs in some places, in the order of their directories, numbers as numbers.
+
+    Args:
+        places: Run directories, folders of them such as a sweep's (at any depth), or patterns such as ``runs/arm-*``.
+        files: Names within a run directory, flat JSON. A run without the first of them has no scores yet.
+
+    Raises:
+        FileNotFoundError: If a place does not exist or holds no run.
+        ValueError: If there are no ``files``, or one cannot be read.
+    """
+    if not files:
+        raise ValueError("`files` is empty: name what holds the scores within a run directory, such as [metrics.json]")
+    found: dict[Path, Run] = {}
+    for place in places:
+        matches = sorted(glob.glob(place, recursive=True), key=by_number)
+        runs = [run for match in matches if os.path.isdir(match) for run in runs_in(Path(match), files)]
+        if not runs:
+            held = ", ".join(sorted(os.listdir(place))[:8]) if os.path.isdir(place) else "no such folder"
+            raise FileNotFoundError(f"no run in {place} (a run holds config.yaml); found: {held or 'nothing'}")
+        found |= {run.folder.absolute(): run for run in runs}  # a run that two places name counts once
+    return list(found.values())
+
+
+def runs_in(folder: Path, files: Sequence[str]) -> Iterator[Run]:
+    """The run that a folder is, or those beneath it, and the jobs of a sweep that never got a directory."""
+    notes = {row["job"]: row for row in sweep.read(folder / "sweep.csv")}
+    if (folder / "config.yaml").is_file():
+        beside = {row["job"]: row for row in sweep.read(folder.parent / "sweep.csv")}
+        yield read_run(folder, files, beside.get(folder.name, {}))
+        return
+    inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: by_number(str(path)))
+    for path in inside:
+        yield from runs_in(path, files)
+    for number, row in notes.items():
+        if row["status"] == "failed" and not (folder / number / "config.yaml").is_file():
+            yield Run(folder / number, {}, settings_of(row), {}, {}, tuple(files), row["error"])
+
+
+def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run:
+    """Reads a run directory.
+
+    Args:
+        folder: Holds ``config.yaml``.
+        files: As in :func:`read_runs`.
+        note: The run's row in ``sweep.csv``; empty where there is none.
+    """
+    config = dict(flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))))
+    if "seed" not in config:
+        raise ValueError(f"{folder / 'config.yaml'} has no `seed`: it was not written by `python -m aelm.train`")
+    held = {name: read_flat(folder / name) for name in files if (folder / name).is_file()}
+    numbers = {
+        name: {key: float(value) for key, value in content.items() if isinstance(value, (int, float))}
+        for name, content in held.items()
+    }
+    facts = {key: value for content in held.values() for key, value in content.items() if isinstance(value, str)}
+    told = sweep.settings(json.loads(facts.pop("overrides", "[]")))
+    settings = settings_of(note) or told
+    has_scores = files[0] in held
+    failure = note.get("error", "") if not has_scores and note.get("status") == "failed" else ""
+    return Run(
+        folder,
+        config,
+        settings,
+        merged(folder, numbers) if has_scores else {},
+        facts,
+        tuple(name for name in files if name not in held),
+        failure,
+    )
+
+
+def merged(folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of several files as one; of a name in two, the first file's.
+
+    Raises:
+        ValueError: If two files differ in a score.
+    """
+    result: dict[str, float] = {}
+    origin: dict[str, str] = {}
+    for file, content in numbers.items():
+        for name, value in content.items():
+            if abs(result.setdefault(name, value) - value) > SAME:
+                raise ValueError(
+                    f"{name} of {folder} is {result[name]:g} in {origin[name]} and {value:g} in {file}: they were "
+                    "measured on other data or in another way. Leave one of them out of `files`"
+                )
+            origin.setdefault(name, file)
+    return result
+
+
+def read_flat(path: Path) -> dict[str, Any]:
+    """A flat JSON file, name -> number or text.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); was the run that wrote it cut off?") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and numbers, {{...}}, got a {type(content).__name__}")
+    return content
+
+
+def settings_of(row: Mapping[str, str]) -> dict[str, str]:
+    """What a row of ``sweep.csv`` tells of the command line."""
+    return {key: value for key, value in row.items() if value and not sweep.is_result(key)}
+
+
+def by_number(path: str) -> tuple[tuple[bool, float, str], ...]:
+    """Sorts 2 before 10, and numbers before names.
+
+    >>> sorted(["runs/10", "runs/a", "runs/2"], key=by_number)
+    ['runs/2', 'runs/10', 'runs/a']
+    """
+    parts = Path(path).parts
+    return tuple((not part.isdigit(), float(part) if part.isdigit() else 0.0, part) for part in parts)

@@ -1,0 +1,289 @@
+"""Arms side by side: means over seeds and paired differences, as Markdown that a console can show, and as CSV."""
+
+import csv
+import difflib
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from aelm.compare.arms import Arm, Difference, Summary, arm_of, paired_difference, summarise
+from aelm.compare.runs import Run
+
+
+class Entry(NamedTuple):
+    """One arm under one metric; ``difference`` is None for the baseline itself."""
+
+    arm: str
+    metric: str
+    summary: Summary
+    difference: Difference | None
+
+
+class Comparison(NamedTuple):
+    """What is shown: arms in order, the one that others are compared with, metrics, and each pair of them.
+
+    Attributes:
+        arms: In order of appearance.
+        baseline: One of ``arms``.
+        metrics: Names, in order.
+        confidence: Of the intervals.
+        entries: By arm and metric.
+    """
+
+    arms: Sequence[Arm]
+    baseline: Arm
+    metrics: Sequence[str]
+    confidence: float
+    entries: dict[tuple[str, str], Entry]
+
+
+def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, confidence: float) -> Comparison:
+    """Sums up every arm under every metric.
+
+    Args:
+        arms: At least one.
+        patterns: Names of metrics, or patterns such as ``claims/*``.
+        baseline: Name of the arm that others are compared with; None: the first.
+        confidence: Of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: If no arm has that name, or no run has a metric that was asked for.
+    """
+    names = [arm.name for arm in arms]
+    if baseline is not None and baseline not in names:
+        raise ValueError(f"no arm is called `{baseline}`; there are: {'; '.join(names)}. Choose `baseline` among them")
+    base = arms[0] if baseline is None else arms[names.index(baseline)]
+    known = {name for arm in arms for run in arm.runs.values() for name in run.scores}
+    metrics = chosen(patterns, known)
+    entries = {}
+    for arm in arms:
+        for metric in metrics:
+            values = arm.values(metric)
+            apart = None if arm is base else paired_difference(values, base.values(metric), confidence)
+            entries[arm.name, metric] = Entry(arm.name, metric, summarise(list(values.values())), apart)
+    return Comparison(arms, base, metrics, confidence, entries)
+
+
+def chosen(patterns: Sequence[str], known: set[str]) -> list[str]:
+    """The names that patterns ask for, in the order of the patterns, numbers in names as numbers.
+
+    Raises:
+        ValueError: If a name without wildcard is not known, or nothing at all is found.
+
+    >>> chosen(["test/mAP", "x_*"], {"x_10", "x_9", "test/mAP", "y"})
+    ['test/mAP', 'x_9', 'x_10']
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [name for name in known if fnmatchcase(name, pattern)]
+        if not matches and not set(pattern) & set("*?["):
+            near = difflib.get_close_matches(pattern, known, 3) or sorted(known)[:12]
+            raise ValueError(f"no run has the metric `{pattern}`; there are {', '.join(near)}")
+        found |= dict.fromkeys(sorted(matches, key=by_numbers))
+    if not found:
+        raise ValueError(f"no run has any of {', '.join(patterns)}; there are {', '.join(sorted(known)[:12])}")
+    return list(found)
+
+
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """Sorts names with the numbers in them as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+SCORE = r"(mAP|mAP_trapezoid|mINP|rank\d+)(_low|_high)?"  # last parts of names that are shown in per cent
+MEANS, DIFFERENCES = 6, 3  # metrics in a table
+NOTHING = "\N{EN DASH}"
+
+
+def markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
+    """The whole report; ``runs`` are all that were read, those without scores among them."""
+    metrics = comparison.metrics
+    means = [means_table(comparison, metrics[i : i + MEANS]) for i in range(0, len(metrics), MEANS)]
+    differences = [
+        differences_table(comparison, metrics[i : i + DIFFERENCES]) for i in range(0, len(metrics), DIFFERENCES)
+    ]
+    base, level = comparison.baseline.name, f"{100 * comparison.confidence:g} %"
+    parts = ["## Arms", arms_table(comparison), "## Mean ± standard deviation over seeds", *means]
+    if len(comparison.arms) > 1:
+        parts += [
+            f"## Difference to *{base}*, paired by seed: mean ± standard error [{level} t-interval]",
+            "Each interval is that of one comparison, not widened for their number.",
+            *differences,
+        ]
+    left = left_out(comparison, runs)
+    parts += ["## Left out", "\n".join(f"- {line}" for line in left) or "Nothing."]
+    parts += ["## Where the runs ran", where_table([run for arm in comparison.arms for run in arm.runs.values()])]
+    return "\n\n".join(parts) + "\n"
+
+
+def arms_table(comparison: Comparison) -> str:
+    """Each arm's seeds, what its configuration says where arms differ, and what every command line said."""
+    rows = [["arm", "seeds", "what differs in config.yaml"]]
+    for arm in comparison.arms:
+        differs = ", ".join(f"{key}={value}" for key, value in arm.differs.items())
+        rows.append([arm.name, ", ".join(map(str, arm.runs)), differs or NOTHING])
+    told = [run.settings.items() for arm in comparison.arms for run in arm.runs.values()]
+    common = [f"{key}={value}" for key, value in told[0] if all((key, value) in one for one in told)]
+    return table(rows) + (f"\n\nEvery command line said `{' '.join(common)}`." if common else "")
+
+
+def means_table(comparison: Comparison, metrics: Sequence[str]) -> str:
+    """Arms down, metrics across."""
+    rows = [["arm", "runs", *map(heading, metrics)]]
+    for arm in comparison.arms:
+        cells = []
+        for metric in metrics:
+            count, mean, deviation = comparison.entries[arm.name, metric].summary
+            places = decimals(metric, mean)
+            cell = f"{shown(metric, mean, places)} ± {shown(metric, deviation, places)}"
+            cells.append(NOTHING if not count else cell + counted(count, len(arm.runs)))
+        rows.append([arm.name, str(len(arm.runs)), *cells])
+    return table(rows)
+
+
+def differences_table(comparison: Comparison, metrics: Sequence[str]) -> str:
+    """Arms but the baseline down, metrics across."""
+    rows = [["arm", "pairs", *map(heading, metrics)]]
+    for arm in comparison.arms:
+        if arm is comparison.baseline:
+            continue
+        pairs = len(arm.runs.keys() & comparison.baseline.runs.keys())
+        cells = []
+        for metric in metrics:
+            apart = comparison.entries[arm.name, metric].difference
+            if apart is None or not apart.seeds:
+                cells.append(NOTHING)
+                continue
+            places = decimals(metric, comparison.entries[arm.name, metric].summary.mean)
+            mean, low, high = (f"{shown(metric, x, places, '+')}" for x in (apart.mean, apart.low, apart.high))
+            cell = f"{mean} ± {shown(metric, apart.error, places)} [{low}, {high}]"
+            cells.append(cell + counted(len(apart.seeds), pairs))
+        rows.append([arm.name, str(pairs), *cells])
+    return table(rows)
+
+
+def left_out(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
+    """What is in no number: runs without scores, files that are not there, seeds without a partner."""
+    lines = []
+    for run in runs:
+        if not run.scores:
+            settings = {"arm": arm_of(run, comparison.arms), "seed": run.seed} if run.config else run.settings
+            asked = ", ".join(f"{key}={value}" for key, value in settings.items() if value != "")
+            why = f"failed: {run.failure}" if run.failure else "no scores: still running, or stopped"
+            lines.append(f"{run.folder} ({asked}): {why}")
+    lacking: dict[str, list[str]] = {}
+    for run in runs:
+        for file in run.absent if run.scores else ():
+            lacking.setdefault(file, []).append(str(run.folder))
+    lines += [f"no {file}, and so not under its metrics: {', '.join(folders)}" for file, folders in lacking.items()]
+    base = comparison.baseline
+    for arm in comparison.arms:
+        for one, other in ((arm, base), (base, arm)):
+            if alone := sorted(one.runs.keys() - other.runs.keys()):
+                seeds = ", ".join(map(str, alone))
+                lines.append(f"seed {seeds}: in {one.name}, not in {other.name}, and so not in their difference")
+    return lines
+
+
+def where_table(runs: Sequence[Run]) -> str:
+    """Device and versions, with how many runs had each; times of different devices cannot be compared."""
+    names = list(dict.fromkeys(name for run in runs for name in run.facts))
+    if not names:
+        return "No run tells (older runs have no run.json)."
+    rows = [["", "of how many runs"]]
+    for name in names:
+        counts = Counter(run.facts.get(name, "not told") for run in runs)
+        rows.append([name, "; ".join(f"{value}: {count}" for value, count in counts.most_common())])
+    return table(rows)
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A line an arm and metric, numbers as they are (scores are fractions); empty where there are too few seeds."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(
+        ["arm", "metric", "runs", "mean", "standard_deviation", "baseline", "pairs", "difference", "standard_error",
+         "low", "high", "paired_seeds", "unpaired_seeds"]
+    )  # fmt: skip
+    for name, metric, (count, mean, deviation), apart in comparison.entries.values():
+        row = [name, metric, count, number(mean), number(deviation)]
+        if apart is None:
+            lines.writerow([*row, *[""] * 8])
+            continue
+        values = (apart.mean, apart.error, apart.low, apart.high)
+        seeds = [" ".join(map(str, part)) for part in (apart.seeds, apart.unpaired)]
+        lines.writerow([*row, comparison.baseline.name, len(apart.seeds), *map(number, values), *seeds])
+    return text.getvalue()
+
+
+def runs_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
+    """A line a run, with its arm, seed, state and every metric that was asked for."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(["run", "arm", "seed", "status", *comparison.metrics, "error"])
+    for run in runs:
+        status = "done" if run.scores else "failed" if run.failure else "unfinished"
+        values = [number(run.scores.get(metric, math.nan)) for metric in comparison.metrics]
+        seed = run.seed if run.config else ""
+        lines.writerow([run.folder, arm_of(run, comparison.arms), seed, status, *values, run.failure])
+    return text.getvalue()
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned for those who read it as it is; the first row is the head.
+
+    >>> print(table([["a", "b"], ["long|er", "1"]]))
+    | a        | b |
+    |----------|---|
+    | long\\|er | 1 |
+    """
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def heading(metric: str) -> str:
+    """A metric with its unit.
+
+    >>> heading("test/mAP"), heading("train/seconds")
+    ('test/mAP (%)', 'train/seconds')
+    """
+    return f"{metric} (%)" if is_score(metric) else metric
+
+
+def is_score(metric: str) -> bool:
+    """Whether a metric is a fraction that the field tells in per cent."""
+    return re.fullmatch(SCORE, metric.rpartition("/")[2]) is not None
+
+
+def decimals(metric: str, mean: float) -> int:
+    """Digits behind the point: two for per cent, else enough for four in all."""
+    if is_score(metric):
+        return 2
+    return 3 if not abs(mean) >= 10 else 2 if abs(mean) < 100 else 1 if abs(mean) < 1000 else 0
+
+
+def shown(metric: str, value: float, places: int, sign: str = "") -> str:
+    """A value as tables show it, scores in per cent; ``sign="+"`` writes a plus.
+
+    >>> shown("test/mAP", 0.12345, 2, "+"), shown("train/seconds", 412.34, 1)
+    ('+12.35', '412.3')
+    """
+    return NOTHING if math.isnan(value) else f"{value * (100 if is_score(metric) else 1):{sign}.{places}f}"
+
+
+def counted(count: int, usual: int) -> str:
+    """How many values are behind a cell, where it is not what the row says."""
+    return "" if count == usual else f" (n={count})"
+
+
+def number(value: float) -> str:
+    """A number for a CSV; nothing for NaN."""
+    return "" if math.isnan(value) else repr(value)

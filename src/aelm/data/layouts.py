@@ -1,0 +1,140 @@
+"""Counts of the benchmarks as published, to compare with what lies on disk.
+
+Keys are ``"<split> <what>"``: the split is ``train``, ``query`` or ``gallery``; what is counted is ``images``,
+``ids`` (junk apart; Market-1501's distractors, all numbered 0, count as one), ``cameras``, ``distractors`` (gallery
+images of ids that no query has) or ``junk`` (images of pid -1).
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from aelm.data.listing import shown
+
+
+def _counts(
+    cameras: int, splits: Mapping[str, tuple[int, int]], more: Mapping[str, int] | None = None
+) -> Mapping[str, int]:
+    """The table of a benchmark from (ids, images) of each split."""
+    table: dict[str, int] = {}
+    for split, (ids, images) in splits.items():
+        table |= {f"{split} images": images, f"{split} ids": ids, f"{split} cameras": cameras}
+    return MappingProxyType(table | dict(more or {}))
+
+
+_MSMT17_TEST = {"query": (3060, 11659), "gallery": (3060, 82161)}
+
+OFFICIAL: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "market1501": _counts(
+            6,
+            {"train": (751, 12936), "query": (750, 3368), "gallery": (751, 19732)},
+            {"gallery distractors": 2798, "gallery junk": 3819},
+        ),
+        "duke": _counts(8, {"train": (702, 16522), "query": (702, 2228), "gallery": (1110, 17661)}),
+        "occluded_duke": _counts(8, {"train": (702, 15618), "query": (519, 2210), "gallery": (1110, 17661)}),
+        "cuhk03_detected": _counts(2, {"train": (767, 7365), "query": (700, 1400), "gallery": (700, 5332)}),
+        "cuhk03_labeled": _counts(2, {"train": (767, 7368), "query": (700, 1400), "gallery": (700, 5328)}),
+        "msmt17": _counts(15, {"train": (1041, 30248), **_MSMT17_TEST}),
+        "msmt17_with_val": _counts(15, {"train": (1041, 32621), **_MSMT17_TEST}),
+        # The cameras of these two are not recorded: queries count as one, the gallery as another.
+        "occluded_reid": _counts(1, {"query": (200, 1000), "gallery": (200, 1000)}),
+        "partial_reid": _counts(1, {"query": (60, 300), "gallery": (60, 300)}),
+    }
+)
+"""Benchmark name -> counts."""
+
+
+Layout = tuple[str, ...]
+"""Folders and files, relative to the data set's folder, that must all be there."""
+
+
+def find_root(
+    data_dir: str | Path,
+    dataset: str,
+    names: Sequence[str],
+    layouts: Sequence[Layout],
+    *,
+    wrappings: Sequence[str] = (),
+    hint: str = "",
+) -> tuple[Path, Layout]:
+    """The folder that holds a data set's own folders and files, and which of the known layouts it has.
+
+    Looked at in this order: folders of the usual names in ``data_dir`` (one inside the other first, since the outer one
+    is then only its wrapping), folders of these names in a wrapping, and last ``data_dir`` itself. Names compare
+    without case and punctuation, so ``Market-1501`` finds ``market1501`` too.
+
+    Args:
+        data_dir: Where the user keeps data sets, or the data set itself.
+        dataset: Its name, for the error.
+        names: Usual names of its folder, the preferred first.
+        layouts: What the folder must hold, the preferred layout first.
+        wrappings: Names of folders in which the data set's folder may lie, but which are not it.
+        hint: A further sentence for the error.
+
+    Raises:
+        FileNotFoundError: If nothing fits; lists what was looked for, where, and what was found.
+    """
+    root = Path(data_dir).expanduser().absolute()
+    tried = list(_candidates(root, names, wrappings))
+    for folder in tried:
+        for layout in layouts:
+            if not _missing(folder, layout):
+                return folder, layout
+    raise FileNotFoundError("\n".join(_not_found(root, dataset, names, layouts, tried) + [hint] * bool(hint)))
+
+
+def plain(name: str) -> str:
+    """A folder's name without case and punctuation.
+
+    >>> plain("Market-1501-v15.09.15")
+    'market1501v150915'
+    """
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in ``folder``, sorted by name; none if there is no such folder or it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+    return [folder / name for name in names]
+
+
+def _missing(folder: Path, layout: Layout) -> list[str]:
+    return [name for name in layout if not (folder / name).exists()]
+
+
+def _candidates(root: Path, names: Sequence[str], wrappings: Sequence[str]) -> Iterator[Path]:
+    def inside(folder: Path, wanted: Sequence[str]) -> list[Path]:
+        rank = {plain(name): i for i, name in reversed(list(enumerate(wanted)))}
+        children = [child for child in subfolders(folder) if plain(child.name) in rank]
+        return sorted(children, key=lambda child: rank[plain(child.name)])
+
+    for child in inside(root, names):
+        yield from inside(child, names)
+        yield child
+    for wrapping in inside(root, wrappings):
+        yield from list(_candidates(wrapping, names, ()))[:-1]
+    yield root
+
+
+def _not_found(
+    root: Path, dataset: str, names: Sequence[str], layouts: Sequence[Layout], tried: Sequence[Path]
+) -> list[str]:
+    way_out = "Set `data_dir=...` or $AELM_DATA to the folder that holds the data set, or to the data set itself."
+    if not root.is_dir():
+        return [f"{dataset}: expected a data directory, found no folder {root}.", way_out]
+    lines = [
+        f"{dataset}: found no folder that holds {', or '.join(' + '.join(layout) for layout in layouts[:3])}.",
+        f"Looked in {root} itself and beneath it in {', '.join(names)} (in any case, also one inside the other).",
+    ]
+    for folder in tried:
+        missing = min((_missing(folder, layout) for layout in layouts), key=len)
+        if folder != root or len(missing) < min(map(len, layouts)):
+            lines.append(f"{folder} lacks {', '.join(missing)}.")
+    found = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in root.iterdir())
+    return [*lines[:6], f"Found in {root}: {shown(found, most=12) or 'nothing'}.", way_out]

@@ -1,0 +1,34 @@
+"""``python -m aelm.embed``: pictures to a folder of embeddings."""
+
+from omegaconf import DictConfig
+
+from aelm.command.cli import command
+from aelm.data.sources import find_items
+from aelm.embed.job import BAD, Outcome, Settings, embed_items
+from aelm.files import check_folder
+
+
+@command("embed")
+def main(config: DictConfig) -> int:
+    """Runs the whole of it; a sweeper gets the number of embedded pictures."""
+    return run(config).embedded
+
+
+def run(config: DictConfig) -> Outcome:
+    """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
+    output = check_folder(config.output)
+    items = find_items(config.images, config.pattern)
+    outcome = embed_items(config.checkpoint, items, output, settings(config), list(config.allow))
+    left_out = f"; {outcome.bad} could not be read, see {output / BAD}" if outcome.bad else ""
+    print(f"{outcome.embedded} pictures embedded in {output}{left_out}")
+    return outcome
+
+
+def settings(config: DictConfig) -> Settings:
+    """How the job runs."""
+    device = config.device if isinstance(config.device, str) else tuple(config.device)
+    return Settings(device, config.batch_size, config.shard_size, config.workers, config.progress)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""From files to embeddings: loading and the model take turns without waiting for each other."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy, deepcopy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
+from aelm.data.decoding import reason
+from aelm.embed.embedder import Embedder
+from aelm.types import Batch, Picture
+
+Features = NDArray[np.float32]
+Positions = NDArray[np.int64]
+BATCH_ON_CPU, BATCH_ELSEWHERE = 64, 256
+
+
+def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
+    """Where to compute: ``auto`` is every CUDA device, else Apple's, else the CPU; or names such as ``cuda:1``.
+
+    Raises:
+        ValueError: If torch has no such device here.
+
+    >>> devices("cpu"), devices(["cpu", "cpu"])
+    (('cpu',), ('cpu', 'cpu'))
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        return ("mps",) if torch.backends.mps.is_available() else ("cpu",)
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    for name in names:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            first = (str(error).splitlines() or ["no reason given"])[0]
+            raise ValueError(f"`device`: {name!r} cannot be used here: {first}; try auto or cpu") from error
+    if not names:
+        raise ValueError("`device` must name at least one device, got an empty list; try auto")
+    return names
+
+
+def default_batch_size(device: str) -> int:
+    """Pictures a batch that keep a device busy without filling its memory.
+
+    >>> default_batch_size("cpu"), default_batch_size("cuda:0")
+    (64, 256)
+    """
+    return BATCH_ON_CPU if device.startswith("cpu") else BATCH_ELSEWHERE
+
+
+def embedded(
+    embedder: Embedder, paths: Sequence[str], batch_size: int, *, workers: int | None = None
+) -> Iterator[tuple[Positions, Features]]:
+    """Embeds pictures batch by batch, in order.
+
+    Args:
+        embedder: On the device where it shall run.
+        paths: The files.
+        batch_size: Pictures a batch.
+        workers: Processes that load; None: one a core, at most 8, and none beside a model on the CPU; 0: none, then
+            as many threads as torch uses load a batch together, between two runs of the model.
+
+    Yields:
+        For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
+
+    Raises:
+        ValueError: If the model gives values that are not finite, or wants another resize.
+    """
+    dataset = ReIDDataset([Picture(path, -1, 0) for path in paths], preparation(embedder), on_bad_image="skip")
+    batches: Iterable[Batch]
+    # A process that loads would take a core from one thread of the model, and all its other threads wait for that one.
+    if workers == 0 or (workers is None and embedder.device.type == "cpu"):
+        batches = loaded(dataset, batch_size, torch.get_num_threads())
+    else:
+        batches = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
+    waiting: tuple[Tensor, Tensor] | None = None
+    for batch in batches:
+        # What a GPU computes is fetched only when it has its next batch.
+        ready, waiting = waiting, (batch.position, _embed(embedder, batch.image))
+        if ready is not None:
+            yield _fetched(embedder, *ready)
+    if waiting is not None:
+        yield _fetched(embedder, *waiting)
+
+
+def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batch]:
+    """All batches of a data set in order, made in this process; some threads share each of them.
+
+    Args:
+        dataset: Whose transform draws nothing at random.
+        batch_size: Pictures a batch.
+        threads: How many; decoding and resizing run side by side.
+    """
+    # Each with a transform of its own, since transforms hold state; paths and files are shared.
+    twins = [copy(dataset) for _ in range(threads)]
+    for twin in twins:
+        twin.transform = deepcopy(dataset.transform)
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(dataset), batch_size):
+            indices = range(first, min(first + batch_size, len(dataset)))
+            share = -(-len(indices) // threads)
+            shares = [indices[i : i + share] for i in range(0, len(indices), share)]
+            parts = list(pool.map(ReIDDataset.__getitems__, twins, shares))
+            read = [part for part in parts if len(part.image)]
+            yield Batch(*map(torch.cat, zip(*read, strict=True))) if read else parts[0]
+
+
+def preparation(embedder: Embedder) -> Augment:
+    """What happens to pictures before the embedder gets them: the evaluation's own resize.
+
+    Raises:
+        ValueError: If the model wants another one.
+    """
+    if embedder.interpolation != "bilinear":
+        raise ValueError(f"{embedder.name} wants `interpolation` {embedder.interpolation!r}; aelm has only bilinear")
+    return recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
+
+
+def _embed(embedder: Embedder, images: Tensor) -> Tensor:
+    return embedder.embed(images) if len(images) else torch.empty(0, embedder.dim)
+
+
+def _fetched(embedder: Embedder, positions: Tensor, features: Tensor) -> tuple[Positions, Features]:
+    found = features.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ValueError(f"{embedder.name} gives NaN or infinite values; has its training diverged?")
+    return positions.numpy(), found
+
+
+def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | None = None) -> Features:
+    """The embeddings of some files, ``(n, D)``, in their order, all in memory and in this process.
+
+    Args:
+        embedder: On the device where it shall run.
+        paths: The files.
+        batch_size: Pictures a batch; None: as suits the device.
+
+    Raises:
+        BadImageError: If one of them cannot be read, naming the first.
+    """
+    size = batch_size or default_batch_size(embedder.device.type)
+    batches = list(embedded(embedder, paths, size, workers=0))
+    found = np.fromiter(itertools.chain.from_iterable(positions for positions, _ in batches), np.int64)
+    missing = np.setdiff1d(np.arange(len(paths)), found)
+    if len(missing):
+        raise BadImageError(reason(paths[missing[0]]))
+    return np.concatenate([features for _, features in batches] or [np.empty((0, embedder.dim), np.float32)])

@@ -1,0 +1,109 @@
+"""One entry for every model that turns pictures into embeddings: a checkpoint of aelm, or an ONNX file of anyone."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aelm.checkpoint import KEY, network_of, read_checkpoint
+from aelm.models import IFCN, ReIDNetwork
+from aelm.models.onnx import OnnxBackbone, load_onnx, normalisation
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A network in evaluation mode, and how pictures must be prepared for it.
+
+    Attributes:
+        network: The network itself, for heat maps and evaluation.
+        height: Of the pictures that it takes, in pixels.
+        width: Likewise.
+        mean: Of RGB / 255; ``embed`` normalises with it, on the device of the network.
+        std: Likewise.
+        interpolation: How pictures are resized; ``bilinear`` is OpenCV's, without antialiasing.
+        dim: Number D of an embedding's values.
+        name: The file's name, without the folder.
+        sha256: Of the file's content: what tells embeddings of one model from those of another.
+        labels: What each training identity was, ``"market1501:2"``; empty where the file does not say.
+    """
+
+    network: ReIDNetwork
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    dim: int
+    name: str
+    sha256: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.network.mean.device
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether heat maps can be had: other people's ONNX files keep theirs to themselves."""
+        return any(isinstance(module, IFCN) for module in self.network.modules())
+
+    def to(self, device: torch.device | str) -> "Embedder":
+        """The same embedder, its network moved to ``device``."""
+        self.network.to(device)
+        return self
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings ``(B, D)`` float32 of unit length, on the network's device.
+
+        Args:
+            images: ``(B, 3, height, width)`` uint8 RGB, on any device.
+
+        Raises:
+            ValueError: If the pictures have another size or type.
+        """
+        wanted = (3, self.height, self.width)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
+            raise ValueError(
+                f"{self.name} takes uint8 pictures (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        return self.network.embed(images.to(self.device, non_blocking=True))
+
+
+def load_embedder(path: str | Path, allow: Sequence[str] = ()) -> Embedder:
+    """The embedder that a file holds, on the CPU.
+
+    Args:
+        path: A checkpoint that ``aelm.train`` wrote, or an ONNX file with BoxMOT's contract (``.onnx``).
+        allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If an ONNX file is given and onnxruntime is not installed.
+        ValueError: If it is something else, or names what is not allowed.
+    """
+    path, labels = Path(path), tuple[str, ...]()
+    if path.suffix.lower() == ".onnx":
+        network = load_onnx(path)
+        backbone = network.backbone
+        if not isinstance(backbone, OnnxBackbone):
+            raise TypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
+        (height, width), (mean, std), interpolation = backbone.size, normalisation(backbone), "bilinear"
+    else:
+        content = read_checkpoint(path)
+        network, told = network_of(content, path, allow), content[KEY]["preprocessing"]
+        lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in told]
+        if lacking:
+            raise ValueError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
+        height, width, interpolation = int(told["height"]), int(told["width"]), str(told["interpolation"])
+        mean, std, labels = tuple(told["mean"]), tuple(told["std"]), tuple(content[KEY]["labels"])
+    with torch.inference_mode():
+        dim = network.embed(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels)

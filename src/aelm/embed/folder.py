@@ -1,0 +1,241 @@
+"""A folder of embeddings: ``features.npy``, ``items.csv`` and ``meta.json``."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aelm.data.sources import Item
+from aelm.embed.embedder import Embedder
+from aelm.files import write_whole
+from aelm.types import Picture
+
+
+class FeatureFile(NamedTuple):
+    """Features and their pictures, row by row.
+
+    Attributes:
+        features: ``(B, D)``, memory-mapped.
+        pictures: B pictures; paths are empty where the table has none.
+    """
+
+    features: Any
+    pictures: tuple[Picture, ...]
+
+
+def read_features(path: str | Path) -> FeatureFile:
+    """Reads a folder of ``aelm.embed`` (``features.npy``, ``items.csv``), or ``X.npy`` with ``X.csv`` beside it.
+
+    The table has the columns ``pid`` and ``camid``, whole numbers, and if wanted ``path``.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If the array or the table is malformed, or their lengths differ.
+    """
+    path = Path(path).expanduser()
+    array, table = (path / "features.npy", path / "items.csv") if path.is_dir() else (path, path.with_suffix(".csv"))
+    for file in (array, table):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no file {file}: features need an array (.npy) and a table (.csv) with pid and camid"
+            )
+    features = read_array(array)
+    pictures = read_table(table)
+    if len(features) != len(pictures):
+        raise ValueError(
+            f"{array} holds {len(features)} rows and {table} {len(pictures)}: they must be the same pictures"
+        )
+    return FeatureFile(features, pictures)
+
+
+def read_array(path: str | Path) -> Any:
+    """A memory-mapped 2-D array of floats; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is something else.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not an array that loads as data: {error}") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{path} must hold floats of shape (rows, columns), found {found}")
+    return array
+
+
+def read_table(path: Path) -> tuple[Picture, ...]:
+    """Pictures of a table with ``pid``, ``camid`` and perhaps ``path``; a bad row is an error with its line number."""
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = csv.DictReader(file)
+        missing = {"pid", "camid"} - set(rows.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {rows.fieldnames}")
+        pictures = []
+        for row in rows:
+            try:
+                pictures.append(Picture(row.get("path") or "", int(row["pid"]), int(row["camid"])))
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: pid and camid must be whole numbers, got {row['pid']!r} and "
+                    f"{row['camid']!r}"
+                ) from error
+    return tuple(pictures)
+
+
+FORMAT = 1
+FEATURES, ITEMS, META = "features.npy", "items.csv", "meta.json"
+
+
+class Embeddings(NamedTuple):
+    """What a folder of embeddings holds.
+
+    Attributes:
+        features: ``(G, D)`` float32, unit length, memory-mapped.
+        items: The picture of each row; relative paths start from ``folder``.
+        meta: The model, its preprocessing, the versions.
+        folder: Where it lies.
+    """
+
+    features: NDArray[np.float32]
+    items: tuple[Item, ...]
+    meta: Mapping[str, Any]
+    folder: Path
+
+
+def read_embeddings(folder: str | Path) -> Embeddings:
+    """Opens a folder that ``aelm.embed`` wrote; the features stay on disk.
+
+    Raises:
+        FileNotFoundError: If one of its files is missing.
+        ValueError: If they do not fit each other.
+    """
+    folder = Path(folder)
+    missing = [name for name in (META, FEATURES, ITEMS) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} holds no finished embeddings: no {', '.join(missing)}; python -m aelm.embed output={folder} "
+            "makes them, and goes on where it was stopped"
+        )
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / META} is not JSON ({error}); embed again") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{folder / META} must hold a JSON object, found {type(meta).__name__}; embed again")
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"{folder / META}: expected format {FORMAT}, found {meta.get('format')!r}; embed again")
+    features = read_array(folder / FEATURES)
+    items = read_items(folder / ITEMS)
+    expected = (len(items), meta["model"]["dim"])
+    if features.dtype != np.float32 or features.shape != expected:
+        raise ValueError(
+            f"{folder / FEATURES}: expected {expected} float32 as {ITEMS} and {META} say, found {features.shape} "
+            f"{features.dtype}; the files come from different runs: embed again"
+        )
+    return Embeddings(features, items, meta, folder)
+
+
+def read_items(path: Path) -> tuple[Item, ...]:
+    """The pictures of an ``items.csv``."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        rows = csv.DictReader(stream)
+        if list(rows.fieldnames or ()) != list(Item._fields):
+            raise ValueError(f"{path}: expected the columns {', '.join(Item._fields)}, found {rows.fieldnames}")
+        return tuple(Item(row["path"], row["pid"], row["camid"]) for row in rows)
+
+
+def write_embeddings(
+    folder: Path, parts: Iterable[NDArray[np.float32]], items: Sequence[Item], meta: Mapping[str, Any], scratch: Path
+) -> None:
+    """Writes the three files; an embeddings folder that was there stays whole until the new ones only need to move.
+
+    Args:
+        folder: Where they go.
+        parts: The features, in blocks of rows: memory stays that of one block.
+        items: The picture of each row, paths as they shall be held.
+        meta: From :func:`describe`, and more.
+        scratch: A folder on the same file system, where files are while they are written.
+    """
+    shape = (len(items), int(meta["model"]["dim"]))
+
+    def write_features(file: BinaryIO) -> None:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for part in parts:
+            file.write(np.ascontiguousarray(part, "<f4").data)
+
+    text = json.dumps({**meta, "pictures": len(items)}, indent=2) + "\n"
+    write_whole(scratch / FEATURES, write_features)
+    write_whole(scratch / ITEMS, lambda file: file.write(table(Item._fields, items)))
+    write_whole(scratch / META, lambda file: file.write(text.encode()))
+    (folder / META).unlink(missing_ok=True)  # its presence says that the others are complete
+    for name in (FEATURES, ITEMS, META):
+        os.replace(scratch / name, folder / name)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    """A CSV file's content; any file name survives, also one that is no UTF-8.
+
+    >>> table(["path"], [['a "b",\\nc.jpg']])
+    b'path\\r\\n"a ""b"",\\nc.jpg"\\r\\n'
+    """
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(columns)
+    lines.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def describe(embedder: Embedder, checkpoint: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What ``meta.json`` says of the model and of what its pictures went through."""
+    return {
+        "format": FORMAT,
+        "model": {
+            "name": embedder.name,
+            "checkpoint": os.path.abspath(checkpoint),
+            "sha256": embedder.sha256,
+            "dim": embedder.dim,
+        },
+        "preprocessing": {
+            "height": embedder.height,
+            "width": embedder.width,
+            "interpolation": embedder.interpolation,
+            "mean": list(embedder.mean),
+            "std": list(embedder.std),
+        },
+        "versions": dict(versions),
+    }
+
+
+def check_model(embeddings: Embeddings, embedder: Embedder) -> None:
+    """Refuses embeddings that another model made.
+
+    Raises:
+        ValueError: If the model, or the number of its values, differs.
+    """
+    made = embeddings.meta["model"]
+    if made["sha256"] != embedder.sha256:
+        raise ValueError(
+            f"{embeddings.folder} holds embeddings of {made['name']} ({made['dim']} values, sha256 "
+            f"{made['sha256'][:12]}), the query's model is {embedder.name} ({embedder.dim} values, sha256 "
+            f"{embedder.sha256[:12]}); their scores mean nothing. Use checkpoint={made['checkpoint']}, or embed the "
+            "gallery again"
+        )
+
+
+def relative(path: str, folder: str | Path) -> str:
+    """A path as ``items.csv`` holds it: from ``folder`` on where it lies beneath, so that both move together.
+
+    >>> relative("/data/crops/a/1.jpg", "/data/crops"), relative("/data/1.jpg", "/data/crops")
+    ('a/1.jpg', '/data/1.jpg')
+    """
+    whole, root = os.path.abspath(path), os.path.abspath(folder)
+    inside = whole.startswith(root.rstrip(os.sep) + os.sep)
+    return os.path.relpath(whole, root).replace(os.sep, "/") if inside else whole

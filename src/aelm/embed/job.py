@@ -1,0 +1,243 @@
+"""A large job in parts, each written whole, so that a job that was stopped goes on with the next part."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.multiprocessing.spawn import spawn
+from tqdm import tqdm
+
+from aelm.data.decoding import reason
+from aelm.data.listing import shown
+from aelm.data.sources import Item
+from aelm.embed.batches import Features, Positions, default_batch_size, devices, embedded
+from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.folder import describe, relative, table, write_embeddings
+from aelm.files import write_whole
+
+log = logging.getLogger(__name__)
+
+WORK, BAD = ".aelm-embedding", "bad.csv"  # hidden, so that nobody takes the parts for pictures or results
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How a job is cut, and where its parts lie.
+
+    Attributes:
+        paths: All pictures.
+        folder: Where the parts lie.
+        batch_size: Pictures a batch; each shard starts with a new one, so a shard comes out the same at any time.
+        rows: Pictures a shard, a multiple of ``batch_size``; the last one may be shorter.
+    """
+
+    paths: Sequence[str]
+    folder: Path
+    batch_size: int
+    rows: int
+
+    def __len__(self) -> int:
+        return -(-len(self.paths) // self.rows)
+
+    def file(self, number: int) -> Path:
+        """Where shard ``number`` lies once it is done."""
+        return self.folder / f"{number:06}.npz"
+
+    def span(self, number: int) -> range:
+        """Which of the paths belong to shard ``number``."""
+        return range(number * self.rows, min((number + 1) * self.rows, len(self.paths)))
+
+    def missing(self) -> list[int]:
+        """The shards that are still to be done."""
+        return [number for number in range(len(self)) if not self.file(number).is_file()]
+
+
+def open_shards(
+    paths: Sequence[str], output: Path, meta: Mapping[str, Any], batch_size: int, shard_size: int
+) -> Shards:
+    """The shards of a job, with those that an earlier, stopped run of the same job has left.
+
+    What a run left of another job (other pictures, another model, other batches) is removed, and said so.
+
+    Raises:
+        ValueError: If a size is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}")
+    shards = Shards(paths, output / WORK, batch_size, -(-shard_size // batch_size) * batch_size)
+    digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
+    job = json.dumps({"meta": meta, "paths": digest, "batch_size": batch_size, "rows": shards.rows}, sort_keys=True)
+    described = shards.folder / "job.json"
+    if shards.folder.is_dir() and not (described.is_file() and described.read_text(encoding="utf-8") == job):
+        log.info("%s was left by a job with other pictures, model or batches: starting anew", shards.folder)
+        shutil.rmtree(shards.folder)
+    shards.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(described, lambda file: file.write(job.encode()))
+    done = len(shards) - len(shards.missing())
+    if done:
+        log.info("going on: %d of %d shards are done already", done, len(shards))
+    return shards
+
+
+def write_shard(shards: Shards, number: int, kept: Positions, features: Features) -> None:
+    """Writes a shard: which of its pictures could be read, their embeddings, and what is wrong with the others."""
+    span = shards.span(number)
+    bad = np.setdiff1d(np.arange(len(span)), kept)
+    reasons = [reason(shards.paths[span[i]]) for i in bad]
+    # Encoded, since a reason names a file, and file names need not be text.
+    told = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
+
+    def save(file: BinaryIO) -> None:
+        np.savez(file, kept=kept, features=features, bad=bad, reasons=told)
+
+    write_whole(shards.file(number), save)
+
+
+class Outcome(NamedTuple):
+    """How many pictures were embedded, and how many could not be read."""
+
+    embedded: int
+    bad: int
+
+
+def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any]) -> Outcome:
+    """Makes the result out of all shards: features, items, meta, and the list of bad pictures; removes the shards.
+
+    Raises:
+        ValueError: If no picture could be read.
+    """
+    kept, bad = [], []
+    for number in range(len(shards)):
+        span = shards.span(number)
+        with np.load(shards.file(number)) as part:
+            kept += [span[i] for i in part["kept"]]
+            reasons = json.loads(part["reasons"].tobytes())
+            bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
+    if not kept:
+        shutil.rmtree(shards.folder)
+        raise ValueError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
+    named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
+    write_embeddings(output, _parts(shards), named, {**meta, "bad": len(bad)}, shards.folder)
+    if bad:
+        write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder / BAD)
+    else:
+        (output / BAD).unlink(missing_ok=True)
+    shutil.rmtree(shards.folder)
+    return Outcome(len(kept), len(bad))
+
+
+def _parts(shards: Shards) -> Iterator[Features]:
+    for number in range(len(shards)):
+        with np.load(shards.file(number)) as part:
+            yield part["features"]
+
+
+LIBRARIES = ("aelm", "torch", "timm", "numpy")
+
+
+class Settings(NamedTuple):
+    """How a large job runs; the embeddings are the same whatever is set here, but for the last bits.
+
+    Attributes:
+        device: ``auto`` is every CUDA device, else Apple's, else the CPU; or a name, or several.
+        batch_size: Pictures a batch; None: 64 on a CPU, 256 elsewhere.
+        shard_size: Pictures between two points from which a stopped job can go on.
+        workers: Processes that load, for each device; None: as many as suit it.
+        progress: Whether a bar shows how far it is, and how fast.
+    """
+
+    device: str | tuple[str, ...] = "auto"
+    batch_size: int | None = None
+    shard_size: int = 8192
+    workers: int | None = None
+    progress: bool = True
+
+
+USUAL = Settings()
+
+
+def embed_items(
+    checkpoint: str, items: Sequence[Item], output: Path, settings: Settings = USUAL, allow: Sequence[str] = ()
+) -> Outcome:
+    """Embeds pictures into ``output``: ``features.npy``, ``items.csv``, ``meta.json``, and ``bad.csv`` where needed.
+
+    A run of the same job that was stopped is gone on with, shard by shard.
+
+    Args:
+        checkpoint: What :func:`aelm.embed.embedder.load_embedder` takes.
+        items: The pictures.
+        output: The folder; what earlier, finished runs left there is replaced when this one is done.
+        settings: How it runs.
+        allow: Dotted names, beyond aelm's own parts, that the checkpoint may build.
+
+    Raises:
+        ValueError: If no picture can be read, a setting is out of range, or the model is no model.
+    """
+    places = devices(settings.device)
+    batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
+    embedder = load_embedder(checkpoint, allow)
+    versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
+    meta = describe(embedder, checkpoint, versions)
+    output.mkdir(parents=True, exist_ok=True)
+    shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
+    todo = shards.missing()
+    if len(places) == 1 or len(todo) <= 1:
+        embed_shards(embedder.to(places[0]), shards, todo, settings)
+    else:
+        start: Any = spawn  # torch gives it no types
+        start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
+    return join(shards, items, output, meta)
+
+
+def _process(
+    rank: int,
+    places: Sequence[str],
+    checkpoint: str,
+    allow: Sequence[str],
+    shards: Shards,
+    todo: Sequence[int],
+    settings: Settings,
+) -> None:
+    """One of several processes: its own device, and its share of the shards."""
+    if places[rank].startswith("cpu"):
+        torch.set_num_threads(max(1, torch.get_num_threads() // len(places)))
+    embedder = load_embedder(checkpoint, allow).to(places[rank])
+    embed_shards(embedder, shards, todo[rank :: len(places)], settings, bar=rank)
+
+
+def embed_shards(
+    embedder: Embedder, shards: Shards, numbers: Sequence[int], settings: Settings = USUAL, bar: int = 0
+) -> None:
+    """Embeds some of the shards, one after the other, and writes each.
+
+    Args:
+        embedder: On the device where it shall run.
+        shards: The job.
+        numbers: Which shards.
+        settings: Of which ``workers`` and ``progress`` count here.
+        bar: On which line progress is shown, where several processes show it.
+    """
+    wanted = [i for number in numbers for i in shards.span(number)]
+    batches = embedded(embedder, [shards.paths[i] for i in wanted], shards.batch_size, workers=settings.workers)
+    with tqdm(total=len(wanted), unit=" pictures", disable=not settings.progress, position=bar, desc="embed") as shown:
+        first = 0  # of the shard, among the wanted
+        for number in numbers:
+            span = shards.span(number)
+            kept, features = [], []
+            for begin in range(0, len(span), shards.batch_size):
+                where, part = next(batches)
+                kept.append(where - first)
+                features.append(part)
+                shown.update(min(shards.batch_size, len(span) - begin))
+            first += len(span)
+            write_shard(shards, number, np.concatenate(kept), np.concatenate(features))

@@ -1,1 +1,0 @@
-"""From files to embeddings: which model, how pictures reach it, and the folder that keeps what it says."""

@@ -1,0 +1,213 @@
+"""``python -m aelm.evaluate``: tests a checkpoint, on its own data set or another, or scores ready features."""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from aelm.checkpoint import KEY, read_checkpoint
+from aelm.command.build import build_data, built, built_as_told
+from aelm.command.cli import command
+from aelm.data import ReIDDataModule
+from aelm.data.benchmarks import with_distractors
+from aelm.data.datamodule import kept
+from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.folder import read_array, read_features
+from aelm.evaluate import evidence, scoring
+from aelm.evaluate.evidence import Destination
+from aelm.evaluate.occlusion import Plan
+from aelm.evaluate.scoring import Test, Ways
+from aelm.files import check_folder
+from aelm.module import ReIDModule
+from aelm.report import metrics, ranked_pictures, unreadable
+from aelm.retrieval import RankResult, rank_metrics
+
+
+class Tested(NamedTuple):
+    """Scores of each test set by its name, what they came from, and further ones by their whole names."""
+
+    results: dict[str, RankResult]
+    tests: dict[str, Test]
+    further: Mapping[str, float] = MappingProxyType({})
+
+
+@command("evaluate")
+def main(config: DictConfig) -> float:
+    """Runs the whole of it; a sweeper gets the mAP of the first test set."""
+    return first_map(run(config))
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Tests as ``config`` says, prints the table, and writes to ``output`` where one is given.
+
+    Returns:
+        Every score by its name, as ``metrics.json`` holds it.
+    """
+    check_numbers(config)
+    if config.output is not None:
+        check_folder(config.output)
+    check_sources(config)
+    plan = occlusion_plan(config)
+    if config.checkpoint is None:
+        return score(config, test_features(config))
+    embedder = load_embedder(config.checkpoint, list(config.allow))
+    told = training_of(config, embedder)
+    world = evidence.world(embedder, told) if config.claims else None
+    module = ReIDModule(embedder.network, {}, torch.optim.SGD)
+    module.flip = config.flip
+    data = build_test_data(config, told)
+    trainer = built({**config.trainer, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
+    trainer.test(module, data, verbose=False)
+    bad = unreadable.left_out(data)
+    if not trainer.is_global_zero:
+        return metrics.scores(module.results)
+    tests = {}
+    for one in (kept(whole, module.positions[whole.name]) for whole in data.test_sets):
+        features = module.features[one.name]
+        tests[one.name] = Test(features[: len(one.query)], features[len(one.query) :], one.query, one.gallery)
+    further = unreadable.counts(bad)
+    to = Destination(None if config.output is None else Path(config.output), config.figures)
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    if world is not None:
+        further |= evidence.claims(embedder, world, config.claims_people, data.loader.workers, to)
+    if plan is not None:
+        embed = partial(evidence.embedded, module, trainer.precision_plugin.forward_context)
+        further |= evidence.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
+    scores = score(config, Tested(module.results, tests, further))
+    if config.output is not None:
+        unreadable.write_list(bad, Path(config.output))
+        if config.figures:
+            ranked_pictures.draw(Path(config.output), module, data, {})
+    return scores
+
+
+def first_map(scores: Mapping[str, float]) -> float:
+    """The mAP of the first test set, whatever it is called.
+
+    >>> first_map({"test_night/rank1": 0.75, "test_night/mAP": 0.5, "test_rain/mAP": 0.25})
+    0.5
+    """
+    return next(value for name, value in scores.items() if name.endswith("/mAP"))
+
+
+def check_sources(config: DictConfig) -> None:
+    """Raises ValueError unless a model, or ready features, are given, and nothing that only the other one needs."""
+    ready = [key for key in ("query", "gallery", "distances") if config[key] is not None]
+    if (config.checkpoint is None) == (config.query is None or config.gallery is None):
+        raise ValueError("give either `checkpoint`, or `query` and `gallery` with ready features")
+    if config.checkpoint is not None and ready:
+        raise ValueError(f"`{ready[0]}` says what is ready, and `checkpoint` what makes it: give one of them")
+    if config.checkpoint is None:
+        needing = [key for key in ("claims", "occlusion", "flip", "distractors", "data_dir") if config[key]]
+        needing += [] if OmegaConf.is_missing(config.dataset, "benchmarks") else ["dataset"]
+        if needing:
+            raise ValueError(
+                f"`{'`, `'.join(needing)}`: no part in ready features, whose pictures are not looked at. Give "
+                "`checkpoint`, or leave it out"
+            )
+
+
+def check_numbers(config: DictConfig) -> Ways:
+    """The further ways of scoring, looked at before anything is tested.
+
+    Raises:
+        ValueError: If a number of them, of the bootstrap or of the false-accept rates is out of range.
+    """
+    ways = Ways(**{key: config[key] for key in Ways._fields})
+    ways.check()
+    if config.bootstrap < 0:
+        raise ValueError(f"`bootstrap` must be 0 for none, or a number of draws; got {config.bootstrap}")
+    if not all(0 < rate < 1 for rate in config.far):
+        raise ValueError(f"`far` must list rates between 0 and 1, got {list(config.far)}")
+    return ways
+
+
+def occlusion_plan(config: DictConfig) -> Plan | None:
+    """The points of the occlusion curve; None where none is asked for.
+
+    Raises:
+        ValueError: If `occlusion` is something else than null or sweep, or its points cannot be measured.
+    """
+    if config.occlusion is None:
+        return None
+    if config.occlusion != "sweep":
+        raise ValueError(f"`occlusion` must be sweep, or null for none, got {config.occlusion!r}")
+    plan = Plan(tuple(config.occlusion_fractions), tuple(config.occlusion_kinds), config.occlusion_seed)
+    plan.check()
+    return plan
+
+
+def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
+    """What the checkpoint tells of its training: data set, transform, sampler, seed.
+
+    Other people's ONNX files, and checkpoints written without a configuration, only tell how large pictures must be.
+
+    Raises:
+        ValueError: If nothing says what to test on.
+    """
+    is_onnx = Path(config.checkpoint).suffix.lower() == ".onnx"
+    told: dict[str, Any] = {} if is_onnx else read_checkpoint(config.checkpoint)[KEY]["config"]
+    if told:
+        return told
+    if OmegaConf.is_missing(config.dataset, "benchmarks"):
+        raise ValueError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
+    transform = {"_target_": "aelm.data.recipe", "height": embedder.height, "width": embedder.width}
+    return {"dataset": {}, "transform": transform, "seed": 0}
+
+
+def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:
+    """The data that is tested on: the checkpoint's, with what the command line says in its place."""
+    chosen: Any = OmegaConf.to_container(config.dataset)
+    given = {key: value for key, value in chosen.items() if value != "???"}
+    own = "benchmarks" in given
+    before = {key: value for key, value in trained["dataset"].items() if not own or key not in ("train", "test")}
+    home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
+    whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
+    # Neither the sampler nor further augmentation of the training takes part in a test.
+    told = partial(built_as_told, allow=list(config.allow))
+    transform = told({key: value for key, value in trained["transform"].items() if key != "extra"})
+    data = build_data(whole.dataset, transform, None, trained["seed"], make=built if own else told)
+    if config.distractors is not None:
+        for name, reader in data.benchmarks.items():
+            data.benchmarks[name] = partial(with_distractors, reader, config.distractors)
+    return data
+
+
+def test_features(config: DictConfig) -> Tested:
+    """Ready features, or ready distances, as one test set."""
+    query, gallery = read_features(config.query), read_features(config.gallery)
+    test = Test(query.features, gallery.features, query.pictures, gallery.pictures)
+    if config.distances is None:
+        result = rank_metrics(query.features, gallery.features, *scoring.labels_of(test))
+    else:
+        result = rank_metrics(None, None, *scoring.labels_of(test), distances=read_array(config.distances))
+    return Tested({"test": result}, {"test": test})
+
+
+def score(config: DictConfig, tested: Tested) -> dict[str, float]:
+    """Adds the further ways of scoring, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
+    ways = check_numbers(config)
+    results = dict(tested.results)
+    for name, test in tested.tests.items():
+        results |= scoring.further(name, test, ways)
+    intervals = scoring.intervals(results, config.bootstrap)
+    scores = metrics.scores(results) | intervals | dict(tested.further)
+    for name, test in tested.tests.items():
+        scores |= scoring.thresholds(name, test, list(config.far))
+    print("\n".join([metrics.table(results, intervals), metrics.counts(tested.results)]).rstrip())
+    if config.output is not None:
+        output = Path(config.output)
+        metrics.write_metrics(scores, output / "metrics.json")
+        for name, test in tested.tests.items():
+            metrics.write_queries(results[name], test.query, output / f"queries_{name}.csv")
+            metrics.write_cameras(results[name], output / f"cameras_{name}.csv")
+    return scores
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Queries hidden step by step behind things that training never shows, ranked against whole galleries."""
+
+import csv
+import hashlib
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from aelm.data import Loader, ReIDDataset
+from aelm.data.dataset import ImageTransform
+from aelm.data.decoding import Pixels
+from aelm.data.synthetic import occlude
+from aelm.data.synthetic.occluders import Manner
+from aelm.evaluate.scoring import Test, labels_of
+from aelm.retrieval import RankResult, rank_metrics, resamples
+from aelm.types import Picture
+
+OnBad = Literal["error", "skip"]
+LARGEST = 0.75  # of a picture that `occlude` hides
+
+
+class Plan(NamedTuple):
+    """Which points of the curve are measured.
+
+    Attributes:
+        fractions: Of each query's pixels to hide, ascending, in 0 .. 0.75; 0 is the plain query.
+        kinds: ``below``, ``side``, ``object``, ``person`` (see :func:`aelm.data.synthetic.occlude`).
+        seed: Of what stands in front.
+    """
+
+    fractions: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    kinds: tuple[Manner, ...] = get_args(Manner)
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises ValueError where the plan cannot be carried out."""
+        ordered = list(self.fractions) == sorted(set(self.fractions))
+        if not ordered or not any(self.fractions) or not 0 <= self.fractions[0] <= self.fractions[-1] <= LARGEST:
+            raise ValueError(
+                f"`occlusion_fractions` must ascend within 0 .. {LARGEST}, one above 0, got {list(self.fractions)}"
+            )
+        known = get_args(Manner)
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or set(self.kinds) - set(known):
+            raise ValueError(f"`occlusion_kinds` must be some of {', '.join(known)}, each once, got {list(self.kinds)}")
+
+    @property
+    def hiding(self) -> tuple[float, ...]:
+        """The fractions above 0."""
+        return tuple(fraction for fraction in self.fractions if fraction > 0)
+
+
+class Occluded(ReIDDataset):
+    """Every query behind every kind of thing at every fraction above 0; the fractions of one kind follow each other.
+
+    What stands in front of a query depends on seed, identity, camera, file name and kind alone, so that it is the same
+    on every machine, for every network, and grows with the fraction.
+
+    Args:
+        queries: The Q queries.
+        plan: What hides them.
+        transform: What is done to a picture then.
+        on_bad_image: See :class:`aelm.data.ReIDDataset`.
+
+    Attributes:
+        hidden: ``(n,)`` share of the pixels that were hidden, filled in as pictures are read, by any worker.
+    """
+
+    def __init__(
+        self, queries: Sequence[Picture], plan: Plan, transform: ImageTransform, on_bad_image: OnBad = "error"
+    ) -> None:
+        self.points = tuple(itertools.product(plan.kinds, plan.hiding))
+        super().__init__([query for query in queries for _ in self.points], transform, on_bad_image=on_bad_image)
+        self.queries = tuple(queries)
+        self.plan = plan
+        self.hidden = torch.zeros(len(self))
+        self.hidden.untyped_storage().share_memory_()
+
+    def read(self, index: int) -> Pixels:
+        query, (kind, fraction) = self.queries[index // len(self.points)], self.points[index % len(self.points)]
+        image, hidden = occlude(super().read(index), fraction, kind, stream(self.plan.seed, query, kind))
+        self.hidden[index] = float(hidden.mean())
+        return image
+
+
+def stream(seed: int, query: Picture, kind: str) -> np.random.Generator:
+    """The generator of what hides a query; which folder the file lies in does not matter."""
+    text = f"{seed} {query.pid} {query.camid} {kind} {Path(query.path).name}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+
+class Point(NamedTuple):
+    """One point of the curve.
+
+    Attributes:
+        kind: What hides the queries.
+        fraction: Wanted.
+        hidden: Share of the queries' pixels that is hidden.
+        result: The ranking of the hidden queries.
+    """
+
+    kind: str
+    fraction: float
+    hidden: float
+    result: RankResult
+
+
+def sweep(
+    test: Test, plan: Plan, embed: Callable[[Tensor], Tensor], transform: ImageTransform, loader: Loader
+) -> list[Point]:
+    """Ranks the queries at every point of the plan against the gallery, whose embeddings are those of ``test``.
+
+    Args:
+        test: Plain queries and gallery with their features; a plan's fraction 0 takes the queries' own.
+        plan: The points.
+        embed: Turns uint8 pictures ``(B, 3, H, W)`` into embeddings ``(B, D)``.
+        transform: How pictures are prepared, behind the occlusion.
+        loader: How pictures are loaded.
+
+    Returns:
+        The plain queries, once for each kind, where 0 is a fraction; then kind by kind, fractions ascending.
+
+    Raises:
+        ValueError: If the plan cannot be carried out.
+    """
+    plan.check()
+    data = Occluded(test.query, plan, transform, loader.on_bad_image)
+    features = torch.zeros(0)
+    for batch in loader.build(data, SequentialSampler(data), loader.test_batch_size, lives_on=False):
+        found_here = embed(batch.image).float().cpu()
+        if not len(features):  # pictures that are skipped stay 0, as in the plain test
+            features = torch.zeros(len(data), found_here.shape[1])
+        features[batch.position] = found_here
+    features = features.reshape(len(test.query), len(data.points), -1)
+    hidden = data.hidden.reshape(len(test.query), -1).mean(0)
+    labels = labels_of(test)
+    plain = rank_metrics(test.query_features, test.gallery_features, *labels)
+    found = [Point(kind, 0.0, 0.0, plain) for kind in plan.kinds if 0.0 in plan.fractions]
+    for i, (kind, fraction) in enumerate(data.points):
+        result = rank_metrics(features[:, i].contiguous(), test.gallery_features, *labels)
+        found.append(Point(kind, fraction, float(hidden[i]), result))
+    return found
+
+
+SCORES = ("mAP", "rank1")
+MEAN = "mean"
+
+
+class Row(NamedTuple):
+    """A point of the curve in numbers; fractions in 0 .. 1.
+
+    Attributes:
+        kind: What hides the queries; ``mean`` is the mean over kinds.
+        fraction: Wanted.
+        hidden: Share of the queries' pixels that is hidden.
+        values: mAP and rank-1, each with the ends of its 95 % interval (all three equal where none was asked for).
+    """
+
+    kind: str
+    fraction: float
+    hidden: float
+    values: dict[str, tuple[float, float, float]]
+
+
+def rows(points: Sequence[Point], samples: int) -> list[Row]:
+    """The curve of the mean over kinds, then of each kind, fractions ascending.
+
+    Args:
+        points: From :func:`aelm.evaluate.occlusion.sweep`: the same fractions for each kind.
+        samples: Draws of the intervals, identities resampled; 0: none.
+    """
+    fractions = sorted({point.fraction for point in points})
+    found = []
+    for kind in (MEAN, *dict.fromkeys(point.kind for point in points)):
+        for fraction in fractions:
+            here = [p for p in points if p.fraction == fraction and kind in (p.kind, MEAN)]
+            hidden = float(np.mean([point.hidden for point in here]))
+            found.append(Row(kind, fraction, hidden, scored([point.result for point in here], samples)))
+    return found
+
+
+def scored(results: Sequence[RankResult], samples: int) -> dict[str, tuple[float, float, float]]:
+    """Mean mAP and rank-1 over some rankings of the same queries, with their 95 % intervals.
+
+    An identity is drawn with all its queries, in all rankings: they succeed or fail together.
+    """
+    valid = results[0].first_rank > 0
+    people = results[0].query_pids[valid]
+    each = {
+        "mAP": np.mean([result.average_precision[valid] for result in results], 0),
+        "rank1": np.mean([result.first_rank[valid] == 1 for result in results], 0),
+    }
+    if not samples:
+        return {name: (float(score.mean()),) * 3 for name, score in each.items()}
+    drawn, identity = resamples(people, samples)
+    size = np.bincount(identity)
+    found = {}
+    for name, score in each.items():
+        means = drawn @ np.bincount(identity, score) / (drawn @ size)
+        low, high = np.quantile(means, [0.025, 0.975])
+        found[name] = (float(score.mean()), float(low), float(high))
+    return found
+
+
+def scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
+    """Flat names: ``occlusion/below_30/mAP``, with ``_low`` and ``_high``, and ``occlusion/mAP`` over all above 0 %."""
+    named: dict[str, float] = {}
+    for row in curve:
+        for name, values in row.values.items():
+            start = f"occlusion/{row.kind}_{100 * row.fraction:02g}/{name}"
+            ends = ("", "_low", "_high") if samples else ("",)
+            named |= {start + end: value for end, value in zip(ends, values, strict=False)}
+    for name in SCORES:
+        hidden = [row.values[name][0] for row in curve if row.kind == MEAN and row.fraction > 0]
+        named[f"occlusion/{name}"] = float(np.mean(hidden))
+    return named
+
+
+def table(curve: Sequence[Row]) -> str:
+    """mAP and rank-1 in per cent, a line a kind, a column a fraction."""
+    fractions = sorted({row.fraction for row in curve})
+    lines = []
+    for name in SCORES:
+        lines.append(["occlusion, " + name, *(f"{100 * fraction:g} %" for fraction in fractions)])
+        for kind in dict.fromkeys(row.kind for row in curve):
+            found = [row.values[name][0] for row in curve if row.kind == kind]
+            lines.append([kind, *(f"{100 * value:.2f}" for value in found)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def curve_csv(curve: Sequence[Row]) -> str:
+    """A CSV with a line a point: kind, fraction wanted and hidden, mAP and rank-1 with their intervals."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(
+        ["kind", "fraction", "hidden", *(f"{name}{end}" for name in SCORES for end in ("", "_low", "_high"))]
+    )
+    for row in curve:
+        numbers = [value for name in SCORES for value in row.values[name]]
+        lines.writerow([row.kind, f"{row.fraction:g}", f"{row.hidden:.4f}", *(f"{value:.6f}" for value in numbers)])
+    return text.getvalue()

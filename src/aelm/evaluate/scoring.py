@@ -1,0 +1,99 @@
+"""Every way to score one test: as it is, re-ranked, with pooled or expanded queries; intervals, cameras, thresholds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aelm.retrieval import RankResult, bootstrap, expand_queries, pool_people, rank_metrics, rerank_blocks, verification
+from aelm.types import Picture
+
+
+class Test(NamedTuple):
+    """Features of a test set and whom they show.
+
+    Attributes:
+        query_features: ``(Q, D)``, anything that :func:`aelm.retrieval.rank_metrics` takes.
+        gallery_features: ``(G, D)``.
+        query: The Q pictures.
+        gallery: The G pictures.
+    """
+
+    query_features: Any
+    gallery_features: Any
+    query: Sequence[Picture]
+    gallery: Sequence[Picture]
+
+
+class Ways(NamedTuple):
+    """Which further ways to score.
+
+    Attributes:
+        rerank: Whether to re-rank by k-reciprocal encoding.
+        k1: See :func:`aelm.retrieval.rerank`.
+        k2: Likewise.
+        lambda_value: Likewise.
+        multi_query: Whether to average the queries of one identity and camera.
+        expand_queries: With how many gallery neighbours each query is averaged; 0 for not at all.
+    """
+
+    rerank: bool = False
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+    multi_query: bool = False
+    expand_queries: int = 0
+
+    def check(self) -> None:
+        """Raises ValueError if a number is out of range; asked before pictures are embedded."""
+        if self.k1 < 1 or self.k2 < 1 or not 0 <= self.lambda_value <= 1:
+            raise ValueError(
+                f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {self.k1}, {self.k2} and "
+                f"{self.lambda_value}"
+            )
+        if self.expand_queries < 0:
+            raise ValueError(f"`expand_queries` must be 0 for none, or how many; got {self.expand_queries}")
+
+
+def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Pids of queries and gallery, then camids, in the order of :func:`aelm.retrieval.rank_metrics`."""
+    pids = [picture.pid for picture in test.query], [picture.pid for picture in test.gallery]
+    return *pids, [picture.camid for picture in test.query], [picture.camid for picture in test.gallery]
+
+
+def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
+    """Scores a test in the ways asked for: ``<name>_reranked``, ``<name>_multi_query``, ``<name>_expanded``."""
+    query, gallery, *_ = test
+    labels = query_pids, gallery_pids, query_camids, gallery_camids = labels_of(test)
+    results = {}
+    if ways.rerank:
+        blocks = rerank_blocks(query, gallery, k1=ways.k1, k2=ways.k2, lambda_value=ways.lambda_value)
+        results[f"{name}_reranked"] = rank_metrics(None, None, *labels, distances=blocks)
+    if ways.multi_query:
+        pooled = pool_people(query, query_pids, query_camids)
+        pooled_labels = pooled.pids, gallery_pids, pooled.camids, gallery_camids
+        results[f"{name}_multi_query"] = rank_metrics(pooled.features, gallery, *pooled_labels)
+    if ways.expand_queries:
+        expanded = expand_queries(query, gallery, ways.expand_queries)
+        results[f"{name}_expanded"] = rank_metrics(expanded, gallery, *labels)
+    return results
+
+
+def intervals(results: Mapping[str, RankResult], samples: int) -> dict[str, float]:
+    """95 % bootstrap intervals by name, ``test/mAP_low`` and ``test/mAP_high``; none for 0 samples."""
+    return {
+        f"{name}/{score}_{end}": value
+        for name, result in results.items()
+        for score, interval in (bootstrap(result, samples=samples).items() if samples else ())
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
+
+
+def thresholds(name: str, test: Test, far: Sequence[float]) -> dict[str, float]:
+    """True-accept rate and threshold at each false-accept rate: ``test/TAR@FAR=0.001``, ``test/threshold@FAR=0.001``.
+
+    The threshold is a cosine: a deployment takes two pictures for one person from there up.
+    """
+    if not far:
+        return {}
+    found = verification(test.query_features, test.gallery_features, *labels_of(test), far=far)
+    rates = {f"{name}/TAR@FAR={rate:g}": float(tar) for rate, tar in zip(far, found.tar, strict=True)}
+    return rates | {f"{name}/threshold@FAR={r:g}": float(t) for r, t in zip(far, found.threshold, strict=True)}

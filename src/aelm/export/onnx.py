@@ -1,0 +1,271 @@
+"""The files that exporters write, and how they are run: ONNX, and torch.export."""
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from aelm.embed.embedder import Embedder
+from aelm.files import write_whole
+from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session, sidecar_path
+
+INPUT, OUTPUT = "images", "output0"  # as trackers look for them
+NEWEST_IR = 10  # runtimes in use do not read newer ones
+LIBRARIES = ("aelm", "torch", "timm")
+
+
+def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dict[str, Any]:
+    """Writes an ONNX file and returns the facts that only the file knows."""
+    keep_to_itself()
+    import onnx
+
+    with quiet():
+        torch.onnx.export(
+            graph,
+            (example,),
+            path,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+        )
+    model = onnx.load(path)
+    model.ir_version = min(model.ir_version, NEWEST_IR)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return {"format": "onnx", "opset": written, "ir_version": model.ir_version, "versions": versions("onnx")}
+
+
+def write_torch(graph: nn.Module, example: Tensor, path: Path) -> dict[str, Any]:
+    """Writes a file for ``torch.export.load`` and returns the facts that only the file knows."""
+    with quiet(), torch.no_grad():
+        program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.export.save(program, path)
+    return {"format": "torch_export", "opset": None, "versions": versions()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the exporters' remarks on their own internals to themselves; errors still rise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """The file, run by onnxruntime."""
+    session = open_session(path)
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+
+
+def torch_runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """The file, read back and run by PyTorch."""
+    return torch.export.load(path).module()
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what took part."""
+    return {name: version(name) for name in (*LIBRARIES, *more)}
+
+
+Format = Literal["onnx", "torch_export"]
+Preprocessing = Literal["outside", "inside"]
+SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
+
+BATCHES = (1, 2, 7)
+
+
+class Exported(NamedTuple):
+    """What an export left on disk.
+
+    Attributes:
+        path: The model.
+        sidecar: The facts about it, as JSON.
+        difference: The largest absolute difference to PyTorch's embeddings, over all checked batches.
+    """
+
+    path: Path
+    sidecar: Path
+    difference: float
+
+
+class Embedding(nn.Module):
+    """The graph that is exported: pictures to unit embeddings, and nothing of the training."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        self.network = embedder.network
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.embed(images)
+
+
+def export_model(
+    embedder: Embedder,
+    path: str | Path,
+    format: Format = "onnx",
+    *,
+    preprocessing: Preprocessing = "outside",
+    opset: int = 18,
+    tolerance: float = 1e-4,
+) -> Exported:
+    """Writes the model and ``<file>.metadata.json``, after comparing it with PyTorch at batch 1, 2 and 7.
+
+    Only the batch is open: input ``images`` ``(N, 3, height, width)``, output ``output0`` ``(N, D)`` of unit length.
+
+    Args:
+        embedder: A checkpoint of aelm, on the CPU.
+        path: The file to write; its ending must fit ``format``. An old one is replaced when the new one is right.
+        format: ``onnx``, or ``torch_export`` for ``torch.export.load``.
+        preprocessing: ``outside``: pictures come as float RGB / 255, normalised with mean and std. ``inside``: as
+            uint8 RGB. Resizing is left to the caller in both.
+        opset: Asked of the ONNX exporter; the one that it wrote is in the metadata.
+        tolerance: Largest absolute difference between embeddings, whose length is 1.
+
+    Raises:
+        ModuleNotFoundError: If what ONNX needs is not installed.
+        ValueError: If an option is unknown, the model is an ONNX file already, or the file says something else than
+            PyTorch; then nothing is kept.
+    """
+    path = Path(path)
+    _check(embedder, path, format, preprocessing)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")  # its ending tells the writers the format
+    graph, example = Embedding(embedder), pictures(embedder, 2, preprocessing)
+    try:
+        if format == "onnx":
+            facts = write_onnx(graph, example, beside, opset)
+            run = onnx_runner(beside)
+        else:
+            facts = write_torch(graph, example, beside)
+            run = torch_runner(beside)
+        difference = largest_difference(graph, run, embedder, preprocessing)
+        if not difference <= tolerance:
+            raise ValueError(
+                f"the {format} file differs from PyTorch by {difference:.2g}, more than `tolerance` {tolerance:g}; "
+                "it was not kept"
+            )
+        told = metadata(embedder, preprocessing) | facts | {"max_difference": difference}
+        told["artifact_sha256"] = hashlib.sha256(beside.read_bytes()).hexdigest()
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    text = json.dumps(told, indent=2) + "\n"
+    return Exported(path, write_whole(sidecar_path(path), lambda file: file.write(text.encode())), difference)
+
+
+def _check(embedder: Embedder, path: Path, format: str, preprocessing: str) -> None:
+    for name, value, known in (("format", format, get_args(Format)),
+                               ("preprocessing", preprocessing, get_args(Preprocessing))):  # fmt: skip
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+    if isinstance(embedder.network.backbone, OnnxBackbone):
+        raise ValueError(f"{embedder.name} is an ONNX file already; export takes a checkpoint of aelm")
+    if path.suffix.lower() != SUFFIXES[format]:
+        raise ValueError(f"`output` of format {format} must end in {SUFFIXES[format]}, got {str(path)!r}")
+    if format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
+
+
+def require(*names: str) -> None:
+    """Imports what an export needs.
+
+    Raises:
+        ModuleNotFoundError: If something is not installed, with the command that does it.
+    """
+    missing = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            missing.append(name)
+    if missing:
+        raise ModuleNotFoundError(f"the export needs {', '.join(missing)}: pip install 'aelm[export]'")
+
+
+def pictures(embedder: Embedder, count: int, preprocessing: Preprocessing, seed: int = 0) -> Tensor:
+    """Random pictures ``(count, 3, height, width)`` as the exported file takes them: blocks of colour under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.rand(count, 3, 8, 4, generator=generator)
+    smooth = nn.functional.interpolate(blocks, (embedder.height, embedder.width), mode="bilinear")
+    noise = torch.rand(smooth.shape, generator=generator)
+    images = (255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8)
+    if preprocessing == "inside":
+        return images
+    mean, std = (torch.tensor(values)[:, None, None] for values in (embedder.mean, embedder.std))
+    return (images / 255 - mean) / std
+
+
+def largest_difference(
+    graph: nn.Module, run: Callable[[Tensor], Tensor], embedder: Embedder, preprocessing: Preprocessing
+) -> float:
+    """Between what ``run`` and PyTorch say of the same pictures, over batches of 1, 2 and 7.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    largest = 0.0
+    for count in BATCHES:
+        images = pictures(embedder, count, preprocessing, seed=count)
+        with torch.inference_mode():
+            expected, found = graph(images), run(images)
+        if found.shape != expected.shape:
+            raise ValueError(
+                f"the exported file gives {tuple(found.shape)} for a batch of {count}, PyTorch {tuple(expected.shape)}"
+            )
+        gap = float((found - expected).abs().max())
+        largest = gap if gap != gap else max(largest, gap)  # NaN must not be lost in a comparison
+        if largest != largest:
+            break
+    return largest
+
+
+def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a program must know to use the file, under the names that trackers read (BoxMOT's schema 1) and aelm's."""
+    size = [embedder.height, embedder.width]
+    return {
+        "schema_version": 1,
+        "model_name": "aelm",
+        "model_kwargs": {"img_size": size},
+        "num_classes": len(embedder.labels),
+        "preprocess": "resize",
+        "img_size": size,
+        "batch_contract": "dynamic",
+        "dynamic_batch": True,
+        "input_name": INPUT,
+        "output_names": [OUTPUT],
+        "input_shape": ["N", 3, *size],
+        "output_shape": ["N", embedder.dim],
+        "input_type": "uint8" if preprocessing == "inside" else "float32",
+        "precision": "fp32",
+        "colour": "RGB",
+        "normalised": preprocessing,
+        "mean": list(embedder.mean),
+        "std": list(embedder.std),
+        "interpolation": embedder.interpolation,
+        "source": embedder.name,
+        "source_sha256": embedder.sha256,
+    }

@@ -1,0 +1,213 @@
+"""onnxruntime reports to nobody, unless it is allowed to."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from aelm.models import ReIDNetwork
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
+
+
+def keep_to_itself() -> None:
+    """Asks onnxruntime to report to nobody; before anything imports it, the exporters of torch too.
+
+    1.32 would keep a number of the machine in the home directory, and send reports; ``ORT_DISABLE_TELEMETRY=0`` lets
+    it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+# How an ONNX file says what numbers it takes.
+INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+          "RuntimeException")  # fmt: skip
+
+
+class OnnxBackbone(nn.Module):
+    """An ONNX embedder as a backbone: what it says of a picture is a map of one position.
+
+    BoxMOT's contract: one input ``(N, 3, H, W)``, float RGB / 255 and ImageNet-normalised, or uint8 RGB; the first
+    output ``(N, D)``. A fixed N is served in parts of that size. Runs on the CPU, or where onnxruntime-gpu is
+    installed on the GPU, as onnxruntime chooses; results come back to the device of the pictures.
+
+    Args:
+        path: The ``.onnx`` file; ``<file>.metadata.json`` beside it may say the size and what it was trained with.
+
+    Attributes:
+        size: Height and width of the pictures that it takes, in pixels.
+        takes_uint8: Whether it normalises pictures itself.
+
+    Shape:
+        images ``(B, 3, H, W)`` -> ``(B, D, 1, 1)``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If onnxruntime is not installed.
+        ValueError: If it is no ONNX model, or one of another contract.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.session = open_session(self.path)
+        entry, *more = self.session.get_inputs()
+        if more or len(entry.shape) != 4 or entry.shape[1] != 3 or entry.type not in INPUT_TYPES:
+            found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in (entry, *more))
+            raise ValueError(f"{path} takes {found}; expected one input (N, 3, H, W), float or uint8")
+        self.entry, self.numbers = entry.name, INPUT_TYPES[entry.type]
+        self.exit = self.session.get_outputs()[0].name
+        self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
+        self.size = picture_size(self.path, entry.shape)
+
+    @property
+    def takes_uint8(self) -> bool:
+        return self.numbers is np.uint8
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = images.detach().cpu().numpy()
+        ready = np.rint(values).astype(np.uint8) if self.takes_uint8 else values.astype(self.numbers, copy=False)
+        step = self.batch or max(len(ready), 1)
+        parts = [self._run(ready[i : i + step]) for i in range(0, len(ready), step)]
+        return torch.from_numpy(np.concatenate(parts)).to(images.device)[:, :, None, None]
+
+    def _run(self, part: NDArray[Any]) -> NDArray[np.float32]:
+        """At most one batch, ``(b, 3, H, W)`` -> ``(b, D)``; where the file wants more, the last one is repeated."""
+        missing = (self.batch or len(part)) - len(part)
+        whole = np.concatenate([part, *[part[-1:]] * missing]) if missing else part
+        try:
+            output = self.session.run([self.exit], {self.entry: np.ascontiguousarray(whole)})[0]
+        except errors() as error:
+            raise ValueError(
+                f"{self.path} does not run on pictures {tuple(whole.shape)}: {str(error)[:300]}"
+            ) from error
+        if output.ndim < 2 or len(output) != len(whole) or output[0].size != output.shape[1]:
+            raise ValueError(f"{self.path} gives {output.shape} for {len(whole)} pictures; expected (N, D)")
+        features: NDArray[np.float32] = np.asarray(output, np.float32).reshape(len(whole), -1)[: len(part)]
+        return features
+
+
+class Passed(nn.Module):
+    """Stands where classifiers stand and passes embeddings on; there are no identities and no heat maps."""
+
+    def forward(self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> HeadOutput:
+        pooled = features.mean((2, 3))
+        return HeadOutput(pooled, pooled, pooled.new_zeros(len(pooled), 0))
+
+
+def load_onnx(path: str | Path) -> ReIDNetwork:
+    """An ONNX embedder as a network: ``embed``, evaluation and search work, what needs feature maps does not.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If onnxruntime is not installed.
+        ValueError: If it is no ONNX model, or one of another contract.
+    """
+    backbone = OnnxBackbone(path)
+    mean, std = normalisation(backbone)
+    return ReIDNetwork(
+        backbone, 0, lambda channels: nn.Identity(), lambda channels, num_ids: Passed(), mean, std
+    ).eval()
+
+
+def normalisation(backbone: OnnxBackbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB / 255 that its pictures need: ImageNet's unless the sidecar says others."""
+    if backbone.takes_uint8:
+        return (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
+    told = sidecar(backbone.path)
+    return tuple(told.get("mean", IMAGENET_MEAN)), tuple(told.get("std", IMAGENET_STD))
+
+
+def picture_size(path: Path, shape: list[int | str | None]) -> tuple[int, int]:
+    """Height and width that the file wants; where it leaves them open, those of the sidecar.
+
+    Raises:
+        ValueError: If neither says, or pictures would have to be prepared in another way than by resizing.
+    """
+    told = sidecar(path)
+    if told.get("preprocess", "resize") != "resize":
+        raise ValueError(
+            f"{sidecar_path(path)} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To compare "
+            'nevertheless, with worse results than the model can give, say "resize" there'
+        )
+    size = told.get("img_size") or [None, None]
+    height, width = (own if isinstance(own, int) else given for own, given in zip(shape[2:], size, strict=True))
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise ValueError(
+            f"{path} takes pictures of any size ({shape}), and {sidecar_path(path).name} does not say which: "
+            'write {"img_size": [256, 128]} there (height, width)'
+        )
+    return height, width
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the facts about an exported model stand: ``model.onnx.metadata.json``."""
+    return path.with_name(f"{path.name}.metadata.json")
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    """The facts beside an exported model; none where there is no such file.
+
+    Raises:
+        ValueError: If the file there does not hold facts by name.
+    """
+    beside = sidecar_path(path)
+    if not beside.is_file():
+        return {}
+    try:
+        told = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{beside} is not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{beside} must hold a JSON object, found {type(told).__name__}")
+    return told
+
+
+def open_session(path: Path) -> Any:
+    """An onnxruntime session over a file, with as many threads as torch uses.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ModuleNotFoundError: If onnxruntime is not installed.
+        ValueError: If the file is no ONNX model.
+    """
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no ONNX file {path}; beside it: {', '.join(near) or 'none'}")
+    runtime = onnxruntime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors; warnings about placement help nobody here
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in runtime.get_available_providers()]
+    try:
+        return runtime.InferenceSession(str(path), options, providers)
+    except errors() as error:
+        raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
+
+
+def onnxruntime() -> Any:
+    """The module, which is needed only here.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed, with the command that does it.
+    """
+    keep_to_itself()
+    try:
+        import onnxruntime as runtime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "ONNX models need onnxruntime, which is not installed: pip install 'aelm[export]'"
+        ) from error
+    return runtime
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its errors have no common parent."""
+    state = onnxruntime().capi.onnxruntime_pybind11_state
+    return tuple(getattr(state, name) for name in ERRORS)

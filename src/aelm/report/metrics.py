@@ -1,0 +1,78 @@
+"""What a test leaves behind: the table, metrics.json, a CSV a query, and the pictures."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aelm import files
+from aelm.retrieval import RankResult
+from aelm.types import Picture
+
+COLUMNS = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
+
+
+def scores(results: Mapping[str, RankResult]) -> dict[str, float]:
+    """Every score under the name it is logged by, such as ``test/mAP``."""
+    return {f"{name}/{key}": value for name, result in results.items() for key, value in result.scalars().items()}
+
+
+def table(results: Mapping[str, RankResult], intervals: Mapping[str, float] | None = None) -> str:
+    """The scores in per cent, a line a test set; with ``intervals``, those of mAP and rank-1 stand behind them."""
+    known = intervals or {}
+    rows = [["per cent", "queries", "skipped", *COLUMNS]]
+    for name, result in results.items():
+        row = [name, str(result.num_queries), str(result.num_skipped)]
+        for key, value in result.scalars().items():
+            ends = [f"{100 * known[end]:.1f}" for end in (f"{name}/{key}_low", f"{name}/{key}_high") if end in known]
+            row.append(f"{100 * value:.2f}" + (f" [{', '.join(ends)}]" if ends and key in ("mAP", "rank1") else ""))
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    first = [row[0].ljust(widths[0]) for row in rows]
+    rest = ["  ".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)) for row in rows]
+    return "\n".join(f"{name}  {cells}" for name, cells in zip(first, rest, strict=True))
+
+
+def counts(results: Mapping[str, RankResult]) -> str:
+    """What took no part: queries without a match, junk and distractors, a line a test set that has any."""
+    return "\n".join(
+        f"{name}: {r.num_skipped} queries without a match skipped, {r.num_junk} junk pictures ignored, "
+        f"{r.num_distractors} distractors"
+        for name, r in results.items()
+        if r.num_skipped or r.num_junk or r.num_distractors
+    )
+
+
+def write_metrics(values: Mapping[str, float], path: Path) -> None:
+    """Writes ``metrics.json``: flat, name -> number."""
+    write_whole(path, json.dumps(dict(sorted(values.items())), indent=2) + "\n")
+
+
+def write_queries(result: RankResult, queries: Sequence[Picture], path: Path) -> None:
+    """Writes a CSV with a line a query: path, pid, camid, AP, INP and rank of the first match; empty where skipped."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(["path", "pid", "camid", "average_precision", "inverse_negative_penalty", "first_rank"])
+    columns = (result.average_precision, result.inverse_negative_penalty, result.first_rank)
+    for picture, ap, inp, first in zip(queries, *columns, strict=True):
+        scored = [f"{ap:.6f}", f"{inp:.6f}", int(first)] if first else ["", "", ""]
+        lines.writerow([picture.path, picture.pid, picture.camid, *scored])
+    write_whole(path, text.getvalue())
+
+
+def write_cameras(result: RankResult, path: Path) -> None:
+    """Writes a CSV with a line a query camera: its queries, those skipped, and their scores."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(["camid", "queries", "skipped", *COLUMNS])
+    for camid, row in result.by_camera().items():
+        scored = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in COLUMNS]
+        lines.writerow([camid, int(row["num_queries"]), int(row["num_skipped"]), *scored])
+    write_whole(path, text.getvalue())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file as :func:`aelm.files.write_whole` does; file names in it may be any, also no UTF-8."""
+    files.write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))

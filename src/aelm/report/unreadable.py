@@ -1,0 +1,46 @@
+"""Pictures of a run that could not be read and were left out (``dataset.on_bad_image=skip``): how many, and which."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+
+from aelm.data import ReIDDataModule
+from aelm.data.decoding import reason
+from aelm.report.metrics import write_whole
+
+LIST = "bad.csv"
+
+
+def left_out(data: ReIDDataModule) -> dict[str, list[str]]:
+    """The files of each set that no process could read so far; empty where that is an error. All processes must ask."""
+    found = [data.unreadable]
+    if dist.is_available() and dist.is_initialized():
+        found *= dist.get_world_size()
+        dist.all_gather_object(found, data.unreadable)
+    names = dict.fromkeys(name for one in found for name in one)
+    return {name: sorted({path for one in found for path in one.get(name, ())}) for name in names}
+
+
+def counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """How many files were left out of each set, as ``metrics.json`` names it.
+
+    >>> counts({"train": [], "test": ["a.jpg", "b.jpg"]})
+    {'train/unreadable': 0.0, 'test/unreadable': 2.0}
+    """
+    return {f"{name}/unreadable": float(len(paths)) for name, paths in files.items()}
+
+
+def write_list(files: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """Writes ``bad.csv``: set, path and what is wrong; where nothing is wrong, an earlier list goes."""
+    rows = [(name, path, reason(path)) for name, paths in files.items() for path in paths]
+    if not rows:
+        (folder / LIST).unlink(missing_ok=True)
+        return
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(["set", "path", "reason"])
+    lines.writerows(rows)
+    write_whole(folder / LIST, text.getvalue())

@@ -1,0 +1,165 @@
+"""What a search found, for people and programs: as a table, JSON, a picture or a page."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aelm import figures
+from aelm.data.decoding import Pixels
+from aelm.data.sources import Item
+from aelm.embed.embedder import Embedder
+from aelm.figures.ranking import Verdict
+from aelm.files import check_file
+from aelm.search import page as search_page
+from aelm.search.gallery import Hit
+from aelm.search.page import Heat, pair_heat, read_pictures
+
+SUFFIXES = (".html", ".png", ".json")
+NO_HEAT = "There is no heat map: a picture is gone, or the model keeps its feature maps to itself."
+
+
+class Found(NamedTuple):
+    """A query and its results, best first."""
+
+    query: Item
+    hits: Sequence[Hit]
+
+
+def check_output(path: str | None) -> None:
+    """Refuses a file that cannot be written.
+
+    Raises:
+        OSError: If it cannot be made where it shall lie.
+        ValueError: If the name ends in none of ``SUFFIXES``.
+    """
+    if path is not None and Path(path).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"`output` must end in {', '.join(SUFFIXES)}, got {path!r}; null prints the table only")
+    if path is not None:
+        check_file(path)
+
+
+def table(found: Sequence[Found], no_match: str) -> str:
+    """The results as lines for a console; what would break a line in a file name is escaped.
+
+    >>> print(table([Found(Item("q.jpg"), [Hit("a\\nb.jpg", 0.5, "7", "")])], "none"))
+    query q.jpg
+      rank   score  pid         camid       path
+         1   0.500  7                       a\\nb.jpg
+    """
+    lines = []
+    for query, hits in found:
+        lines.append(f"query {one_line(query.path)}")
+        if not hits:
+            lines.append(f"  no match: {no_match}")
+            continue
+        lines.append(f"  {'rank':>4} {'score':>7}  {'pid':10}  {'camid':10}  path")
+        for rank, hit in enumerate(hits, 1):
+            lines.append(f"  {rank:>4} {hit.score:>7.3f}  {hit.pid:10}  {hit.camid:10}  {one_line(hit.path)}")
+    return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """Text without what moves a cursor: control characters, and what is no text, are escaped.
+
+    >>> one_line("a\\tb"), one_line("人物")
+    ('a\\\\tb', '人物')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_json(found: Sequence[Found], facts: Mapping[str, Any]) -> str:
+    """The results for programs."""
+    queries = [
+        {
+            **query._asdict(),
+            "match": bool(hits),
+            "results": [{"rank": rank, **hit._asdict()} for rank, hit in enumerate(hits, 1)],
+        }
+        for query, hits in found
+    ]
+    return json.dumps({**facts, "queries": queries}, indent=2) + "\n"
+
+
+def draw(found: Sequence[Found], path: Path) -> None:
+    """The results as a PNG; pictures that are gone are drawn as empty boxes."""
+    rows = []
+    for query, hits in found:
+        pictures = [
+            picture if picture is not None else empty() for picture in read_pictures([query.path, *paths(hits)])
+        ]
+        results = [
+            figures.RankedPicture(picture, verdict(query, hit) or "unknown", hit.score, told(hit.pid, hit.camid))
+            for hit, picture in zip(hits, pictures[1:], strict=True)
+        ]
+        name = os.path.basename(query.path)
+        title = one_line(name) if hits else f"{one_line(name)}: no match"
+        rows.append(figures.RankedRow(pictures[0], results, title, told(query.pid, query.camid)))
+    figures.ranked_rows(rows, path, title="Search result" if len(rows) == 1 else "Search results")
+
+
+def page(found: Sequence[Found], facts: Mapping[str, str], no_match: str, embedder: Embedder, *, heatmaps: bool) -> str:
+    """The results as a page of HTML, with the heat map of each pair where ``heatmaps`` says so."""
+    answers = []
+    for query, hits in found:
+        asked, *pictures = read_pictures([query.path, *paths(hits)])
+        heat: Sequence[Heat | None] = pair_heat(embedder, asked, pictures) if heatmaps else [None] * len(hits)
+        results = [
+            search_page.Result(
+                search_page.Shown(hit.path, picture, told(hit.pid, hit.camid)),
+                hit.score,
+                verdict(query, hit) or "",
+                warm,
+            )
+            for hit, picture, warm in zip(hits, pictures, heat, strict=True)
+        ]
+        shown = search_page.Shown(query.path, asked, told(query.pid, query.camid))
+        answers.append(search_page.Answer(shown, results))
+    why = NO_HEAT if heatmaps else "Heat maps were switched off (heatmaps=false)."
+    return search_page.render(
+        answers, {key.replace("_", " "): words(v) for key, v in facts.items() if v}, no_match, why
+    )
+
+
+def words(fact: Any) -> str:
+    """A fact for people.
+
+    >>> words(["1", "3"]), words(True), words(0.5)
+    ('1, 3', 'yes', '0.5')
+    """
+    if isinstance(fact, list):
+        return ", ".join(map(str, fact))
+    return "yes" if fact is True else one_line(str(fact))
+
+
+def paths(hits: Sequence[Hit]) -> list[str]:
+    """Where the pictures lie."""
+    return [hit.path for hit in hits]
+
+
+def verdict(query: Item, hit: Hit) -> Verdict | None:
+    """Whether it is the same person, where both identities are known.
+
+    >>> verdict(Item("q.jpg", "7"), Hit("a.jpg", 0.5, "7", "")), verdict(Item("q.jpg"), Hit("a.jpg", 0.5, "7", ""))
+    ('match', None)
+    """
+    if not query.pid or not hit.pid or "-1" in (query.pid, hit.pid):
+        return None
+    return "match" if query.pid == hit.pid else "miss"
+
+
+def told(pid: str, camid: str) -> str:
+    """Identity and camera as a caption.
+
+    >>> told("7", "2"), told("", "2"), told("", "")
+    ('id 7, cam 2', 'cam 2', '')
+    """
+    return ", ".join(f"{name} {value}" for name, value in (("id", pid), ("cam", camid)) if value)
+
+
+def empty() -> Pixels:
+    """What stands for a picture that is gone."""
+    return np.full((128, 64, 3), 238, np.uint8)

@@ -1,0 +1,233 @@
+"""Gallery: embeddings that pictures are searched in; on disk, in memory, or both."""
+
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aelm.data.sources import Item, plain
+from aelm.embed.embedder import Embedder
+from aelm.embed.folder import Embeddings, check_model, describe, read_embeddings, relative, write_embeddings
+from aelm.retrieval import nearest
+from aelm.retrieval.blocks import Array, check_features
+
+Rows = NDArray[np.int64]
+BLOCK = 65536  # rows that are looked at together
+
+
+class Hit(NamedTuple):
+    """A picture that was found.
+
+    Attributes:
+        path: The file.
+        score: Cosine similarity with the query, at most 1.
+        pid: Identity, empty where unknown.
+        camid: Camera, likewise.
+    """
+
+    path: str
+    score: float
+    pid: str
+    camid: str
+
+
+class Gallery:
+    """Embeddings of pictures to search in, each picture once, known by its path.
+
+    What was opened from a folder stays on disk, memory-mapped; what is added lies in memory until :meth:`save`.
+
+    Args:
+        embedder: The model whose embeddings it takes; None for any that have ``dim`` values.
+        dim: Number D of an embedding's values, where there is no embedder.
+
+    Raises:
+        ValueError: If neither is given.
+
+    >>> gallery = Gallery(dim=2)
+    >>> gallery.add(np.array([[1, 0], [0, 1]], np.float32), ["a.jpg", Item("b.jpg", camid="3")])
+    >>> [[hit.path for hit in hits] for hits in gallery.search(np.array([[0.1, 1]], np.float32), k=1)]
+    [['b.jpg']]
+    """
+
+    def __init__(self, embedder: Embedder | None = None, *, dim: int = 0) -> None:
+        if embedder is None and dim < 1:
+            raise ValueError(
+                "a Gallery needs an `embedder`, or the `dim` of its embeddings; Gallery.open takes a folder"
+            )
+        self.dim = dim if embedder is None else embedder.dim
+        self.meta: dict[str, Any] = {} if embedder is None else describe(embedder, "", {})
+        self.folder: Path | None = None
+        self._base: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
+        self._added: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
+        self._items: list[Item] = []
+        self._kept = np.empty(0, bool)
+        self._row: dict[str, int] | None = None  # of each path; made when it is first needed
+
+    @classmethod
+    def open(cls, folder: str | Path | Embeddings, embedder: Embedder | None = None) -> "Gallery":
+        """The gallery in a folder that ``aelm.embed`` or :meth:`save` wrote.
+
+        Args:
+            folder: Where it lies.
+            embedder: The model that queries will come from; None to trust that it is the same.
+
+        Raises:
+            FileNotFoundError: If there are no finished embeddings.
+            ValueError: If another model made them, or the files do not fit each other.
+        """
+        found = folder if isinstance(folder, Embeddings) else read_embeddings(folder)
+        if embedder is not None:
+            check_model(found, embedder)
+        gallery = cls(dim=found.meta["model"]["dim"])
+        gallery.meta, gallery.folder = dict(found.meta), found.folder
+        gallery._base, gallery._items = found.features, list(found.items)
+        gallery._kept = np.ones(len(found.items), bool)
+        return gallery
+
+    def __len__(self) -> int:
+        return int(self._kept.sum())
+
+    @property
+    def items(self) -> list[Item]:
+        """What it holds, in order; paths as :meth:`search` gives them."""
+        return [self._items[row]._replace(path=self._path(row)) for row in np.flatnonzero(self._kept).tolist()]
+
+    def add(self, features: Array, items: Sequence[Item | str]) -> None:
+        """Adds pictures; one of a path that is there already takes its place.
+
+        Args:
+            features: ``(n, D)``, such as ``embed_files`` gives.
+            items: A path, or path, identity and camera, for each.
+
+        Raises:
+            TypeError: If features are no floating-point tensor or array.
+            ValueError: If their shape does not fit, a value is not finite, or a path comes twice.
+        """
+        check_features("features", features)
+        new = np.array(features if isinstance(features, np.ndarray) else features.detach().cpu(), np.float32)
+        if new.shape != (len(items), self.dim):
+            raise ValueError(f"`features` must have shape {(len(items), self.dim)}, a row an item, got {new.shape}")
+        if not np.isfinite(new).all():
+            raise ValueError("`features` hold NaN or infinite values; has the model diverged?")
+        full = [Item(item) if isinstance(item, str) else Item(item.path, plain(item.pid), plain(item.camid))
+                for item in items]  # fmt: skip
+        keys = [os.path.abspath(item.path) for item in full]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"`items` names {twice!r} twice; which embedding is meant?")
+        self.remove(keys)
+        rows = self._rows()
+        rows.update(zip(keys, range(len(self._items), len(self._items) + len(keys)), strict=True))
+        self._items += [
+            item if self.folder is None else item._replace(path=os.path.abspath(item.path)) for item in full
+        ]
+        self._added = np.concatenate([self._added, new])
+        self._kept = np.concatenate([self._kept, np.ones(len(full), bool)])
+
+    def remove(self, paths: Collection[str]) -> int:
+        """Takes pictures out, and says how many of ``paths`` were there."""
+        rows = self._rows()
+        gone = [rows.pop(key) for key in map(os.path.abspath, paths) if key in rows]
+        self._kept[gone] = False
+        return len(gone)
+
+    def search(
+        self,
+        query: Array,
+        k: int = 20,
+        *,
+        min_score: float | None = None,
+        only_camids: Collection[str | int] | None = None,
+        except_camids: Collection[str | int] = (),
+        paths: str | None = None,
+        leave_out: Sequence[str] = (),
+    ) -> list[list[Hit]]:
+        """The most similar pictures of each query, best first, exact; the embeddings are streamed.
+
+        Args:
+            query: ``(Q, D)``.
+            k: How many at most.
+            min_score: Similarity below which a picture is no match; an empty list then says "no match".
+            only_camids: Cameras to search in; None for all.
+            except_camids: Cameras to leave out, such as the query's own.
+            paths: Pattern that paths must fit, as ``items.csv`` holds them: ``day1/*``; ``*`` also stands for ``/``.
+            leave_out: The query's own path, for each query, which is not to be found.
+
+        Raises:
+            ValueError: If ``k`` is below 1, dimensions differ, or ``leave_out`` is neither empty nor one a query.
+        """
+        check_features("query", query)
+        if query.shape[1] != self.dim:
+            raise ValueError(
+                f"`query` has {query.shape[1]} dimensions, the gallery {self.dim}; both must come from one model"
+            )
+        if leave_out and len(leave_out) != len(query):
+            raise ValueError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
+        rows = self._wanted(only_camids, except_camids, paths)
+        if not len(rows) or not len(query):
+            return [[] for _ in range(len(query))]
+        found = nearest(query, self._features(rows), k + bool(leave_out))
+        hits = []
+        for i, (scores, places) in enumerate(zip(found.scores.tolist(), rows[found.indices], strict=True)):
+            own = os.path.abspath(leave_out[i]) if leave_out else ""
+            near = [self._hit(row, score) for score, row in zip(scores, places, strict=True)
+                    if min_score is None or score >= min_score]  # fmt: skip
+            hits.append([hit for hit in near if not own or os.path.abspath(hit.path) != own][:k])
+        return hits
+
+    def save(self, folder: str | Path) -> None:
+        """Writes it as a folder of embeddings, which may be the one that it was opened from.
+
+        Raises:
+            ValueError: If it is empty, or nothing is known of its model.
+        """
+        if not self.meta:
+            raise ValueError("this gallery knows no model: make it with Gallery(embedder), so that searches can check")
+        if not len(self):
+            raise ValueError("the gallery is empty, so there is nothing to save")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        items = [item._replace(path=relative(item.path, folder)) for item in self.items]
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".aelm-") as scratch:
+            write_embeddings(folder, self._blocks(np.flatnonzero(self._kept)), items, self.meta, Path(scratch))
+
+    def _path(self, row: int) -> str:
+        path = self._items[row].path
+        return path if self.folder is None else os.path.join(self.folder, path)
+
+    def _hit(self, row: int, score: float) -> Hit:
+        return Hit(self._path(row), score, self._items[row].pid, self._items[row].camid)
+
+    def _rows(self) -> dict[str, int]:
+        if self._row is None:
+            self._row = {os.path.abspath(self._path(row)): row for row in range(len(self._items))}
+        return self._row
+
+    def _wanted(self, only: Collection[str | int] | None, others: Collection[str | int], pattern: str | None) -> Rows:
+        """The rows that are searched, ascending."""
+        if only is None and not others and pattern is None:
+            return np.flatnonzero(self._kept)
+        cameras = None if only is None else {plain(str(camid)) for camid in only}
+        left_out = {plain(str(camid)) for camid in others}
+        fits = [
+            (cameras is None or item.camid in cameras)
+            and item.camid not in left_out
+            and (pattern is None or fnmatchcase(item.path, pattern))
+            for item in self._items
+        ]
+        return np.flatnonzero(self._kept & np.array(fits, bool))
+
+    def _features(self, rows: Rows) -> Array | Iterator[Array]:
+        whole = not len(self._added) and len(rows) == len(self._base)
+        return self._base if whole else self._blocks(rows)
+
+    def _blocks(self, rows: Rows) -> Iterator[NDArray[np.float32]]:
+        """The features of some rows, ascending, block by block."""
+        for part in (rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)):
+            edge = int(np.searchsorted(part, len(self._base)))
+            yield np.concatenate([self._base[part[:edge]], self._added[part[edge:] - len(self._base)]])

@@ -1,0 +1,227 @@
+"""What made pictures similar: the score of a pair, split over the positions of both."""
+
+import base64
+import html
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aelm.data import BadImageError
+from aelm.data.decoding import Pixels, decode, read_bytes
+from aelm.embed.batches import preparation
+from aelm.embed.embedder import Embedder
+from aelm.figures.heatmaps import COLOUR_MAP, STRONGEST
+from aelm.figures.page import Image, box_aspect, fit
+from aelm.models.similarity import merged, similarity_maps
+
+BATCH = 32  # pairs at a time
+
+
+class Heat(NamedTuple):
+    """What each position of two pictures brings to their score, ``(h, w)`` each; both sum to the score."""
+
+    on_query: NDArray[np.float32]
+    on_result: NDArray[np.float32]
+
+
+def read_pictures(paths: Iterable[str]) -> list[Pixels | None]:
+    """Pictures ``(h, w, 3)`` uint8 RGB; None in the place of one that cannot be read any more."""
+    found: list[Pixels | None] = []
+    for path in paths:
+        try:
+            found.append(decode(read_bytes(path), path))
+        except BadImageError:
+            found.append(None)
+    return found
+
+
+def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels | None]) -> list[Heat | None]:
+    """Heat maps of a query with each of its results.
+
+    Args:
+        embedder: On the device where it shall run.
+        query: ``(h, w, 3)`` uint8 RGB; None gives no heat maps.
+        results: Likewise; None in the place of those that are gone.
+
+    Returns:
+        One a result; None where a picture is missing, or the model has no feature maps (``embedder.has_maps``).
+    """
+    heat: list[Heat | None] = [None] * len(results)
+    known = [i for i, result in enumerate(results) if result is not None]
+    if query is None or not embedder.has_maps:
+        return heat
+    asked = _prepared(embedder, [query])
+    for some in (known[first : first + BATCH] for first in range(0, len(known), BATCH)):
+        found = _prepared(embedder, [picture for i in some if (picture := results[i]) is not None])
+        maps = similarity_maps(embedder.network, asked, found)
+        on_query, on_result = (merged(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
+        for place, i in enumerate(some):
+            heat[i] = Heat(on_query[place], on_result[place])
+    return heat
+
+
+def _prepared(embedder: Embedder, pictures: Sequence[Pixels]) -> Tensor:
+    """Pictures as the network takes them, ``(B, 3, H, W)`` uint8 on its device."""
+    prepare = preparation(embedder)
+    images = np.stack([prepare(picture) for picture in pictures])  # (B, H, W, 3)
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(embedder.device)
+
+
+TALLEST, WIDEST = 288, 432  # of a picture in the page, in pixels
+FINE = 64  # rows of a heat map's picture; the browser smooths the rest
+QUALITY = 88
+VERDICTS = {"match": "✓", "miss": "✗", "": ""}
+
+
+class Shown(NamedTuple):
+    """A picture on the page.
+
+    Attributes:
+        path: As it is told; any text.
+        picture: RGB ``(H, W, 3)`` uint8; None where the file cannot be read any more.
+        told: A line under it, such as identity and camera.
+    """
+
+    path: str
+    picture: Image | None
+    told: str = ""
+
+
+class Result(NamedTuple):
+    """A result on the page.
+
+    Attributes:
+        shown: Its picture.
+        score: Cosine similarity with the query.
+        verdict: ``match``, ``miss``, or empty where it is not known whether it is the same person.
+        heat: What made the two similar; None where that is not known.
+    """
+
+    shown: Shown
+    score: float
+    verdict: str = ""
+    heat: Heat | None = None
+
+
+class Answer(NamedTuple):
+    """A query and what was found for it, best first; nothing is "no match"."""
+
+    query: Shown
+    results: Sequence[Result]
+
+
+def render(answers: Sequence[Answer], facts: Mapping[str, str], no_match: str, no_heat: str) -> str:
+    """The whole page.
+
+    Args:
+        answers: From top to bottom.
+        facts: What stands in its head, by name.
+        no_match: What is said of a query without results.
+        no_heat: What is said of a result without a heat map.
+    """
+    pictures = [shown.picture for answer in answers for shown in (answer.query, *(r.shown for r in answer.results))]
+    aspect = box_aspect([picture for picture in pictures if picture is not None] or [np.zeros((2, 1, 3), np.uint8)])
+    warm = any(result.heat is not None for answer in answers for result in answer.results)
+    values = {
+        "title": "Search result" if len(answers) == 1 else f"Search results of {len(answers)} queries",
+        "aspect": f"{aspect:.4f}",
+        "facts": "".join(f"<div><dt>{text(k)}</dt><dd><bdi>{text(v)}</bdi></dd></div>" for k, v in facts.items()),
+        "hint": "Click a result to see which places made it similar to its query."
+        if warm
+        else "Click a result to enlarge it.",
+        "answers": "\n".join(_answer(answer, no_match, no_heat) for answer in answers),
+        "footer": "Made by aelm. Scores are cosine similarities of the embeddings, at most 1.",
+    }
+    # In one pass, so that braces in a file name stay what they are.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template())
+
+
+@cache
+def template() -> str:
+    """The page without its contents."""
+    return files("aelm.search").joinpath("page.html").read_text(encoding="utf-8")
+
+
+def text(value: str) -> str:
+    """Any text for HTML, in elements and attributes; what is no text becomes a question mark.
+
+    >>> text("<a'b\\"\\r\\udce9")
+    '&lt;a&#x27;b&quot;&#13;?'
+    """
+    return html.escape(value.encode("utf-8", "replace").decode()).replace("\r", "&#13;")
+
+
+def _answer(answer: Answer, no_match: str, no_heat: str) -> str:
+    query = answer.query
+    results = "".join(_result(result, rank, no_heat) for rank, result in enumerate(answer.results, 1))
+    found = f"<ol>{results}</ol>" if results else f'<p class="no-match"><b>No match</b>{text(no_match)}</p>'
+    return (
+        f'<section class="asked-for"><figure class="query" data-path="{text(query.path)}">{_box(query)}'
+        f"<figcaption><strong>Query</strong>{_name(query)}{text(query.told)}</figcaption></figure>{found}</section>"
+    )
+
+
+def _result(result: Result, rank: int, no_heat: str) -> str:
+    shown, heat = result.shown, result.heat
+    low, high = (0.0, 0.0) if heat is None else (min(m.min() for m in heat), max(m.max() for m in heat))
+    warm = (
+        f'data-why="{text(no_heat)}"'
+        if heat is None
+        else f'data-heat-a="{heat_uri(heat.on_query, low, high)}" data-heat-b="{heat_uri(heat.on_result, low, high)}"'
+    )
+    return (
+        f'<li><button type="button" class="hit {result.verdict}" data-path="{text(shown.path)}" '
+        f'data-score="{result.score:.3f}" {warm}>{_box(shown)}'
+        f'<span class="line"><span class="rank">{rank}<i>{VERDICTS[result.verdict]}</i></span>'
+        f'<span class="score">{result.score:.3f}</span></span>'
+        f'<span class="bar"><i style="width:{100 * min(max(result.score, 0), 1):.1f}%"></i></span>'
+        f'<span class="told">{_name(shown)}{text(shown.told)}</span></button></li>'
+    )
+
+
+def _box(shown: Shown) -> str:
+    if shown.picture is None:
+        return '<span class="box gone">the file is gone or cannot be read</span>'
+    return f'<span class="box"><img src="{picture_uri(shown.picture)}" alt="" loading="lazy"></span>'
+
+
+def _name(shown: Shown) -> str:
+    return f'<bdi class="name" title="{text(shown.path)}">{text(os.path.basename(shown.path))}</bdi>'
+
+
+def picture_uri(picture: Image) -> str:
+    """A picture as the source of an ``<img>``: a JPEG, not larger than the page shows it."""
+    height, width = picture.shape[:2]
+    small = fit(picture, WIDEST, TALLEST) if height > TALLEST or width > WIDEST else picture
+    return _uri("jpeg", cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
+
+
+def heat_uri(values: NDArray[np.float32], low: float, high: float) -> str:
+    """A heat map as the source of an ``<img>`` that lies over its picture: the hotter, the less it lets through.
+
+    Args:
+        values: ``(h, w)``.
+        low: The value that lets everything through.
+        high: The value that covers most.
+    """
+    rows = max(FINE, values.shape[0])
+    size = (round(rows * values.shape[1] / values.shape[0]), rows)
+    fine = cv2.resize(np.asarray(values, np.float32), size, interpolation=cv2.INTER_CUBIC)
+    heat = np.clip((fine - low) / max(high - low, 1e-12), 0, 1)
+    pixels = np.rint(255 * matplotlib.colormaps[COLOUR_MAP](heat)).astype(np.uint8)
+    pixels[:, :, 3] = np.rint(255 * STRONGEST * heat)
+    return _uri("png", cv2.imencode(".png", pixels[:, :, [2, 1, 0, 3]])[1])
+
+
+def _uri(kind: str, encoded: NDArray[np.uint8]) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"

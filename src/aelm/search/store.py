@@ -1,0 +1,249 @@
+"""GalleryStore: a gallery in Milvus: a file of one's own (Milvus Lite), or a cluster, through the same client."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from aelm.data.sources import Item, plain
+from aelm.embed.embedder import Embedder
+from aelm.embed.folder import check_model, read_embeddings
+from aelm.retrieval.blocks import Array, check_features
+from aelm.search.gallery import Hit
+
+BATCH = 1000  # rows a message; Milvus takes no more than 64 MB
+LIMIT = 16384  # results a query that Milvus gives at most
+
+
+class GalleryStore:
+    """Embeddings of one model in Milvus, each picture once, known by its absolute path.
+
+    A store may hold galleries of several models; each has a collection of its own, named after the model's SHA-256, so
+    that embeddings of different models never meet.
+
+    Args:
+        uri: A local file such as ``people.db`` (Milvus Lite), or ``http://host:19530`` of a Milvus server or cluster.
+        embedder: The model whose embeddings it takes.
+        index: How Milvus searches a new collection: ``FLAT`` compares every embedding, exactly; ``HNSW`` and others do
+            not. A collection that is there keeps its own.
+        timeout: Seconds to wait for a server.
+
+    Raises:
+        ConnectionError: If there is no Milvus at ``uri``.
+        ModuleNotFoundError: If pymilvus is not installed.
+        ValueError: If ``index`` is unknown to Milvus.
+    """
+
+    def __init__(self, uri: str, embedder: Embedder, *, index: str = "FLAT", timeout: float = 10) -> None:
+        self.uri, self.dim, self.embedder = uri, embedder.dim, embedder
+        self.collection = f"aelm_{embedder.sha256[:32]}"
+        self._client = connect(uri, timeout)
+        if not self._client.has_collection(self.collection):
+            self._create(index)
+        self._client.load_collection(self.collection)
+
+    def _create(self, index: str) -> None:
+        types = pymilvus().DataType
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", types.VARCHAR, is_primary=True, max_length=64)  # a hash: paths may be long, and odd
+        schema.add_field("path", types.VARCHAR, max_length=8192)
+        schema.add_field("pid", types.VARCHAR, max_length=256)
+        schema.add_field("camid", types.VARCHAR, max_length=256)
+        schema.add_field("time", types.DOUBLE)
+        schema.add_field("embedding", types.FLOAT_VECTOR, dim=self.dim)
+        how = self._client.prepare_index_params()
+        how.add_index("embedding", index_type=index, metric_type="COSINE")
+        try:
+            self._client.create_collection(self.collection, schema=schema, index_params=how, consistency_level="Strong")
+        except pymilvus().MilvusException as error:
+            if self._client.has_collection(self.collection):
+                self._client.drop_collection(self.collection)
+            raise ValueError(f"Milvus at {self.uri} makes no `index` {index!r}: {error.message}") from error
+
+    def __len__(self) -> int:
+        return int(self._client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
+
+    def close(self) -> None:
+        """Lets go of the file or the connection."""
+        self._client.close()
+
+    def add(self, features: Array, items: Sequence[Item | str], times: Sequence[float] = ()) -> None:
+        """Adds pictures; one of a path that is there already takes its place.
+
+        Args:
+            features: ``(n, D)``, such as ``embed_files`` gives.
+            items: A path, or path, identity and camera, for each.
+            times: When each was taken, in seconds since 1970; 0 where unknown.
+
+        Raises:
+            TypeError: If features are no floating-point tensor or array.
+            ValueError: If the shapes do not fit, a value is not finite, or a path is no UTF-8.
+        """
+        check_features("features", features)
+        new = np.asarray(features if isinstance(features, np.ndarray) else features.detach().cpu(), np.float32)
+        when = list(times) or [0.0] * len(items)
+        if new.shape != (len(items), self.dim) or len(when) != len(items):
+            raise ValueError(
+                f"`features` must have shape {(len(items), self.dim)} and `times` {len(items)} entries or none, "
+                f"got {new.shape} and {len(when)}"
+            )
+        if not np.isfinite(new).all():
+            raise ValueError("`features` hold NaN or infinite values; has the model diverged?")
+        full = [Item(item) if isinstance(item, str) else item for item in items]
+        rows = [_row(item, time, feature) for item, time, feature in zip(full, when, new, strict=True)]
+        for first in range(0, len(rows), BATCH):
+            self._client.upsert(self.collection, rows[first : first + BATCH])
+
+    def add_folder(self, folder: str) -> int:
+        """Adds a folder of embeddings, as ``aelm.embed`` writes it, block by block; says how many pictures.
+
+        Raises:
+            FileNotFoundError: If there are no finished embeddings.
+            ValueError: If another model made them.
+        """
+        found = read_embeddings(folder)
+        check_model(found, self.embedder)
+        for first in range(0, len(found.items), BATCH):
+            part = found.items[first : first + BATCH]
+            items = [item._replace(path=os.path.join(found.folder, item.path)) for item in part]
+            self.add(np.array(found.features[first : first + BATCH]), items)
+        return len(found.items)
+
+    def remove(self, paths: Collection[str]) -> int:
+        """Takes pictures out, and says how many of ``paths`` were there."""
+        ids = sorted({_id(path) for path in paths})
+        before = len(self)
+        for first in range(0, len(ids), BATCH):
+            self._client.delete(self.collection, filter=f"id in {json.dumps(ids[first : first + BATCH])}")
+        return before - len(self)
+
+    def search(
+        self,
+        query: Array,
+        k: int = 20,
+        *,
+        min_score: float | None = None,
+        only_camids: Collection[str | int] | None = None,
+        except_camids: Collection[str | int] = (),
+        paths: str | None = None,
+        between: tuple[float, float] | None = None,
+        leave_out: Sequence[str] = (),
+    ) -> list[list[Hit]]:
+        """The most similar pictures of each query, best first; exact where the index is ``FLAT``.
+
+        Args and errors as :meth:`aelm.Gallery.search`, but for ``paths``, which are absolute here and patterns
+        of ``*`` and ``?`` only, and ``between``, which keeps pictures of these times, first and last included.
+        """
+        check_features("query", query)
+        if query.shape[1] != self.dim:
+            raise ValueError(
+                f"`query` has {query.shape[1]} dimensions, the gallery {self.dim}; both must come from one model"
+            )
+        wanted = k + bool(leave_out)
+        if k < 1 or wanted > LIMIT:
+            raise ValueError(f"`k` must lie in 1 .. {LIMIT - bool(leave_out)}, as Milvus has it, got {k}")
+        if leave_out and len(leave_out) != len(query):
+            raise ValueError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
+        if not len(query):
+            return []
+        rows = np.asarray(query if isinstance(query, np.ndarray) else query.detach().cpu(), np.float32)
+        found = self._client.search(
+            self.collection,
+            data=rows.tolist(),
+            limit=wanted,
+            filter=" and ".join(_conditions(only_camids, except_camids, paths, between)),
+            output_fields=["path", "pid", "camid"],
+        )
+        hits = [[_hit(one) for one in some if min_score is None or one["distance"] >= min_score] for some in found]
+        own = [os.path.abspath(path) for path in leave_out] or [""] * len(hits)
+        return [[hit for hit in some if hit.path != mine][:k] for some, mine in zip(hits, own, strict=True)]
+
+
+def _id(path: str) -> str:
+    return hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _row(item: Item, time: float, feature: Any) -> dict[str, Any]:
+    path = os.path.abspath(item.path)
+    if not path.isprintable() and path != path.encode("utf-8", "replace").decode():
+        raise ValueError(f"Milvus takes paths in UTF-8 alone, got {path!r}; rename the file")
+    told = {"pid": plain(item.pid), "camid": plain(item.camid), "time": float(time)}
+    return {"id": _id(path), "path": path, **told, "embedding": feature.tolist()}
+
+
+def _hit(found: Any) -> Hit:
+    told = found["entity"]
+    return Hit(told["path"], float(found["distance"]), told["pid"], told["camid"])
+
+
+def _conditions(
+    only: Collection[str | int] | None,
+    others: Collection[str | int],
+    pattern: str | None,
+    between: tuple[float, float] | None,
+) -> Iterable[str]:
+    """Filters in Milvus's language, whose strings are JSON's."""
+    if only is not None:
+        yield f"camid in {_texts(only)}"
+    if others:
+        yield f"camid not in {_texts(others)}"
+    if pattern is not None:
+        yield f"path like {json.dumps(like(pattern), ensure_ascii=False)}"
+    if between is not None:
+        yield f"time >= {float(between[0])!r} and time <= {float(between[1])!r}"
+
+
+def _texts(values: Collection[str | int]) -> str:
+    return json.dumps([plain(str(value)) for value in values], ensure_ascii=False)
+
+
+def like(pattern: str) -> str:
+    """A pattern with ``*`` and ``?`` in the language of ``LIKE``.
+
+    Raises:
+        ValueError: If it holds brackets, which ``LIKE`` has no word for.
+
+    >>> like("/day_1/*.jp?g")
+    '/day\\\\_1/%.jp_g'
+    """
+    if "[" in pattern:
+        raise ValueError(f"`paths` in a store knows * and ? only, got {pattern!r}")
+    escaped = "".join("\\" + c if c in "\\%_" else c for c in pattern)
+    return escaped.replace("*", "%").replace("?", "_")
+
+
+def connect(uri: str, timeout: float) -> Any:
+    """A client of Milvus.
+
+    Raises:
+        ConnectionError: If nothing answers there.
+        ModuleNotFoundError: If pymilvus is not installed.
+    """
+    milvus = pymilvus()
+    if "://" not in uri:
+        os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
+    try:
+        return milvus.MilvusClient(uri=uri, timeout=timeout)
+    except (milvus.MilvusException, OSError, RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"no Milvus at {uri!r}: {error}. Give a file of your own such as people.db, or http://host:19530 of a "
+            "server that runs"
+        ) from error
+
+
+def pymilvus() -> Any:
+    """The module, which is needed only here.
+
+    Raises:
+        ModuleNotFoundError: If it is not installed, with the command that does it.
+    """
+    try:
+        import pymilvus as module
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a gallery store needs pymilvus, which is not installed: pip install 'aelm[gallery]'"
+        ) from error
+    return module

@@ -1,0 +1,160 @@
+"""``python -m aelm.train``: trains a network, tests its best checkpoint, and draws what came out."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from aelm.checkpoint import describe
+from aelm.command.build import build_data, built, built_optimizer
+from aelm.command.cli import command
+from aelm.data import ReIDDataModule
+from aelm.module import ReIDModule
+from aelm.report import metrics, ranked_pictures, unreadable
+from aelm.runs import sweep as sweeps
+from aelm.runs.directory import claim, run_facts, write_facts
+from aelm.train.callbacks import History
+from aelm.train.trainer import build_trainer
+
+log = logging.getLogger(__name__)
+
+
+@command("train")
+def main(config: DictConfig) -> float | None:
+    """Runs the whole of it; a sweeper gets the best value of the monitored metric, or of its twin on the test set."""
+    with sweeps.point(config.monitor) as results, removed_if_empty(Path(config.run_dir)):
+        outcome = train_and_test(config)
+        results |= outcome.scores | outcome.validated
+    return results.get(config.monitor, results.get(config.monitor.replace("val/", "test/", 1)))
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Takes away the run directory, which Hydra makes first of all, where the block fails before anything is in it."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Trains and tests as ``config`` says; gives what ``metrics.json`` holds."""
+    return train_and_test(config).scores
+
+
+class Outcome(NamedTuple):
+    """What a run found: the scores in ``metrics.json``, and the best value of the metric that was monitored."""
+
+    scores: dict[str, float]
+    validated: dict[str, float]
+
+
+def train_and_test(config: DictConfig) -> Outcome:
+    """Trains and tests as ``config`` says."""
+    config.data_dir = str(Path(config.data_dir).expanduser().absolute())
+    recipe: Any = OmegaConf.to_container(config)  # with `${data_dir}` left open, for those who evaluate elsewhere
+    OmegaConf.resolve(config)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    history = History(config.trainer.log_every_n_steps)
+    logger = built_logger(config)
+    trainer = build_trainer(config, logger, history)
+    data = build_data(config.dataset, built(config.transform), built(config.sampler), config.seed)
+    data.trainer = trainer  # so that a step means the same here, where it is checked and told, as in the training
+    data.prepare_data()
+    data.setup("fit")
+    module = build_module(config, data, recipe, trainer.world_size)
+    last = claim(Path(config.run_dir), config, first=trainer.is_global_zero)
+    try:
+        tell_config(logger, config)
+        trainer.fit(module, data, ckpt_path=last)
+        scores = finish(config, trainer, module, data, history)
+        found = [value for _, value in history.values.get(config.monitor, [])]
+        return Outcome(scores, {config.monitor: max(found)} if found else {})
+    finally:
+        if isinstance(logger, WandbLogger):  # an open run would take in the next job of a sweep
+            logger.experiment.finish()
+
+
+def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any], processes: int) -> ReIDModule:
+    """The network for as many identities as the data has, its losses, how it is optimised, and ``recipe`` for later."""
+    transform = data.transform
+    plain: Any = OmegaConf.to_container(config)
+    kept = {key: recipe[key] for key in ("dataset", "transform", "sampler", "data_dir", "seed", "monitor")}
+    preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "mean", "std")}
+    network = built(config.model)(num_ids=data.num_ids, mean=transform.mean, std=transform.std)
+    module = ReIDModule(
+        network.to(memory_format=torch.channels_last) if config.channels_last else network,
+        built(config.loss),
+        built_optimizer(config.optimizer, config.lr_scale, processes * config.trainer.accumulate_grad_batches),
+        built(config.schedule),
+        new_lr_factor=config.new_lr_factor,
+        decay_norm_and_bias=config.decay_norm_and_bias,
+        frozen_epochs=config.frozen_epochs,
+        description=describe(plain["model"], data.num_ids, preprocessing, list(data.label_map), kept),
+    )
+    if config.compile:
+        module.compile_training()
+    return module
+
+
+def built_logger(config: DictConfig) -> Logger | bool:
+    """The logger; in a sweep W&B shows one run a job, in one group."""
+    job = sweeps.this_job()
+    if config.logger and job is not None and str(config.logger.get("_target_")).endswith(".WandbLogger"):
+        config.logger.group = config.logger.group or config.name
+        config.logger.name = f"{config.logger.name}-{job.number}"
+    return built(config.logger) if config.logger else False
+
+
+def tell_config(logger: Logger | bool, config: DictConfig) -> None:
+    """Sends the configuration to W&B; the run directory holds it in any case."""
+    if isinstance(logger, WandbLogger):
+        plain: Any = OmegaConf.to_container(config)
+        logger.log_hyperparams(plain)
+
+
+def finish(
+    config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, history: History
+) -> dict[str, float]:
+    """Tests ``best.ckpt`` and writes what the run directory holds beside checkpoints."""
+    # A run that is named by the time has another name on each process that something else started.
+    run_dir = Path(trainer.strategy.broadcast(config.run_dir))
+    if run_dir != Path(config.run_dir):
+        with suppress(OSError):
+            Path(config.run_dir).rmdir()
+    best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    if not best.is_file() and last.is_file():  # the time was up before the first validation
+        log.warning("there was no validation, and so no best.ckpt: last.ckpt is tested")
+        best = last
+    facts = run_facts(trainer, sweeps.overrides())  # the test loads the best checkpoint, and with it its timer
+    trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
+    bad = unreadable.left_out(data)
+    scores = metrics.scores(module.results) | unreadable.counts(bad)
+    if trainer.is_global_zero:
+        unreadable.write_list(bad, Path(config.run_dir))
+        metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
+        write_facts(facts, Path(config.run_dir) / "run.json")
+        print(metrics.table(module.results))
+        if config.figures:
+            send_pictures(trainer.logger, ranked_pictures.draw(Path(config.run_dir), module, data, history.values))
+    return scores
+
+
+@rank_zero_only
+def send_pictures(logger: Logger | None, paths: list[Path]) -> None:
+    """Hands the pictures of a run to W&B."""
+    if isinstance(logger, WandbLogger):
+        for path in paths:
+            logger.log_image(f"figures/{path.stem}", [str(path)])
+
+
+if __name__ == "__main__":
+    main()

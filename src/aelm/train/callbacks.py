@@ -1,0 +1,235 @@
+"""A moving average of the weights, which is what gets validated, saved and tested."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from aelm.data import ReIDDataset
+from aelm.types import Batch
+
+
+class Averaging(WeightAveraging):
+    """Lightning's weight averaging with an exponential moving average, after every optimizer step.
+
+    Beside Lightning's ``EMAWeightAveraging`` this keeps the average on the device of the model, moves all weights in
+    few calls, and lets a test take the average that a checkpoint holds, not the weights that training goes on from.
+
+    Args:
+        decay: How much of the average each step keeps, in (0, 1).
+
+    Raises:
+        ValueError: If ``decay`` lies elsewhere.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"`ema` must lie in (0, 1), or be null for none; got {decay}")
+        typed: Callable[[float], Any] = get_ema_multi_avg_fn
+        super().__init__(multi_avg_fn=typed(decay))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # The model itself gets there later: asked for its device now it would name the CPU.
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+class History(Callback):
+    """Logged values by name as ``(step, value)``, whichever logger is chosen; saved with the checkpoint."""
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        self.every_n_steps = every_n_steps
+        self.values: dict[str, list[tuple[int, float]]] = {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self._note(trainer, "train/")
+            for group in trainer.optimizers[0].param_groups:
+                self._append(f"lr-{group.get('name', 'all')}", trainer.global_step, group["lr"])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._note(trainer, "val")
+
+    def _note(self, trainer: pl.Trainer, prefix: str) -> None:
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith(prefix):
+                self._append(name, trainer.global_step, float(value))
+
+    def _append(self, name: str, step: int, value: float) -> None:
+        self.values.setdefault(name, []).append((step, value))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.values = {name: [(int(s), float(v)) for s, v in series] for name, series in state_dict["values"].items()}
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar, with the time that the whole training still takes."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._started, self._first_step = time.monotonic(), trainer.global_step
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)
+        done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        if trainer.training and done and math.isfinite(steps):  # a training without end has no time left
+            left = (time.monotonic() - self._started) / done * (steps - trainer.global_step)
+            shown["left"] = str(timedelta(seconds=round(max(left, 0))))
+        return shown
+
+
+CURE = (
+    "Look at those pictures; if they are sound, lower `optimizer.lr`, warm up longer (`schedule.warmup_epochs`), set "
+    "`trainer.gradient_clip_val`, or compute with `trainer.precision=32-true`, under another `name`"
+)
+
+
+class Step(NamedTuple):
+    """A step that is under way: its number and epoch, where its pictures stand in the data set, and its loss.
+
+    ``arrived`` is the event at which the loss has come over from the GPU; None where it is here already.
+    """
+
+    number: int
+    epoch: int
+    positions: Tensor
+    loss: Tensor
+    arrived: Any
+
+
+class FiniteTraining(Callback):
+    """Ends a training at the first loss that is NaN or infinite, naming the step, its pictures and what is left.
+
+    On the CPU a loss is looked at before anything is learned from it. On a GPU it is on its way over while the next
+    step is prepared, and looked at then: nobody waits for it. Weights are looked at before each validation and each
+    checkpoint: one that is not finite never takes the place of a good one.
+
+    Args:
+        last: The checkpoint that a run would go on from.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+        self._positions = torch.empty(0)
+        self._now: Step | None = None
+        self._before: Step | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self._positions = batch.position
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self._look(trainer, pl_module)
+        value, arrived = on_its_way(loss.detach())
+        self._before = self._now
+        self._now = Step(trainer.global_step, trainer.current_epoch, self._positions, value, arrived)
+        if arrived is None:
+            self._look(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._look(trainer, pl_module)
+            self._look_at_weights(trainer, pl_module.state_dict())
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._look(trainer, pl_module)
+        self._look_at_weights(trainer, checkpoint["state_dict"])
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raises FloatingPointError if the loss of the current step has arrived and is not finite."""
+        step = self._now
+        if step is None:
+            return
+        if step.arrived is not None:
+            step.arrived.synchronize()
+        loss = float(step.loss)
+        if math.isfinite(loss):
+            return
+        told = [f"the loss of step {step.number} (epoch {step.epoch}) is {loss}, over {pictures(trainer, step)}"]
+        if self._before is not None and not_finite(pl_module.state_dict()):
+            told.append(f"or the gradient of the step before was not finite, over {pictures(trainer, self._before)}")
+        self._stop(told)
+
+    def _look_at_weights(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
+        name, step = not_finite(state), self._now
+        if name and step is not None:
+            told = f"`{name}` is not finite after step {step.number} (epoch {step.epoch}), though its loss was"
+            self._stop([f"{told}, over {pictures(trainer, step)}"])
+
+    def _stop(self, told: Sequence[str]) -> None:
+        raise FloatingPointError(f"training stopped: {'; '.join(told)}. {left(self.last)}. {CURE}")
+
+
+def on_its_way(loss: Tensor) -> tuple[Tensor, Any]:
+    """The loss as it will be in the memory of the CPU, and the event from which on it is; None if it is already.
+
+    >>> on_its_way(torch.tensor(2.0))
+    (tensor(2.), None)
+    """
+    if loss.device.type != "cuda":
+        return loss, None
+    copy = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+    event: Any = torch.cuda.Event  # torch gives it no types
+    arrived = event()
+    arrived.record(torch.cuda.current_stream(loss.device))
+    return copy, arrived
+
+
+def not_finite(state: dict[str, Any]) -> str:
+    """The first of some tensors that holds NaN or infinite values, by name; empty if none does.
+
+    >>> not_finite({"a": torch.zeros(2), "b": torch.tensor([0, torch.inf]), "c": torch.tensor(1)})
+    'b'
+    """
+    named = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    sound = [value.isfinite().all() for value in named.values()]
+    if not sound or bool(torch.stack(sound).all()):  # one wait for the device, not one a tensor
+        return ""
+    return next(key for key, value in zip(named, sound, strict=True) if not value)
+
+
+def pictures(trainer: pl.Trainer, step: Step) -> str:
+    """The files of a step's batch, in words; their positions where the data set is not aelm's."""
+    dataset, positions = getattr(trainer.train_dataloader, "dataset", None), step.positions.tolist()
+    if not isinstance(dataset, ReIDDataset):
+        return f"the positions {positions} of the data set"
+    paths = [dataset.path(position) for position in positions]
+    folders = sorted({os.path.dirname(path) for path in paths})
+    return f"{', '.join(map(os.path.basename, paths))} in {', '.join(folders)}"
+
+
+def left(last: Path) -> str:
+    """What is left of a training, in words."""
+    if not last.is_file():
+        return "No checkpoint had been written yet"
+    step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return f"The last good checkpoint is {last}, after step {step}"

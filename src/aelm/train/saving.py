@@ -1,0 +1,151 @@
+"""Checkpoints that are whole or not there, and that come every n steps."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from aelm.files import write_whole
+from aelm.types import Batch
+
+
+def random_states() -> dict[str, Any]:
+    """Where the global generators of Python, numpy and torch stand in this process, as plain data and tensors."""
+    version, numbers, gauss = random.getstate()
+    kind, key, *rest = np.random.get_state(legacy=True)  # what third parties draw from; aelm itself does not
+    return {
+        "python": (version, list(numbers), gauss),
+        "numpy": (str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": list(torch.cuda.get_rng_state_all()),
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Sets what :func:`random_states` gave; states of CUDA devices that are not here are left out.
+
+    >>> states = random_states()
+    >>> first = random.random(), torch.rand(1), np.random.rand()
+    >>> set_random_states(states)
+    >>> (random.random(), torch.rand(1), np.random.rand()) == first
+    True
+    """
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, key, *rest = states["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"].cpu())
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state.cpu(), device)
+
+
+class RandomStates(Callback):
+    """Saves the random states of every process with each checkpoint; a run that goes on draws what it would have.
+
+    The states are set when training starts: what a command draws before, to build a network that the checkpoint then
+    fills, no longer matters.
+    """
+
+    def __init__(self) -> None:
+        self._to_set: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        # All processes come by here when one of them is about to write.
+        states: list[Any] = [random_states()]
+        if dist.is_available() and dist.is_initialized():
+            states = [None] * dist.get_world_size()
+            dist.all_gather_object(states, random_states())
+        return {"states": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._to_set = state_dict["states"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_rank < len(self._to_set):
+            set_random_states(self._to_set[trainer.global_rank])
+        self._to_set = []
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """``torch.save``, such that whoever looks finds the earlier file or the new one, whole, whatever dies meanwhile.
+
+    The content is written beside, as ``.<name>.partial``, brought to the disk, and renamed.
+
+    Raises:
+        OSError: If it cannot be written; the earlier file is still there, and nothing lies beside it.
+    """
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch makes of a failing write
+            raise OSError(str(error)) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+    try:
+        # Of one name, so that the next checkpoint takes the place of what a killed run has left.
+        write_whole(path, write, path.with_name(f".{path.name}.partial"))
+    except OSError as error:
+        raise OSError(f"the checkpoint {error}; then go on with `resume=auto`") from error
+    if os.name == "posix":  # elsewhere a directory cannot be opened, and the renaming is brought to the disk by itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to the disk, with :func:`save_whole` for local files.
+
+    Lightning's own holds a second copy of the checkpoint in memory, syncs nothing, and moves across file systems.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        if storage_options is not None or "://" in str(path):
+            raise ValueError(
+                f"checkpoints are written to local files, got {path} with {storage_options}: use a local `run_dir`"
+            )
+        save_whole(checkpoint, Path(path))
+
+
+class StepCheckpoint(Checkpoint):
+    """Saves to one file every n optimizer steps within an epoch, so that a killed run loses n steps at most.
+
+    The last batch of an epoch is left to the checkpoints at its end: they also hold what validation found.
+
+    Args:
+        path: The file.
+        every_n_steps: Optimizer steps, counted from the start of the training.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is less than 1.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"`checkpoint_every_n_steps` must be at least 1, or null; got {every_n_steps}")
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self._done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._done = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        # While gradients are accumulated the step stands still, and what has been gathered is in no checkpoint.
+        stepped, self._done = trainer.global_step > self._done, trainer.global_step
+        if stepped and self._done % self.every_n_steps == 0 and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path, weights_only=False)

@@ -1,0 +1,115 @@
+"""Lightning's Trainer as a training config asks for it: checkpoints, averaged weights, several processes."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer
+from pytorch_lightning.loggers import Logger
+
+from aelm.command.build import built
+from aelm.report.metrics import COLUMNS
+from aelm.train.callbacks import Averaging, FiniteTraining, History, Progress
+from aelm.train.saving import RandomStates, StepCheckpoint, WholeCheckpointIO
+
+log = logging.getLogger(__name__)
+
+# What shortens Lightning's loops so that no checkpoint is written, or queries meet a part of their gallery.
+SHORTENING = ("fast_dev_run", "limit_val_batches", "limit_test_batches", "overfit_batches")
+
+
+def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -> pl.Trainer:
+    """The Trainer of ``config``; nothing is written yet.
+
+    Raises:
+        ValueError: If a sweep asks it to start several processes, ``monitor`` names no score of the validation, or a
+            key of the trainer does not go together with checkpoints or ranking.
+    """
+    check_monitor(config.monitor)
+    check_loops(config.trainer)
+    guard = FiniteTraining(Path(config.run_dir) / "checkpoints" / "last.ckpt")
+    parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), guard, history, timer(config.trainer)]
+    if config.ema is not None:
+        parts.append(Averaging(config.ema))
+    if config.trainer.enable_progress_bar:
+        parts.append(Progress())
+    extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [WholeCheckpointIO()]}
+    # Lightning leaves out its own timer, and with it the limit, where there is another.
+    trainer: pl.Trainer = built({**config.trainer, "max_time": None, **extra})
+    refuse_processes_in_a_sweep(trainer)
+    return trainer
+
+
+def checkpoints(config: DictConfig) -> list[pl.Callback]:
+    """What writes ``best.ckpt`` and ``last.ckpt``."""
+    folder = Path(config.run_dir) / "checkpoints"
+    kept = partial(ModelCheckpoint, folder, mode="max", auto_insert_metric_name=False, enable_version_counter=False)
+    if config.dataset.val_fraction:
+        every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+        if every and epochs and 0 < epochs < every:
+            raise ValueError(
+                f"`trainer.check_val_every_n_epoch`={every} never comes in {epochs} epochs (`trainer.max_epochs`), and "
+                "there would be no best.ckpt: validate more often, or hold nobody out with `dataset.val_fraction=0`"
+            )
+        # Two, since Lightning's `save_last` follows the best one and not the epochs.
+        found: list[pl.Callback] = [
+            kept(filename="best", monitor=config.monitor),
+            kept(filename="last", save_on_train_epoch_end=True),
+        ]
+    else:
+        log.info("no identities are held out (dataset.val_fraction=0): best.ckpt is the last")
+        found = [kept(filename="best", save_last=True, save_on_train_epoch_end=True)]
+    if config.checkpoint_every_n_steps is not None:
+        found.append(StepCheckpoint(folder / "last.ckpt", config.checkpoint_every_n_steps))
+    return found
+
+
+def timer(trainer: DictConfig) -> Timer:
+    """Counts the time of the training, and ends it after ``max_time``.
+
+    Raises:
+        ValueError: If that is no time.
+    """
+    limit = trainer.get("max_time")
+    try:
+        return Timer(None if limit is None else str(limit))
+    except MisconfigurationException as error:
+        raise ValueError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit!r}") from error
+
+
+def check_loops(trainer: DictConfig) -> None:
+    """Raises ValueError where a key cuts loops short that must be gone through."""
+    for key in SHORTENING:
+        if trainer.get(key):
+            raise ValueError(
+                f"`trainer.{key}` would rank against a part of a gallery, or write no checkpoint. For a short trial: "
+                "`trainer.max_epochs=1 trainer.limit_train_batches=10`, and a smaller data set"
+            )
+
+
+def check_monitor(name: str) -> None:
+    """Raises ValueError unless ``name`` is a score that validation gives: Lightning tells after the first epoch."""
+    known = [f"val/{score}" for score in COLUMNS]
+    if name not in known:
+        raise ValueError(f"`monitor` must be one of {', '.join(known)}, got {name!r}")
+
+
+def refuse_processes_in_a_sweep(trainer: pl.Trainer) -> None:
+    """Raises ValueError where Lightning would start further processes for one job of a Hydra multirun.
+
+    Each of them would run the whole sweep again, and they would wait for each other for ever.
+    """
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if sweep and trainer.world_size > 1 and not (environment and environment.creates_processes_externally):
+        raise ValueError(
+            f"a sweep (--multirun) cannot start {trainer.world_size} processes for each of its jobs. What works: "
+            f"`torchrun --nproc_per_node={trainer.num_devices} -m aelm.train -m ...`, which starts them once for all "
+            "jobs; `hydra/launcher=submitit_slurm`, where SLURM starts them; or one process a job (trainer.devices=1)"
+        )

@@ -1,1 +1,0 @@
-"""Around a training step: averages, histories, whole checkpoints, random states, and when to stop."""

@@ -1,0 +1,150 @@
+"""The one entry for models: checkpoints of aelm and other people's ONNX files."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from aelm import checkpoint
+from aelm.checkpoint import build, describe
+from aelm.embed.embedder import load_embedder
+from aelm.models.onnx import OnnxBackbone, load_onnx
+
+HEIGHT, WIDTH = 24, 16
+PREPROCESSING = {
+    "height": 64, "width": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]
+}  # fmt: skip
+NETWORK = {
+    "_target_": "aelm.models.ReIDNetwork",
+    "_partial_": True,
+    "backbone": {"_target_": "aelm.models.TimmBackbone", "name": "resnet10t", "pretrained": False},
+    "coam": {"_target_": "torch.nn.Identity", "_partial_": True},
+    "aelm": {"_target_": "aelm.models.AELM", "_partial_": True, "embed_dim": 6},
+}
+
+
+def write_onnx(path, batch="N", kind=TensorProto.FLOAT, height=HEIGHT, width=WIDTH, output=("N", 12)):
+    """The means of four quarters of each colour: a model whose embeddings can be computed by hand."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("AveragePool", ["real"], ["pooled"], kernel_shape=[12, 8], strides=[12, 8]),
+        helper.make_node("Flatten", ["pooled"], ["output0"]) if len(output) == 2
+        else helper.make_node("Identity", ["pooled"], ["output0"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "quarters",
+        [helper.make_tensor_value_info("images", kind, [batch, 3, height, width])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, output)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def by_hand(images, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+    """What ``write_onnx``'s model makes of uint8 pictures (B, 3, H, W), unit length."""
+    ready = (images.double() / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    quarters = ready.reshape(len(images), 3, 2, 12, 2, 8).mean((3, 5)).flatten(1)
+    return torch.nn.functional.normalize(quarters, dim=1).float()
+
+
+@pytest.fixture
+def images():
+    return torch.randint(256, (5, 3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 2, 8])
+def test_an_onnx_file_embeds_as_its_contract_says(tmp_path, images, batch):
+    model = load_embedder(write_onnx(tmp_path / "other.onnx", batch, output=(batch, 12)))
+    assert (model.height, model.width, model.dim, model.name) == (HEIGHT, WIDTH, 12, "other.onnx")
+    torch.testing.assert_close(model.embed(images), by_hand(images))
+    torch.testing.assert_close(model.embed(images[3:4]), by_hand(images)[3:4])
+    assert not model.has_maps
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(TensorProto.UINT8, 1e-6), (TensorProto.FLOAT16, 1e-3)])
+def test_half_precision_and_models_that_normalise_themselves(tmp_path, images, kind, tolerance):
+    model = load_embedder(write_onnx(tmp_path / "other.onnx", kind=kind))
+    own = {} if kind == TensorProto.FLOAT16 else {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    torch.testing.assert_close(model.embed(images), by_hand(images, **own), atol=tolerance, rtol=0)
+
+
+def test_the_sidecar_says_size_and_normalisation_where_the_file_does_not(tmp_path, images):
+    path = write_onnx(tmp_path / "other.onnx", height="H", width="W")
+    with pytest.raises(ValueError, match=r"any size.*other\.onnx\.metadata\.json does not say which"):
+        load_embedder(path)
+    told = {"img_size": [HEIGHT, WIDTH], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5]}
+    (tmp_path / "other.onnx.metadata.json").write_text(json.dumps(told))
+    model = load_embedder(path)
+    assert (model.height, model.width) == (HEIGHT, WIDTH)
+    torch.testing.assert_close(model.embed(images), by_hand(images, told["mean"], told["std"]))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [('{"preprocess": "resize_pad"}', "aelm only resizes"), ("{", "is not JSON"), ("[1]", "found list")],
+)
+def test_a_sidecar_that_asks_for_more_is_named(tmp_path, told, message):
+    path = write_onnx(tmp_path / "other.onnx")
+    (tmp_path / "other.onnx.metadata.json").write_text(told)
+    with pytest.raises(ValueError, match=message):
+        load_embedder(path)
+
+
+def test_files_of_another_contract_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no ONNX file"):
+        load_embedder(tmp_path / "gone.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ValueError, match="is no ONNX model"):
+        load_embedder(tmp_path / "text.onnx")
+    with pytest.raises(ValueError, match=r"takes images tensor\(double\).*expected one input"):
+        OnnxBackbone(write_onnx(tmp_path / "double.onnx", kind=TensorProto.DOUBLE))
+    with pytest.raises(ValueError, match=r"gives \(1, 3, 2, 2\) for 1 pictures; expected \(N, D\)"):
+        load_embedder(write_onnx(tmp_path / "maps.onnx", output=("N", 3, 2, 2)))
+
+
+def test_pictures_of_another_size_or_type_are_named(tmp_path, images):
+    model = load_embedder(write_onnx(tmp_path / "other.onnx"))
+    for wrong in (images.float(), images[:, :, :12]):
+        with pytest.raises(ValueError, match=r"other.onnx takes uint8 pictures \(B, 3, 24, 16\), got torch"):
+            model.embed(wrong)
+
+
+def test_without_onnxruntime_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+    path = write_onnx(tmp_path / "other.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'aelm\[export\]'"):
+        load_onnx(path)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    description = describe(NETWORK, 5, PREPROCESSING, [f"x:{i}" for i in range(5)])
+    network = build(NETWORK)(num_ids=5, mean=PREPROCESSING["mean"], std=PREPROCESSING["std"]).eval()
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state, checkpoint.KEY: description}, tmp_path / "best.ckpt")
+    return network, tmp_path / "best.ckpt"
+
+
+def test_a_checkpoint_embeds_with_its_own_preprocessing(saved):
+    network, path = saved
+    model = load_embedder(path)
+    assert (model.height, model.width, model.dim, model.interpolation) == (64, 32, 12, "bilinear")
+    assert (model.mean, model.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    images = torch.randint(256, (3, 3, 64, 32), dtype=torch.uint8)
+    torch.testing.assert_close(model.to("cpu").embed(images), network.embed(images))
+    assert model.has_maps
+    assert np.allclose(model.embed(images).norm(dim=1), 1)
+
+
+def test_a_checkpoint_that_does_not_tell_its_preprocessing_is_named(saved):
+    content = torch.load(saved[1], weights_only=True)
+    del content[checkpoint.KEY]["preprocessing"]["width"]
+    torch.save(content, saved[1])
+    with pytest.raises(ValueError, match=r"`preprocessing` lacks \['width'\]"):
+        load_embedder(saved[1])

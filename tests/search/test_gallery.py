@@ -1,0 +1,171 @@
+"""Gallery: what is added is found, what is removed is not, on disk and in memory alike."""
+
+import numpy as np
+import pytest
+import torch
+
+from aelm.data.sources import Item
+from aelm.embed.batches import embed_files
+from aelm.embed.embedder import load_embedder
+from aelm.embed.folder import read_embeddings
+from aelm.search.gallery import BLOCK, Gallery
+from tests.pictures_on_disk import save_model, write_people
+
+D = 8
+
+
+def unit(count, seed=0):
+    values = np.random.default_rng(seed).normal(size=(count, D)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def filled(count=30, seed=0):
+    gallery = Gallery(dim=D)
+    features = unit(count, seed)
+    gallery.add(features, [Item(f"/g/{'ab'[i % 2]}/{i}.jpg", str(i // 3), str(i % 4)) for i in range(count)])
+    return gallery, features
+
+
+def slow_search(gallery_features, items, query, k, keep):
+    """The obvious loop."""
+    scores = sorted(
+        ((-float(f @ query), i) for i, f in enumerate(gallery_features) if keep(items[i])), key=lambda s: s[0]
+    )
+    return [items[i].path for _, i in scores[:k]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_search_equals_the_slow_loop_under_every_filter(seed):
+    gallery, features = filled(40, seed)
+    queries = unit(3, seed + 100)
+    cases = [
+        ({}, lambda item: True),
+        ({"only_camids": [1, "3"]}, lambda item: item.camid in "13"),
+        ({"except_camids": ["02"]}, lambda item: item.camid != "2"),
+        ({"paths": "/g/a/*"}, lambda item: item.path.startswith("/g/a/")),
+        ({"paths": "*/b/*", "only_camids": [1]}, lambda item: "/b/" in item.path and item.camid == "1"),
+    ]
+    for options, keep in cases:
+        found = gallery.search(queries, k=5, **options)
+        assert [[hit.path for hit in hits] for hits in found] == [
+            slow_search(features, gallery.items, query, 5, keep) for query in queries
+        ]
+
+
+def test_hits_tell_what_is_known_and_scores_are_cosines():
+    gallery, features = filled()
+    (hits,) = gallery.search(3 * features[7:8], k=1)
+    assert hits[0].path == "/g/b/7.jpg"
+    assert hits[0].score == pytest.approx(1, abs=1e-6)
+    assert hits[0][2:] == ("2", "3")
+    (tensor,) = gallery.search(torch.from_numpy(features[7:8]), k=1)
+    assert tensor == hits
+
+
+def test_below_min_score_is_no_match():
+    gallery, features = filled()
+    scores = [hit.score for hit in gallery.search(features[:1], k=30)[0]]
+    assert scores == sorted(scores, reverse=True)
+    (some,) = gallery.search(features[:1], k=30, min_score=scores[4])
+    assert [hit.score for hit in some] == scores[:5]
+    assert gallery.search(unit(2, 9), min_score=1.1) == [[], []]
+    assert gallery.search(unit(2, 9), only_camids=[99]) == [[], []]
+    assert gallery.search(np.empty((0, D), np.float32)) == []
+
+
+def test_the_queries_own_file_is_left_out():
+    gallery, features = filled()
+    everything = gallery.search(features[:2], k=3)
+    without = gallery.search(features[:2], k=3, leave_out=["/g/a/0.jpg", "/g/./b/../b/1.jpg"])
+    assert [hits[0].path for hits in everything] == ["/g/a/0.jpg", "/g/b/1.jpg"]
+    assert [hits[:2] for hits in without] == [hits[1:3] for hits in everything]
+    assert [len(hits) for hits in without] == [3, 3]
+
+
+def test_adding_replaces_and_removing_takes_out():
+    gallery, features = filled(10)
+    gallery.add(features[9:10], [Item("/g/a/0.jpg", "new", "7")])
+    assert len(gallery) == 10
+    (hits,) = gallery.search(features[9:10], k=2)
+    assert {hit.path for hit in hits} == {"/g/a/0.jpg", "/g/b/9.jpg"}
+    assert "new" in {hit.pid for hit in hits}
+    assert gallery.remove(["/g/b/9.jpg", "/g/./a/0.jpg", "/nowhere.jpg"]) == 2
+    assert gallery.remove(["/g/b/9.jpg"]) == 0
+    assert len(gallery) == 8
+    (hits,) = gallery.search(features[9:10], k=20)
+    assert len(hits) == 8
+    assert not {hit.path for hit in hits} & {"/g/a/0.jpg", "/g/b/9.jpg"}
+
+
+def test_many_blocks_are_one_gallery(monkeypatch):
+    monkeypatch.setattr("aelm.search.gallery.BLOCK", 7)
+    assert BLOCK > 7
+    whole, features = filled(40)
+    parts, _ = filled(25)
+    parts.add(features[25:], whole.items[25:])
+    for gallery in (whole, parts):
+        gallery.remove(["/g/b/3.jpg", "/g/a/30.jpg"])
+    assert parts.search(features[:4], k=6) == whole.search(features[:4], k=6)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    embedder = load_embedder(save_model(tmp_path / "model.ckpt"))
+    paths = write_people(tmp_path / "crops", 6)
+    gallery = Gallery(embedder)
+    gallery.add(embed_files(embedder, paths), paths)
+    gallery.save(tmp_path / "crops")
+    return embedder, paths, tmp_path / "crops"
+
+
+def test_a_folder_is_opened_changed_and_saved_in_place(folder, tmp_path, monkeypatch):
+    embedder, paths, crops = folder
+    gallery = Gallery.open(crops, embedder)
+    assert [item.path for item in gallery.items] == paths
+    (new,) = write_people(tmp_path / "more", 1)
+    features = embed_files(embedder, [new])
+    gallery.remove(paths[:2])
+    gallery.add(features, [new])
+    expected = gallery.search(features, k=9)
+    gallery.save(crops)
+    assert len(read_embeddings(crops).features) == 5
+    again = Gallery.open(crops, embedder)
+    assert again.search(features, k=9) == expected
+    assert [item.path for item in again.items] == [*paths[2:], new]
+    crops.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    moved = [item.path for item in Gallery.open("moved").items]
+    assert moved == [*(path.replace(str(crops), "moved") for path in paths[2:]), new]
+
+
+def test_a_gallery_of_another_model_is_refused(folder, tmp_path):
+    other = load_embedder(save_model(tmp_path / "other.ckpt", threshold=0.5))
+    wider = load_embedder(save_model(tmp_path / "wider.ckpt", embed_dim=7))
+    for embedder, values in ((other, 12), (wider, 14)):
+        with pytest.raises(
+            ValueError, match=rf"crops holds embeddings of model.ckpt \(12 values.*\({values} values.*embed the"
+        ):
+            Gallery.open(folder[2], embedder)
+    with pytest.raises(ValueError, match="`query` has 28 dimensions, the gallery 12"):
+        Gallery.open(folder[2]).search(unit(1) @ np.ones((D, 28), np.float32))
+
+
+def test_bad_calls_are_told():
+    gallery, features = filled(4)
+    with pytest.raises(ValueError, match="needs an `embedder`, or the `dim`"):
+        Gallery()
+    with pytest.raises(ValueError, match=r"must have shape \(1, 8\), a row an item, got \(2, 8\)"):
+        gallery.add(features[:2], ["x.jpg"])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        gallery.add(features[:1] * np.nan, ["x.jpg"])
+    with pytest.raises(ValueError, match=r"names '.*x\.jpg' twice"):
+        gallery.add(features[:2], ["x.jpg", "./x.jpg"])
+    with pytest.raises(TypeError, match="floating-point"):
+        gallery.search(np.ones((1, D), int))
+    with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
+        gallery.search(features, k=0)
+    with pytest.raises(ValueError, match="a path for each of the 4 queries, got 1"):
+        gallery.search(features, leave_out=["x.jpg"])
+    with pytest.raises(ValueError, match="knows no model"):
+        gallery.save("nowhere")
+    assert len(gallery) == 4
