@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from aelm.losses import IdentityLoss, TripletLoss, batch_hard_triplet
 from aelm.types import HeadOutput
@@ -102,3 +103,35 @@ def test_triplet_loss_acts_on_the_joined_pooled_embedding():
     out = outputs()
     joined = torch.cat([h.pooled for stage in out for h in stage], 1)
     torch.testing.assert_close(TripletLoss(0.3, weight=0.5)(out, PIDS), 0.5 * batch_hard_triplet(joined, PIDS, 0.3))
+
+
+def test_triplet_has_the_gradient_of_a_loop_over_the_chosen_pairs_alone():
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(20):
+        features = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+        pids = torch.randint(3, (9,), generator=torch.Generator().manual_seed(seed))
+        loss = batch_hard_triplet(features, pids, margin=None)
+        (mine,) = torch.autograd.grad(loss, features)
+        terms = []
+        for i in range(9):
+            far = [(features[i] - features[j]).norm() for j in range(9) if j != i and pids[j] == pids[i]]
+            near = [(features[i] - features[j]).norm() for j in range(9) if pids[j] != pids[i]]
+            if far and near:
+                terms.append(torch.nn.functional.softplus(max(far) - min(near)))
+        (theirs,) = torch.autograd.grad(torch.stack(terms).mean(), features)
+        torch.testing.assert_close(mine, theirs)
+        names, todo = set(), [loss.grad_fn]
+        while todo:
+            node = todo.pop()
+            names.add(type(node).__name__)
+            todo += [following for following, _ in node.next_functions if following is not None]
+        assert not any("Cdist" in name for name in names), "all pairs have a gradient: B x B x D numbers"
+
+
+def test_triplet_reads_nothing_back_from_a_gpu():
+    """On a device without one: where a value is read back, fake tensors raise."""
+    with FakeTensorMode():
+        features, pids = torch.empty(8, 4, device="cuda", requires_grad=True), torch.empty(8, device="cuda").long()
+        loss = batch_hard_triplet(features, pids)
+    assert loss.device.type == "cuda"
+    assert loss.shape == ()

@@ -10,7 +10,7 @@ from aelm.losses import IdentityLoss, TripletLoss
 from aelm.models import AELM, ReIDNetwork
 from aelm.module import ReIDModule
 from aelm.retrieval import rank_metrics
-from aelm.schedules import multistep
+from aelm.schedules import cosine, multistep
 from aelm.types import Batch
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -137,3 +137,73 @@ def test_the_description_travels_with_the_checkpoint(tmp_path):
     fit.fit(model, pictures())
     fit.save_checkpoint(tmp_path / "x.ckpt")
     assert torch.load(tmp_path / "x.ckpt", weights_only=True)["aelm"] == {"labels": ["x:1"]}
+
+
+class Pull(nn.Module):
+    """A loss with a parameter: the mean embedding is drawn to a point that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.point = nn.Parameter(torch.zeros(1))
+
+    def forward(self, outputs, pids):
+        return (outputs[-1][0].pooled.mean() - self.point).square().sum() + (self.point - 1).square().sum()
+
+
+def with_pull():
+    torch.manual_seed(0)
+    network = ReIDNetwork(Trunk(), 4, lambda c: nn.Identity(), partial(AELM, embed_dim=6))
+    losses = {"identity": IdentityLoss(), "pull": Pull(), "plain": lambda outputs, pids: outputs[0][0].logits.sum() * 0}
+    return ReIDModule(network, losses, partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+
+
+def test_parameters_of_a_loss_are_trained_and_saved(tmp_path):
+    model = with_pull()
+    assert any(p is model.losses["pull"].point for group in model.parameter_groups() for p in group["params"])
+    run = trainer()
+    run.fit(model, pictures())
+    trained = model.losses["pull"].point.item()
+    assert trained != 0
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    again = with_pull()
+    pl.Trainer(accelerator="cpu", max_epochs=3, num_sanity_val_steps=0, **QUIET).fit(
+        again, pictures(), ckpt_path=tmp_path / "run.ckpt", weights_only=True
+    )
+    assert again.losses["pull"].point.item() != trained
+    assert torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]["losses.pull.point"].item() == trained
+
+
+def test_a_checkpoint_from_before_losses_were_saved_is_gone_on_with(tmp_path):
+    run = trainer()
+    run.fit(module(optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9)), pictures())
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    model = with_pull()
+    further = pl.Trainer(accelerator="cpu", max_epochs=3, num_sanity_val_steps=0, **QUIET)
+    further.fit(model, pictures(), ckpt_path=tmp_path / "run.ckpt", weights_only=True)
+    assert further.current_epoch == 3
+    assert model.losses["pull"].point.item() != 0
+
+
+def endless(schedule):
+    ends = pl.Trainer(accelerator="cpu", max_epochs=-1, max_steps=4, num_sanity_val_steps=0, **QUIET)
+    model = module(schedule=schedule)
+    ends.fit(model, pictures())
+    return ends.optimizers[0].param_groups[0]["lr"]
+
+
+def test_a_cosine_without_an_end_is_an_error_before_the_first_step():
+    with pytest.raises(ValueError, match=r"the cosine schedule needs a known number of epochs: give `trainer.max_ep"):
+        endless(partial(cosine, warmup_epochs=0))
+
+
+def test_steps_of_the_rate_need_no_end():
+    assert endless(partial(multistep, milestones=(100,), warmup_epochs=0)) == pytest.approx(0.1)
+
+
+def test_the_loss_is_not_read_back_for_the_bar_at_each_step(monkeypatch):
+    model, asked = module(), []
+    monkeypatch.setattr(model, "log", lambda name, *_, **options: asked.append((name, options.get("prog_bar", False))))
+    monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
+    model.training_step(batches(junk=None)[0], 0)
+    assert ("train/loss", False) in asked
+    assert not any(on_bar for _, on_bar in asked)

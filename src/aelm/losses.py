@@ -93,12 +93,15 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
     with torch.autocast(features.device.type, enabled=False):
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         # Difference by difference: the way over the product loses small distances, and has no gradient at 0.
-        distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+        fixed = wide.detach()  # with gradients, the backward of all pairs would hold B x B x D numbers
+        distances = torch.cdist(fixed, fixed, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
         same = pids[:, None] == pids[None, :]
         itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
-        positive = distances.masked_fill(~same | itself, -torch.inf).amax(1)
-        negative = distances.masked_fill(same, torch.inf).amin(1)
-        valid = torch.isfinite(positive) & torch.isfinite(negative)
-        gap = torch.where(valid, positive, 0) - torch.where(valid, negative, 0)
+        farthest, positive = distances.masked_fill(~same | itself, -torch.inf).max(1)
+        nearest, negative = distances.masked_fill(same, torch.inf).min(1)
+        valid = torch.isfinite(farthest) & torch.isfinite(nearest)
+        # The norm of a difference of 0 has gradient 0.
+        pulled, pushed = (wide - wide[positive]).norm(dim=1), (wide - wide[negative]).norm(dim=1)
+        gap = torch.where(valid, pulled, 0) - torch.where(valid, pushed, 0)
         loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
         return (loss * valid).sum() / valid.sum().clamp(min=1)

@@ -1,5 +1,6 @@
 """ReIDModule: trains and tests a network under Lightning; knows no method by name."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -18,7 +19,18 @@ from aelm.retrieval import RankMetrics, RankResult
 from aelm.types import Batch
 
 Loss = Callable[[StageOutputs, Tensor], Tensor]
-Schedule = Callable[[float, int], float]
+Schedule = Callable[[float, float], float]
+
+
+class PlainLoss(nn.Module):
+    """A loss that is a function, as a module: so all losses of a training are moved, trained and saved alike."""
+
+    def __init__(self, function: Loss) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        return self.function(outputs, pids)
 
 
 class ReIDModule(pl.LightningModule):
@@ -26,9 +38,11 @@ class ReIDModule(pl.LightningModule):
 
     Args:
         network: What is trained.
-        losses: Terms by name, summed; each turns the network's outputs and the labels ``(B,)`` into a scalar.
+        losses: Terms by name, summed; each turns the network's outputs and the labels ``(B,)`` into a scalar. What
+            parameters a loss has are trained as new layers are.
         optimizer: Builds the optimizer from parameter groups, such as ``partial(torch.optim.Adam, lr=3.5e-4)``.
-        schedule: Factor of the learning rate for (epoch, number of epochs); None for 1 throughout.
+        schedule: Factor of the learning rate for (epoch, number of epochs); None for 1 throughout. The number is
+            infinite where ``max_epochs`` sets no end.
         new_lr_factor: Factor of the learning rate outside the backbone.
         decay_norm_and_bias: Whether weight decay acts on biases and norms too.
         frozen_epochs: For how many first epochs the backbone stays as it is.
@@ -55,7 +69,9 @@ class ReIDModule(pl.LightningModule):
                 f"`frozen_epochs` and `new_lr_factor` must not be negative, got {frozen_epochs} and {new_lr_factor}"
             )
         self.network = network
-        self.losses = dict(losses)
+        self.losses = nn.ModuleDict(
+            {name: loss if isinstance(loss, nn.Module) else PlainLoss(loss) for name, loss in losses.items()}
+        )
         self.optimizer = optimizer
         self.schedule = schedule
         self.new_lr_factor = new_lr_factor
@@ -86,7 +102,7 @@ class ReIDModule(pl.LightningModule):
         outputs: StageOutputs = (self._in_training or self.network)(batch.image, batch.pid)
         terms = {name: loss(outputs, batch.pid) for name, loss in self.losses.items()}
         total = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", total, prog_bar=True)
+        self.log("train/loss", total)  # the bar reads it now and then: `prog_bar` would read it back at every step
         if len(terms) > 1:
             self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
         self._log_heads(outputs, batch.pid)
@@ -129,12 +145,15 @@ class ReIDModule(pl.LightningModule):
         # Step 0 is asked for before there are loaders. To ask for them then, as `trainer.estimated_stepping_batches`
         # does, would set them up before Lightning knows that a run goes on, and where.
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) if step else 1
-        return factor * self.schedule(step / max(steps, 1), max(trainer.max_epochs or 1, 1))
+        epochs = trainer.max_epochs
+        endless = epochs is None or epochs < 0
+        return factor * self.schedule(step / max(steps, 1), math.inf if endless else float(max(epochs or 1, 1)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and new layers, each split into what decays and what does not; empty groups left out."""
         groups: dict[str, list[nn.Parameter]] = {}
-        for name, parameter in self.network.named_parameters():
+        # The losses come last: so a state of the optimizer from before they had parameters still fits (`with_new`).
+        for name, parameter in itertools.chain(self.network.named_parameters(), self.losses.named_parameters("losses")):
             if parameter.requires_grad:
                 plain = parameter.ndim <= 1 and not self.decay_norm_and_bias
                 place = "backbone" if name.startswith("backbone.") else "new"
@@ -191,6 +210,33 @@ class ReIDModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["aelm"] = self.description
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets a checkpoint from before losses were saved be gone on with: they start as they are."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("losses.")}
+        if own.keys() <= checkpoint["state_dict"].keys():
+            return
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+            checkpoint[key] = {**own, **checkpoint[key]}
+        sizes = {group["name"]: len(group["params"]) for group in self.parameter_groups()}
+        checkpoint["optimizer_states"] = [with_new(state, sizes) for state in checkpoint.get("optimizer_states", [])]
+
+
+def with_new(state: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """An optimizer's state, in whose groups new parameters without a state stand behind those that it knows.
+
+    >>> groups = [{"name": "x", "params": [0]}, {"name": "y", "params": [1]}]
+    >>> state = {"state": {0: "a", 1: "b"}, "param_groups": groups}
+    >>> with_new(state, {"x": 2, "y": 1})["state"]
+    {0: 'a', 2: 'b'}
+    """
+    groups, moved, start = [], {}, 0
+    for group in state["param_groups"]:
+        size = max(sizes.get(group["name"], 0), len(group["params"]))
+        groups.append({**group, "params": list(range(start, start + size))})
+        moved.update({old: start + i for i, old in enumerate(group["params"])})
+        start += size
+    return {"state": {moved[old]: value for old, value in state["state"].items()}, "param_groups": groups}
 
 
 def in_order(metric: RankMetrics) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 def multistep(
     epoch: float,
-    epochs: int,
+    epochs: float,
     milestones: Sequence[float] = (40, 70),
     gamma: float = 0.1,
     warmup_epochs: float = 10,
@@ -21,20 +21,28 @@ def multistep(
 
 
 def cosine(
-    epoch: float, epochs: int, final_factor: float = 0.0, warmup_epochs: float = 10, warmup_factor: float = 0.01
+    epoch: float, epochs: float, final_factor: float = 0.0, warmup_epochs: float = 10, warmup_factor: float = 0.01
 ) -> float:
     """Linear warm-up, then half a cosine from 1 down to ``final_factor`` at the last epoch.
 
     >>> [round(cosine(e, 110), 4) for e in (0, 10, 60, 110)]
     [0.01, 1.0, 0.5, 0.0]
+
+    Raises:
+        ValueError: If ``epochs`` is infinite: a cosine needs an end.
     """
+    if not math.isfinite(epochs):
+        raise ValueError(
+            "the cosine schedule needs a known number of epochs: give `trainer.max_epochs` as well (beside `max_steps` "
+            "or `max_time`), or take `schedule=none` or `schedule=multistep`"
+        )
     if epoch < warmup_epochs:
         return warmup(epoch, warmup_epochs, warmup_factor)
     share = min((epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9), 1.0)
     return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * share)) / 2
 
 
-def constant(epoch: float, epochs: int, warmup_epochs: float = 0, warmup_factor: float = 0.01) -> float:
+def constant(epoch: float, epochs: float, warmup_epochs: float = 0, warmup_factor: float = 0.01) -> float:
     """Linear warm-up where asked for, then 1.
 
     >>> constant(3, 10)

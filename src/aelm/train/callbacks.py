@@ -85,7 +85,15 @@ class History(Callback):
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, with the time that the whole training still takes."""
+    """Lightning's bar, with the loss and the time that the whole training still takes.
+
+    The loss is read from the device at most once in ``loss_every_seconds``: each time the device is waited for.
+    """
+
+    def __init__(self, loss_every_seconds: float = 1.0) -> None:
+        super().__init__()
+        self.loss_every_seconds = loss_every_seconds
+        self._read, self._loss = -math.inf, ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -94,6 +102,11 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         shown: dict[str, Any] = super().get_metrics(trainer, pl_module)
         shown.pop("v_num", None)
+        if "train/loss" in trainer.callback_metrics and time.monotonic() >= self._read + self.loss_every_seconds:
+            self._loss = f"{float(trainer.callback_metrics['train/loss']):.3g}"
+            self._read = time.monotonic()
+        if self._loss:
+            shown["train/loss"] = self._loss
         done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
         if trainer.training and done and math.isfinite(steps):  # a training without end has no time left
             left = (time.monotonic() - self._started) / done * (steps - trainer.global_step)
