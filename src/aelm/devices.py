@@ -19,7 +19,8 @@ def full_precision() -> Iterator[None]:
     after either of torch's two interfaces was used, and what was set is set again afterwards.
     """
     cuda, cudnn, mkldnn = (getattr(torch.backends, name) for name in ("cuda", "cudnn", "mkldnn"))
-    backends: list[Any] = [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+    # All of a library's: torch refuses to tell one setting for several that differ.
+    backends: list[Any] = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aelm.models import AELM, IFCN, RandomAELM, TwoHeads, discriminative_region
-from aelm.models.aelm import hashed, shifted
+from aelm.models.aelm import hashed, of_another, shifted, swapped
 from tests.models import naive
 
 
@@ -202,3 +202,54 @@ def test_training_in_a_plain_loop_moves_every_parameter():
 def test_ifcn_alone_fits_where_aelm_stands():
     head, features, pids = world(IFCN)
     assert head(features, pids).heatmap.shape == (4, 6, 3)
+
+
+def test_of_another_is_half_a_batch_away_where_that_is_another_identity():
+    pids = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    others, found = of_another(pids)
+    assert others.tolist() == torch.arange(8).roll(4).tolist()
+    assert found.all()
+
+
+def test_of_another_never_gives_the_same_identity_and_says_where_there_is_none():
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        pids = torch.randint(1 + seed % 4, (1 + seed % 7,), generator=generator)
+        others, found = of_another(pids)
+        for i in range(len(pids)):
+            assert found[i] == bool((pids != pids[i]).any())
+            assert not found[i] or pids[others[i]] != pids[i]
+
+
+def test_swapping_keeps_channels_last():
+    features = torch.rand(4, 8, 6, 3).contiguous(memory_format=torch.channels_last)
+    assert swapped(features, torch.rand(4, 6, 3) > 0.5).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("pids", [[0], [3, 3, 3]])
+def test_with_no_other_identity_in_the_batch_swap_erases_nothing_and_says_so(pids):
+    aelm = AELM(channels=8, num_ids=5, embed_dim=4)
+    features = torch.rand(len(pids), 8, 6, 3)
+    if len(pids) == 1:  # batch norm over 18 positions of one picture
+        aelm.train()
+    _, b = aelm(features, torch.tensor(pids))
+    assert not b.mask.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("neck", [False, True])
+def test_pure_half_precision_trains_with_float32_losses(dtype, neck):
+    aelm = AELM(channels=8, num_ids=3, embed_dim=4, neck=neck).to(dtype)
+    a, b = aelm(torch.rand(6, 8, 6, 3).to(dtype), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert a.logits.dtype == b.logits.dtype == a.pooled.dtype == torch.float32
+    (a.logits.square().sum() + b.logits.square().sum()).backward()
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in aelm.parameters() if p.requires_grad and not neck
+    )
+
+
+def test_under_autocast_pooled_features_and_logits_are_float32():
+    aelm = AELM(channels=8, num_ids=3, embed_dim=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a, b = aelm(torch.rand(4, 8, 6, 3), torch.tensor([0, 0, 1, 1]))
+    assert {a.pooled.dtype, a.logits.dtype, b.pooled.dtype, b.logits.dtype} == {torch.float32}

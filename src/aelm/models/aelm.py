@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from aelm.models.ifcn import IFCN
@@ -55,8 +56,9 @@ class AELM(TwoHeads):
         embed_dim: Depth E of each classifier's embedding map.
         threshold: Share of the heat map's range from which on a position is erased, in (0, 1].
         fill: ``swap``: at erased positions B sees what another picture of the batch has there: something foreign, as an
-            occluder is. ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased
-            positions become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
+            occluder is. The other picture is of another identity; where a batch has none, nothing is erased.
+            ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased positions
+            become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
         erase: ``attended``: attention reads the whole map, and what it gives is erased. ``raw``: the map in front of
             attention is erased (with 0 for ``drop``), and attention reads it once more, for B: so it too learns to do
             without the region. Only matters where there is attention.
@@ -122,17 +124,26 @@ class AELM(TwoHeads):
         mask = self.mask(a.heatmap)
         if not self.training:
             return a, masked(self.b(attended, wanted(a, pids)), mask)
+        others, mask = self.others(pids, mask)
         if self.erase == "raw" and attention is not None:
-            seen = attention(self.filled(features, mask))
+            seen = attention(self.filled(features, mask, others))
         else:
-            seen = attended if self.fill == "drop" else self.filled(attended, mask)
+            seen = attended if self.fill == "drop" else self.filled(attended, mask, others)
         if self.fill == "drop":
             return a, self.b(seen, erased=mask)
         return a, masked(self.b(seen), mask)
 
-    def filled(self, features: Tensor, mask: Tensor) -> Tensor:
-        """``features`` (B, C, H, W) with the filling where ``mask`` (B, H, W) says."""
-        return swapped(features, mask) if self.fill == "swap" else features * ~mask[:, None]
+    def others(self, pids: Tensor | None, mask: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Which pictures ``(B,)`` are swapped in, and the part of ``mask`` (B, H, W) for which there is one."""
+        if self.fill != "swap":
+            return None, mask
+        # Without labels each picture counts as another person.
+        others, found = of_another(torch.arange(len(mask), device=mask.device) if pids is None else pids)
+        return others, mask & found[:, None, None]
+
+    def filled(self, features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
+        """``features`` (B, C, H, W) with the filling where ``mask`` (B, H, W) says; ``others`` as in `swapped`."""
+        return swapped(features, mask, others) if self.fill == "swap" else features * ~mask[:, None]
 
     def mask(self, heatmap: Tensor) -> Tensor:
         """What to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
@@ -143,7 +154,7 @@ class RandomAELM(AELM):
     """AELM whose mask is shifted at random around the map: same area and shape, another place.
 
     The control for *where* AELM erases. Arguments and shapes as :class:`AELM`. The shifts come from a counter that is
-    saved with the weights and starts from torch's seed, not from the global stream.
+    saved with the weights and starts from torch's seed, not from the global stream; each process draws its own.
     """
 
     draws: Tensor
@@ -164,19 +175,46 @@ class RandomAELM(AELM):
 
     def mask(self, heatmap: Tensor) -> Tensor:
         B, H, W = heatmap.shape
-        numbers = hashed(self.draws + torch.arange(B, device=heatmap.device))  # (B,)
+        # Processes share a seed: the rank sends each to a stretch of the counter of its own.
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        numbers = hashed(self.draws + rank * 0x9E3779B1 + torch.arange(B, device=heatmap.device))  # (B,)
         if self.training:
             self.draws += B
         return shifted(discriminative_region(heatmap, self.threshold), numbers % H, (numbers // H) % W)
 
 
-def swapped(features: Tensor, mask: Tensor) -> Tensor:
+def swapped(features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
     """``features`` (B, C, H, W) with another picture's where ``mask`` (B, H, W) says, which get no gradient from that.
 
-    The other picture is half a batch away: where a batch holds several pictures of an identity, they stand together.
+    ``others`` (B,) tells whose; None for those half a batch away. The memory format stays.
     """
-    others = features.detach().roll(max(len(features) // 2, 1), 0)
-    return torch.where(mask[:, None], others, features)
+    if others is None:
+        others = away(len(features), features.device)[:, 0]
+    foreign = features.detach()[others]  # unlike `roll`, an index keeps channels_last
+    return torch.where(mask[:, None], foreign, features)
+
+
+def of_another(pids: Tensor) -> tuple[Tensor, Tensor]:
+    """For each picture of a batch with labels ``(B,)`` one of another identity ``(B,)``, and whether there is one.
+
+    That is the picture half a batch away, since pictures of an identity stand together, or else the next one in front
+    of it; where there is none, the picture itself.
+
+    >>> of_another(torch.tensor([7, 7, 3, 7]))
+    (tensor([2, 2, 0, 2]), tensor([True, True, True, True]))
+    """
+    B = len(pids)
+    order = away(B, pids.device)  # (B, B)
+    rank = torch.arange(B, device=pids.device)
+    first = torch.where(pids[order] != pids[:, None], rank, B).amin(1)  # (B,)
+    found = first < B
+    return torch.where(found, order[rank, first.clamp(max=B - 1)], rank), found
+
+
+def away(B: int, device: torch.device) -> Tensor:
+    """The pictures of a batch as each of them asks for them, ``(B, B)``: from half a batch away on, backwards."""
+    place = torch.arange(B, device=device)
+    return (place[:, None] - max(B // 2, 1) - place) % B
 
 
 def masked(b: HeadOutput, mask: Tensor) -> HeadOutput:

@@ -1,5 +1,8 @@
 """IFCN: the identity classifier as a fully convolutional head, whose class maps are heat maps."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -66,9 +69,11 @@ class IFCN(nn.Module):
             explain: Whether heat maps are wanted also without ``pids``: those of the best-scored identity.
         """
         maps = self.embed(features)  # (B, E, H, W)
-        pooled = mean_over_kept(maps, erased)  # (B, E)
-        embedding = pooled if self.neck is None else self.neck(pooled)
-        logits = F.linear(embedding, self.weight)  # (B, N)
+        wide = torch.promote_types(maps.dtype, torch.float32)
+        with precise(maps.device):  # losses read these: in float32 whatever the maps are in
+            pooled = mean_over_kept(maps, erased)  # (B, E)
+            embedding = pooled if self.neck is None else self.neck(pooled.to(self.neck.weight.dtype)).to(wide)
+            logits = F.linear(embedding, self.weight.to(wide))  # (B, N)
         if explain and pids is None:
             pids = logits.argmax(1)
         heatmap = None if pids is None else self.heatmaps(maps, pooled, pids)
@@ -79,7 +84,7 @@ class IFCN(nn.Module):
         """Class maps ``(B, H, W)`` of ``pids`` (B,), from ``maps`` (B, E, H, W) and ``pooled`` (B, E)."""
         check_labels(pids, self.num_ids)
         wide = torch.promote_types(maps.dtype, torch.float32)
-        with torch.autocast(maps.device.type, enabled=False):
+        with precise(maps.device):
             scale, shift = self._neck_affine(pooled)
             rows = self.weight[pids].to(wide)  # (B, E)
             heat = torch.einsum("behw,be->bhw", maps.to(wide), rows * scale)
@@ -94,18 +99,25 @@ class IFCN(nn.Module):
     def class_maps(self, features: Tensor) -> Tensor:
         """All class maps ``(B, N, H, W)``, whose spatial mean is the logits; grows with N, unlike ``forward``."""
         maps = self.embed(features)
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         scale, shift = self._neck_affine(maps.mean((2, 3)))
-        return F.conv2d(maps, (self.weight * scale)[:, :, None, None], self.weight @ shift)
+        weight = self.weight.to(maps.dtype)
+        return F.conv2d(maps, (weight * scale)[:, :, None, None], weight @ shift)
 
     def _neck_affine(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift ``(E,)`` by which the neck turns ``pooled`` into the embedding; 1 and 0 without one."""
+        """Scale and shift ``(E,)`` by which the neck turns ``pooled`` into the embedding; 1 and 0 without one.
+
+        In float32 at least.
+        """
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
         if self.neck is None:
-            return self.weight.new_ones(self.embed_dim), self.weight.new_zeros(self.embed_dim)
+            ones = self.weight.new_ones(self.embed_dim, dtype=wide)
+            return ones, torch.zeros_like(ones)
         variance, mean = self.neck.running_var, self.neck.running_mean
         if self.training or variance is None or mean is None:  # the neck has just used the statistics of this batch
-            variance, mean = batch_statistics(pooled.detach().to(self.weight.dtype), self.neck)
-        scale = self.neck.weight * torch.rsqrt(variance + self.neck.eps)
-        return scale, self.neck.bias - mean * scale
+            variance, mean = batch_statistics(pooled.detach().to(wide), self.neck)
+        scale = self.neck.weight.to(wide) * torch.rsqrt(variance.to(wide) + self.neck.eps)
+        return scale, self.neck.bias.to(wide) - mean.to(wide) * scale
 
 
 def batch_statistics(values: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -124,12 +136,19 @@ def batch_statistics(values: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
 def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
     """Average of ``maps`` (B, E, H, W) over the positions that ``erased`` (B, H, W) does not mark -> (B, E).
 
-    A picture of which every position is marked is averaged whole.
+    A picture of which every position is marked is averaged whole. The average is in float32 at least.
     """
+    wide = torch.promote_types(maps.dtype, torch.float32)
     if erased is None:
-        return maps.mean((2, 3))
-    kept = (~erased | erased.flatten(1).all(1)[:, None, None]).to(maps.dtype)  # (B, H, W)
-    return torch.einsum("behw,bhw->be", maps, kept) / kept.sum((1, 2))[:, None]
+        return maps.mean((2, 3), dtype=wide)
+    kept = (~erased | erased.flatten(1).all(1)[:, None, None]).to(wide)  # (B, H, W)
+    return torch.einsum("behw,bhw->be", maps.to(wide), kept) / kept.sum((1, 2))[:, None]
+
+
+def precise(device: torch.device) -> AbstractContextManager[Any]:
+    """Without autocast where there is one; else nothing, so that an exported network is free of it."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def check_labels(pids: Tensor, num_ids: int) -> None:
