@@ -109,3 +109,11 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path, content, message):
 def test_a_missing_checkpoint_names_its_neighbours(saved):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*bset\.ckpt; beside it: .*best\.ckpt"):
         load_model(saved[1].with_name("bset.ckpt"))
+
+
+def test_embedding_tracks_no_gradients_and_leaves_training_alone(saved):
+    network = load_model(saved[1])
+    images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)
+    assert not network.embed(images).requires_grad
+    assert all(parameter.requires_grad for parameter in network.parameters())  # a training may start from it
+    assert network(images)[-1][0].logits.requires_grad

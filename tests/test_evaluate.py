@@ -5,15 +5,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from aelm.data.benchmarks import with_distractors
 from aelm.embed.folder import read_features
 from aelm.evaluate import __main__ as evaluate
 from aelm.evaluate import scoring
 from aelm.evaluate.scoring import Test, Ways
+from aelm.module import ReIDModule
 from aelm.report import metrics
 from aelm.retrieval import bootstrap, expand_queries, pool_people, rank_metrics, rerank, verification
 from aelm.types import Benchmark, Picture
+from tests.tiny import write_checkpoint
 
 
 def world(seed=0, Q=12, G=40, D=8):
@@ -189,3 +192,19 @@ def test_a_checkpoint_is_scored_in_every_way(trained, composed, people, tmp_path
     assert flipped["test/mAP"] != scores["test/mAP"]
     crowded = evaluate.run(composed("evaluate", best, f"distractors={tmp_path}/crowd", "figures=false", *quiet))
     assert crowded["test/mAP"] <= scores["test/mAP"] + 1e-9
+
+
+def test_a_checkpoint_is_tested_without_tf32(tested, people, tmp_path, monkeypatch):
+    found, forward = set(), ReIDModule.forward
+
+    def noted(self, images):
+        found.add(torch.backends.cudnn.conv.fp32_precision)
+        return forward(self, images)
+
+    monkeypatch.setattr(ReIDModule, "forward", noted)
+    write_checkpoint(tmp_path / "best.ckpt")
+    before = torch.backends.cudnn.conv.fp32_precision
+    small = ["dataset=synthetic", "dataset.benchmarks.synthetic.size=tiny", "dataset.workers=0", "bootstrap=0"]
+    tested(tmp_path / "best.ckpt", *small, f"data_dir={people}")
+    assert found == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before

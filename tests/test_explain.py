@@ -224,3 +224,17 @@ def test_the_lines_of_the_document_run(checkpoint, tmp_path, monkeypatch, capsys
     scores = names["model"].embed(images[:1]) @ names["model"].embed(images[1:]).T
     torch.testing.assert_close(maps.score[None], scores)
     assert "torch.Size([4, 4, 2])" in capsys.readouterr().out
+
+
+def test_maps_are_computed_without_tf32(run, crops, monkeypatch):
+    found, draw = [], heatmap_rows.explained
+
+    def noted(*arguments):
+        found.append(torch.backends.cudnn.conv.fp32_precision)
+        return draw(*arguments)
+
+    monkeypatch.setattr(heatmap_rows, "explained", noted)
+    before = torch.backends.cudnn.conv.fp32_precision
+    run(f"images={crops}", "device=cpu")
+    assert found == ["ieee"]
+    assert torch.backends.cudnn.conv.fp32_precision == before

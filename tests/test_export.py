@@ -273,3 +273,14 @@ def test_yaml_and_signature_agree(composed):
     shared = config.keys() & parameters.keys()
     assert shared == {"format", "preprocessing", "opset", "tolerance"}
     assert all(config[key] == parameters[key].default for key in shared)
+
+
+def test_pytorch_is_compared_without_tf32(checkpoint):
+    embedder, found = load_embedder(checkpoint), []
+
+    def graph(images):
+        found.append(torch.backends.cudnn.conv.fp32_precision)
+        return torch.zeros(len(images), 2)
+
+    assert exporting.largest_difference(graph, graph, embedder, "outside") == 0
+    assert set(found) == {"ieee"}

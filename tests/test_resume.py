@@ -152,3 +152,13 @@ def test_a_frozen_backbone_is_frozen_also_where_a_run_goes_on_within_an_epoch(tr
     parts, _ = trained(*options, "resume=auto", name="parts")
     states = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, parts)]
     assert differences(*states) == []
+
+
+def test_a_run_on_the_cpu_leaves_gpus_alone(monkeypatch):
+    """Also where there are some: to ask for their states would start CUDA on each of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: pytest.fail("CUDA was started"))
+    assert random_states()["cuda"] == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.zeros(2)])
+    assert len(random_states()["cuda"]) == 1

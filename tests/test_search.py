@@ -21,6 +21,7 @@ from aelm.embed import __main__ as embed
 from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
 from aelm.embed.folder import read_embeddings
+from aelm.models import ReIDNetwork
 from aelm.search import __main__ as search
 from aelm.search.page import pair_heat, read_pictures
 from tests.browser import BROWSER, Page
@@ -330,3 +331,40 @@ def test_paths_mean_the_same_in_a_folder_that_is_embedded_in_passing(searched, w
     (held,) = searched(world[1][7], *given)
     assert [hit.path for hit in passing.hits] == [hit.path for hit in held.hits]
     assert len(held.hits) > 1
+
+
+def test_a_search_embeds_in_the_precision_that_is_asked_for(searched, world, monkeypatch):
+    told, make = [], search.embed_items
+    monkeypatch.setattr(
+        search, "load_embedder", lambda *a, **k: (told.append(k["precision"]), load_embedder(*a, **k))[1]
+    )
+    monkeypatch.setattr(search, "embed_items", lambda *a: (told.append(a[3].precision), make(*a))[1])
+    for precision in ("32", "bf16"):
+        told.clear()
+        keys = [f"precision={precision}", f"checkpoint='{world[0]}'", "skip_self=false", "top_k=1"]
+        (found,) = searched(world[1][2], *keys)
+        assert told == [precision, precision]  # the gallery's pictures and the query
+        assert found.hits[0].path == world[1][2]
+    with pytest.raises(ValueError, match="`precision` must be one of 32, bf16, 16, got 'half'"):
+        searched(world[1][2], "precision=half", f"checkpoint='{world[0]}'")
+
+
+def test_embeddings_and_heat_maps_are_computed_without_tf32(searched, embedded, tmp_path, monkeypatch):
+    seen, features = [], ReIDNetwork.features
+
+    def spied(self, images):
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return features(self, images)
+
+    def load(*arguments, **options):
+        found = load_embedder(*arguments, **options)
+        seen.clear()  # of what measures the length of an embedding
+        return found
+
+    monkeypatch.setattr(ReIDNetwork, "features", spied)
+    monkeypatch.setattr(search, "load_embedder", load)
+    before = torch.backends.cudnn.conv.fp32_precision
+    searched(embedded[4], "top_k=2", f"output={tmp_path}/page.html")
+    assert len(seen) >= 2
+    assert set(seen) == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from typing import ClassVar
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch._subclasses import FakeTensorMode
 
 from aelm import checkpoint
 from aelm.checkpoint import build, describe
@@ -15,6 +18,7 @@ from aelm.embed.embedder import load_embedder
 from aelm.models.onnx import OnnxBackbone, load_onnx
 
 HEIGHT, WIDTH = 24, 16
+REAL = onnxruntime.InferenceSession
 PREPROCESSING = {
     "height": 64, "width": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]
 }  # fmt: skip
@@ -148,3 +152,52 @@ def test_a_checkpoint_that_does_not_tell_its_preprocessing_is_named(saved):
     torch.save(content, saved[1])
     with pytest.raises(ValueError, match=r"`preprocessing` lacks \['width'\]"):
         load_embedder(saved[1])
+
+
+class Session:
+    """Stands for onnxruntime's, and notes what it was asked to run on."""
+
+    asked: ClassVar[list] = []
+    built_for_cuda = True
+
+    def __init__(self, path, options, providers):
+        self.asked.append(providers)
+        self.real = REAL(path, options, ["CPUExecutionProvider"])
+        self.get_inputs, self.get_outputs, self.run = self.real.get_inputs, self.real.get_outputs, self.real.run
+
+    def get_providers(self):
+        return ["CUDAExecutionProvider"] if self.built_for_cuda else ["CPUExecutionProvider"]
+
+
+def session_on(monkeypatch, tmp_path, device, built_for_cuda=True):
+    """An ONNX backbone that was given pictures of a make-believe device; the providers that were asked for."""
+    found = ["CUDAExecutionProvider", "CPUExecutionProvider"] if built_for_cuda else ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
+    monkeypatch.setattr(Session, "asked", [])
+    monkeypatch.setattr(Session, "built_for_cuda", built_for_cuda)
+    backbone = OnnxBackbone(write_onnx(tmp_path / "other.onnx"))
+    with FakeTensorMode():
+        pictures = torch.zeros(2, 3, HEIGHT, WIDTH, device=device)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(self.shape))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    for _ in range(2):
+        backbone(pictures)
+    return Session.asked
+
+
+def test_an_onnx_file_runs_on_the_device_of_the_pictures(tmp_path, monkeypatch, caplog):
+    first, *more = session_on(monkeypatch, tmp_path, "cuda:1")
+    assert first == ["CPUExecutionProvider"]  # it is read before anybody says where it shall run
+    assert more == [[("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0}), "CPUExecutionProvider"]]
+    assert not caplog.records
+
+
+def test_an_onnx_file_on_the_cpu_leaves_gpus_alone(tmp_path, monkeypatch):
+    assert session_on(monkeypatch, tmp_path, "cpu") == [["CPUExecutionProvider"]]
+
+
+def test_an_onnxruntime_without_cuda_says_once_that_it_runs_on_the_cpu(tmp_path, monkeypatch, caplog):
+    assert session_on(monkeypatch, tmp_path, "cuda:1", built_for_cuda=False)[1:] == [["CPUExecutionProvider"]]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("other.onnx runs on the CPU: this onnxruntime cannot use cuda:1")

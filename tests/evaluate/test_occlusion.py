@@ -133,6 +133,22 @@ def test_loading_processes_change_nothing(queries):
     assert [p.result.mAP for p in one] == [p.result.mAP for p in two]
 
 
+def test_a_sweep_embeds_hidden_queries_alone(queries):
+    """The gallery's embeddings are the test's own, at every point."""
+    sizes = []
+    sweep(world(queries), SHORT, lambda images: (sizes.append(len(images)), pixels(images))[1], RESIZE, Loader(0, 5))
+    assert sum(sizes) == len(queries) * 2 * 2
+
+
+@pytest.mark.gpu
+def test_a_gpu_ranks_hidden_queries_as_the_cpu_does(queries):
+    test = world(queries)
+    there = test._replace(query_features=test.query_features.cuda(), gallery_features=test.gallery_features.cuda())
+    here = sweep(test, SHORT, pixels, RESIZE, Loader(workers=0))
+    found = sweep(there, SHORT, lambda images: pixels(images).cuda(), RESIZE, Loader(workers=0))
+    assert [p.result.mAP for p in found] == pytest.approx([p.result.mAP for p in here], abs=1e-6)
+
+
 def test_the_mean_over_kinds_and_its_interval():
     rng = np.random.default_rng(0)
     pids, camids = np.arange(30) % 10, np.zeros(30, int)
@@ -208,3 +224,11 @@ def test_from_the_command_to_the_files(trained, tested, tmp_path, capsys):
     assert "occlusion, mAP" in capsys.readouterr().out
     with pytest.raises(ValueError, match="`occlusion` must be sweep, or null for none, got 'swep'"):
         tested(best, "occlusion=swep")
+
+
+def test_hidden_queries_are_ranked_on_the_device_that_embeds(queries, monkeypatch):
+    """The meta device stands for a GPU: a copy to the CPU, or of another device, is an error there."""
+    seen = []
+    monkeypatch.setattr("aelm.evaluate.occlusion.rank_metrics", lambda query, *_: seen.append(query.device.type))
+    sweep(world(queries), SHORT, lambda images: torch.empty(len(images), 6, device="meta"), RESIZE, Loader(workers=0))
+    assert seen[1:] == ["meta"] * 4

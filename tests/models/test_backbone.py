@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from aelm.models import TimmBackbone
 from aelm.models import backbone as module
@@ -143,3 +144,21 @@ def test_an_undilated_output_stride_is_the_last_stride_by_another_name(name):
     large = TimmBackbone(name, last_stride=2, output_stride=8, dilate=False, pretrained=False)
     assert [shape[1:] for shape in map_shapes(large)] == [(32, 16), (32, 16)]
     assert all(m.dilation == (1, 1) for m in large.modules() if isinstance(m, nn.Conv2d))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_backbone_is_probed_in_its_own_type(kind):
+    assert map_shapes(TimmBackbone("resnet10t", pretrained=False).to(kind)) == [(256, 16, 8), (512, 16, 8)]
+
+
+def test_a_backbone_is_probed_on_its_own_device():
+    with FakeTensorMode():
+        backbone = nn.Conv2d(3, 8, 4, stride=4, dtype=torch.float16, device="cuda")
+        assert map_shapes(backbone) == [(8, 64, 32)]
+    assert map_shapes(nn.AvgPool2d(4)) == [(3, 64, 32)]  # without parameters: as any picture
+
+
+def test_what_really_failed_is_told():
+    mixed = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4).double(), nn.Conv2d(8, 8, 1))
+    with pytest.raises(ValueError, match=r"a picture of 256 x 128 \(float64 on cpu\): RuntimeError: .*type"):
+        map_shapes(mixed)

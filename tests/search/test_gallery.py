@@ -169,3 +169,35 @@ def test_bad_calls_are_told():
     with pytest.raises(ValueError, match="knows no model"):
         gallery.save("nowhere")
     assert len(gallery) == 4
+
+
+def test_additions_copy_each_row_a_few_times_only(monkeypatch):
+    """Counted in rows: adding one by one what comes in 512 pieces copied 512 * 256 rows when each call copied all."""
+    copied, empty = [], np.empty
+    gallery, features = Gallery(dim=D), unit(512)
+
+    def counted(shape, *rest):
+        copied.append(shape[0] / 2)
+        return empty(shape, *rest)
+
+    monkeypatch.setattr(np, "empty", counted)
+    for i in range(512):
+        gallery.add(features[i : i + 1], [f"/g/{i}.jpg"])
+    monkeypatch.undo()
+    assert sum(copied) < 4 * 512
+    assert len(gallery) == 512
+    assert [hits[0].path for hits in gallery.search(features[::50], k=1)] == [f"/g/{i}.jpg" for i in range(0, 512, 50)]
+
+
+def test_one_by_one_is_all_at_once(tmp_path):
+    whole, features = filled(30)
+    single = Gallery(dim=D)
+    for i, item in enumerate(whole.items):
+        single.add(features[i : i + 1], [item])
+        assert len(single) == i + 1
+    gone, replaced = whole.items[4].path, whole.items[8].path
+    for gallery in (whole, single):
+        gallery.remove([gone])
+        gallery.add(features[9:10], [Item(replaced, "x", "9")])
+    assert single.items == whole.items
+    assert single.search(unit(4, 7), k=29) == whole.search(unit(4, 7), k=29)

@@ -171,6 +171,7 @@ class EmbedConfig:
     shard_size: int = MISSING
     workers: int | None = MISSING
     progress: bool = MISSING
+    precision: str = MISSING
     allow: list[str] = MISSING
 
 
@@ -195,6 +196,7 @@ class SearchConfig:
     batch_size: int | None = MISSING
     workers: int | None = MISSING
     progress: bool = MISSING
+    precision: str = MISSING
     allow: list[str] = MISSING
 
 

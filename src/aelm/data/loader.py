@@ -85,7 +85,8 @@ class Loader(NamedTuple):
         on_bad_image: ``"error"`` stops at a picture that cannot be read. ``"skip"`` lists it and goes on: tests leave
             it out, and training takes another picture, of the same identity where there is one, in its place.
         persistent_workers: Whether workers of training and validation live on from epoch to epoch.
-        pin_memory: Whether batches lie in page-locked memory, where there is a CUDA device to copy them to.
+        pin_memory: Whether batches lie in page-locked memory, in a process that uses a CUDA device by the time the
+            loader is built.
         multiprocessing_context: How workers start: ``fork``, ``spawn``, ``forkserver``; None: as the system does.
         prefetch_factor: Batches that each worker prepares in advance.
     """
@@ -134,7 +135,7 @@ class Loader(NamedTuple):
             sampler=sampler,
             num_workers=workers,
             collate_fn=made_already,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
+            pin_memory=self.pin_memory and cuda_is_used(),
             worker_init_fn=one_thread,
             # Of its own, or each pass would take a number from the global stream, also a pass that goes on.
             generator=torch.Generator(),
@@ -143,6 +144,12 @@ class Loader(NamedTuple):
             persistent_workers=self.persistent_workers and lives_on and workers > 0,
         )
         return loader
+
+
+def cuda_is_used() -> bool:
+    """Whether this process has started CUDA: what would start it is left alone by a process that runs on the CPU."""
+    asked: Callable[[], bool] = torch.cuda.is_initialized  # torch gives it no types
+    return asked()
 
 
 def check_sockets(workers: int) -> None:

@@ -27,7 +27,8 @@ def run(config: DictConfig) -> Outcome:
 def settings(config: DictConfig) -> Settings:
     """How the job runs."""
     device = config.device if isinstance(config.device, str) else tuple(config.device)
-    return Settings(device, config.batch_size, config.shard_size, config.workers, config.progress)
+    sizes = config.batch_size, config.shard_size, config.workers
+    return Settings(device, *sizes, config.progress, config.precision)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
     names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     for name in names:
         try:
+            check_number(torch.device(name))
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             first = (str(error).splitlines() or ["no reason given"])[0]
@@ -44,6 +46,14 @@ def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise ValueError("`device` must name at least one device, got an empty list; try auto")
     return names
+
+
+def check_number(device: torch.device) -> None:
+    """Raises RuntimeError if a machine with CUDA devices has none of that number."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if count and (device.index or 0) >= count:
+        last = f", the last is cuda:{count - 1}" if count > 1 else ": cuda:0"
+        raise RuntimeError(f"torch finds {count} CUDA device{'s' if count > 1 else ''}{last}")
 
 
 def default_batch_size(device: str) -> int:
@@ -56,7 +66,7 @@ def default_batch_size(device: str) -> int:
 
 
 def embedded(
-    embedder: Embedder, paths: Sequence[str], batch_size: int, *, workers: int | None = None
+    embedder: Embedder, paths: Sequence[str], batch_size: int, *, workers: int | None = None, processes: int = 1
 ) -> Iterator[tuple[Positions, Features]]:
     """Embeds pictures batch by batch, in order.
 
@@ -66,6 +76,7 @@ def embedded(
         batch_size: Pictures a batch.
         workers: Processes that load; None: one a core, at most 8, and none beside a model on the CPU; 0: none, then
             as many threads as torch uses load a batch together, between two runs of the model.
+        processes: Processes on this machine that each embed a part, and share its cores.
 
     Yields:
         For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
@@ -79,15 +90,47 @@ def embedded(
     if workers == 0 or (workers is None and embedder.device.type == "cpu"):
         batches = loaded(dataset, batch_size, torch.get_num_threads())
     else:
-        batches = Loader(workers=workers).build(dataset, SequentialSampler(dataset), batch_size, lives_on=False)
-    waiting: tuple[Tensor, Tensor] | None = None
+        sampler = SequentialSampler(dataset)
+        batches = Loader(workers=workers).build(dataset, sampler, batch_size, lives_on=False, processes=processes)
+    waiting: Pending | None = None
     for batch in batches:
         # What a GPU computes is fetched only when it has its next batch.
-        ready, waiting = waiting, (batch.position, _embed(embedder, batch.image))
+        ready, waiting = waiting, pending(embedder, batch)
         if ready is not None:
-            yield _fetched(embedder, *ready)
+            yield _fetched(embedder, ready)
     if waiting is not None:
-        yield _fetched(embedder, *waiting)
+        yield _fetched(embedder, waiting)
+
+
+class Pending(NamedTuple):
+    """A batch that was given to the model.
+
+    Attributes:
+        positions: ``(b,)`` which of the paths.
+        features: ``(b, D)``; of a CUDA device: page-locked memory, which is filled once ``arrived`` has happened.
+        arrived: The event; None elsewhere.
+    """
+
+    positions: Tensor
+    features: Tensor
+    arrived: Any
+
+
+def pending(embedder: Embedder, batch: Batch) -> Pending:
+    """Gives a batch to the model; on a CUDA device nothing waits, neither for the copies nor for the model."""
+    if not len(batch.image):
+        return Pending(batch.position, torch.empty(0, embedder.dim), None)
+    if embedder.device.type != "cuda":
+        return Pending(batch.position, embedder.embed(batch.image), None)
+    images = batch.image if batch.image.is_pinned() else batch.image.pin_memory()
+    features = embedder.embed(images)
+    # Queued before the next batch is: a copy that is asked for later would wait for that one too.
+    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+    host.copy_(features, non_blocking=True)
+    event: Any = torch.cuda.Event  # torch gives it no types
+    arrived = event(blocking=True)  # the thread that waits sleeps: loading needs the core
+    arrived.record(torch.cuda.current_stream(embedder.device))
+    return Pending(batch.position, host, arrived)
 
 
 def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batch]:
@@ -123,15 +166,16 @@ def preparation(embedder: Embedder) -> Augment:
     return recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
 
 
-def _embed(embedder: Embedder, images: Tensor) -> Tensor:
-    return embedder.embed(images) if len(images) else torch.empty(0, embedder.dim)
-
-
-def _fetched(embedder: Embedder, positions: Tensor, features: Tensor) -> tuple[Positions, Features]:
-    found = features.float().cpu().numpy()
+def _fetched(embedder: Embedder, batch: Pending) -> tuple[Positions, Features]:
+    if batch.arrived is None:
+        found = batch.features.float().cpu().numpy()
+    else:
+        batch.arrived.synchronize()
+        found = batch.features.numpy().copy()  # page-locked memory is scarce, and used again for the next batches
     if not np.isfinite(found).all():
-        raise ValueError(f"{embedder.name} gives NaN or infinite values; has its training diverged?")
-    return positions.numpy(), found
+        half = " float16 may not hold its values: try precision=bf16." if embedder.precision == "16" else ""
+        raise ValueError(f"{embedder.name} gives NaN or infinite values.{half} Has its training diverged?")
+    return batch.positions.numpy(), found
 
 
 def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | None = None) -> Features:

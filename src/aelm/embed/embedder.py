@@ -2,15 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from aelm.checkpoint import KEY, network_of, read_checkpoint
+from aelm.devices import full_precision
 from aelm.models import IFCN, ReIDNetwork
 from aelm.models.onnx import OnnxBackbone, load_onnx, normalisation
+
+Precision = Literal["32", "bf16", "16"]
+HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Embedder:
         name: The file's name, without the folder.
         sha256: Of the file's content: what tells embeddings of one model from those of another.
         labels: What each training identity was, ``"market1501:2"``; empty where the file does not say.
+        precision: What ``embed`` computes in: ``32``: float32, without TF32; ``bf16`` or ``16``: torch's autocast to
+            bfloat16 or float16. Embeddings are float32 in any case.
     """
 
     network: ReIDNetwork
@@ -40,6 +48,7 @@ class Embedder:
     name: str
     sha256: str
     labels: tuple[str, ...] = ()
+    precision: Precision = "32"
 
     @property
     def device(self) -> torch.device:
@@ -55,6 +64,10 @@ class Embedder:
         """The same embedder, its network moved to ``device``."""
         self.network.to(device)
         return self
+
+    def exact(self) -> AbstractContextManager[None]:
+        """Keeps TF32 out of what else the network is asked for, such as heat maps."""
+        return full_precision()
 
     @torch.inference_mode()
     def embed(self, images: Tensor) -> Tensor:
@@ -72,23 +85,34 @@ class Embedder:
                 f"{self.name} takes uint8 pictures (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
-        return self.network.embed(images.to(self.device, non_blocking=True))
+        images = images.to(self.device, non_blocking=True)
+        with ExitStack() as stack:
+            stack.enter_context(full_precision())
+            if self.precision in HALVES:
+                stack.enter_context(torch.autocast(self.device.type, HALVES[self.precision]))
+            # Lengths are taken in float32, within the network.
+            return self.network.embed(images).float()
 
 
-def load_embedder(path: str | Path, allow: Sequence[str] = ()) -> Embedder:
+def load_embedder(path: str | Path, allow: Sequence[str] = (), *, precision: Precision = "32") -> Embedder:
     """The embedder that a file holds, on the CPU.
 
     Args:
         path: A checkpoint that ``aelm.train`` wrote, or an ONNX file with BoxMOT's contract (``.onnx``).
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
+        precision: See :class:`Embedder`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If an ONNX file is given and onnxruntime is not installed.
-        ValueError: If it is something else, or names what is not allowed.
+        ValueError: If it is something else, or names what is not allowed, or ``precision`` is unknown or does not fit.
     """
+    if precision not in get_args(Precision):
+        raise ValueError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     path, labels = Path(path), tuple[str, ...]()
     if path.suffix.lower() == ".onnx":
+        if precision != "32":
+            raise ValueError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
         network = load_onnx(path)
         backbone = network.backbone
         if not isinstance(backbone, OnnxBackbone):
@@ -106,4 +130,4 @@ def load_embedder(path: str | Path, allow: Sequence[str] = ()) -> Embedder:
         dim = network.embed(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels)
+    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision)

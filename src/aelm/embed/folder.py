@@ -210,6 +210,7 @@ def describe(embedder: Embedder, checkpoint: str, versions: Mapping[str, str]) -
             "mean": list(embedder.mean),
             "std": list(embedder.std),
         },
+        "precision": embedder.precision,
         "versions": dict(versions),
     }
 

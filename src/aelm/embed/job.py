@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from aelm.data.decoding import reason
 from aelm.data.listing import shown
 from aelm.data.sources import Item
 from aelm.embed.batches import Features, Positions, default_batch_size, devices, embedded
-from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.embedder import Embedder, Precision, load_embedder
 from aelm.embed.folder import describe, relative, table, write_embeddings
 from aelm.files import write_whole
 
@@ -79,7 +80,7 @@ def open_shards(
     job = json.dumps({"meta": meta, "paths": digest, "batch_size": batch_size, "rows": shards.rows}, sort_keys=True)
     described = shards.folder / "job.json"
     if shards.folder.is_dir() and not (described.is_file() and described.read_text(encoding="utf-8") == job):
-        log.info("%s was left by a job with other pictures, model or batches: starting anew", shards.folder)
+        log.info("%s was left by a job with other pictures, model, precision or batches: starting anew", shards.folder)
         shutil.rmtree(shards.folder)
     shards.folder.mkdir(parents=True, exist_ok=True)
     write_whole(described, lambda file: file.write(job.encode()))
@@ -146,7 +147,7 @@ LIBRARIES = ("aelm", "torch", "timm", "numpy")
 
 
 class Settings(NamedTuple):
-    """How a large job runs; the embeddings are the same whatever is set here, but for the last bits.
+    """How a large job runs; but for ``precision`` the embeddings are the same up to the last bits.
 
     Attributes:
         device: ``auto`` is every CUDA device, else Apple's, else the CPU; or a name, or several.
@@ -154,6 +155,7 @@ class Settings(NamedTuple):
         shard_size: Pictures between two points from which a stopped job can go on.
         workers: Processes that load, for each device; None: as many as suit it.
         progress: Whether a bar shows how far it is, and how fast.
+        precision: See :class:`aelm.embed.embedder.Embedder`.
     """
 
     device: str | tuple[str, ...] = "auto"
@@ -161,6 +163,7 @@ class Settings(NamedTuple):
     shard_size: int = 8192
     workers: int | None = None
     progress: bool = True
+    precision: Precision = "32"
 
 
 USUAL = Settings()
@@ -185,7 +188,7 @@ def embed_items(
     """
     places = devices(settings.device)
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
-    embedder = load_embedder(checkpoint, allow)
+    embedder = load_embedder(checkpoint, allow, precision=settings.precision)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
     meta = describe(embedder, checkpoint, versions)
     output.mkdir(parents=True, exist_ok=True)
@@ -211,12 +214,17 @@ def _process(
     """One of several processes: its own device, and its share of the shards."""
     if places[rank].startswith("cpu"):
         torch.set_num_threads(max(1, torch.get_num_threads() // len(places)))
-    embedder = load_embedder(checkpoint, allow).to(places[rank])
-    embed_shards(embedder, shards, todo[rank :: len(places)], settings, bar=rank)
+    embedder = load_embedder(checkpoint, allow, precision=settings.precision).to(places[rank])
+    embed_shards(embedder, shards, todo[rank :: len(places)], settings, bar=rank, processes=len(places))
 
 
 def embed_shards(
-    embedder: Embedder, shards: Shards, numbers: Sequence[int], settings: Settings = USUAL, bar: int = 0
+    embedder: Embedder,
+    shards: Shards,
+    numbers: Sequence[int],
+    settings: Settings = USUAL,
+    bar: int = 0,
+    processes: int = 1,
 ) -> None:
     """Embeds some of the shards, one after the other, and writes each.
 
@@ -226,10 +234,15 @@ def embed_shards(
         numbers: Which shards.
         settings: Of which ``workers`` and ``progress`` count here.
         bar: On which line progress is shown, where several processes show it.
+        processes: Processes on this machine that each embed a part, and share its cores.
     """
     wanted = [i for number in numbers for i in shards.span(number)]
-    batches = embedded(embedder, [shards.paths[i] for i in wanted], shards.batch_size, workers=settings.workers)
-    with tqdm(total=len(wanted), unit=" pictures", disable=not settings.progress, position=bar, desc="embed") as shown:
+    paths = [shards.paths[i] for i in wanted]
+    batches = embedded(embedder, paths, shards.batch_size, workers=settings.workers, processes=processes)
+    # Page-locked memory belongs to the current device: were that another one, it would be started for nothing else.
+    current = torch.cuda.device(embedder.device) if embedder.device.type == "cuda" else nullcontext()
+    progress = tqdm(total=len(wanted), unit=" pictures", disable=not settings.progress, position=bar, desc="embed")
+    with current, progress as shown:
         first = 0  # of the shard, among the wanted
         for number in numbers:
             span = shards.span(number)

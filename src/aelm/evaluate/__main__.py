@@ -16,6 +16,7 @@ from aelm.command.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
 from aelm.data.datamodule import kept
+from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import read_array, read_features
 from aelm.evaluate import evidence, scoring
@@ -42,6 +43,7 @@ def main(config: DictConfig) -> float:
     return first_map(run(config))
 
 
+@full_precision()
 def run(config: DictConfig) -> dict[str, float]:
     """Tests as ``config`` says, prints the table, and writes to ``output`` where one is given.
 

@@ -120,7 +120,7 @@ def sweep(
     Args:
         test: Plain queries and gallery with their features; a plan's fraction 0 takes the queries' own.
         plan: The points.
-        embed: Turns uint8 pictures ``(B, 3, H, W)`` into embeddings ``(B, D)``.
+        embed: Turns uint8 pictures ``(B, 3, H, W)`` into embeddings ``(B, D)``, on the device where they are ranked.
         transform: How pictures are prepared, behind the occlusion.
         loader: How pictures are loaded.
 
@@ -134,10 +134,10 @@ def sweep(
     data = Occluded(test.query, plan, transform, loader.on_bad_image)
     features = torch.zeros(0)
     for batch in loader.build(data, SequentialSampler(data), loader.test_batch_size, lives_on=False):
-        found_here = embed(batch.image).float().cpu()
+        found_here = embed(batch.image).float()
         if not len(features):  # pictures that are skipped stay 0, as in the plain test
-            features = torch.zeros(len(data), found_here.shape[1])
-        features[batch.position] = found_here
+            features = found_here.new_zeros(len(data), found_here.shape[1])
+        features[batch.position.to(features.device, non_blocking=True)] = found_here
     features = features.reshape(len(test.query), len(data.points), -1)
     hidden = data.hidden.reshape(len(test.query), -1).mean(0)
     labels = labels_of(test)

@@ -48,10 +48,11 @@ def run(config: DictConfig) -> list[Path]:
         raise ValueError(
             f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint of aelm"
         )
-    if config.pair is not None:
-        return [draw_pair(embedder, list(config.pair), Path(config.output))]
-    items = find_items(config.images, config.pattern)
-    return draw_pages(embedder, items, known_labels(items, embedder.labels, config.labels), config)
+    with embedder.exact():
+        if config.pair is not None:
+            return [draw_pair(embedder, list(config.pair), Path(config.output))]
+        items = find_items(config.images, config.pattern)
+        return draw_pages(embedder, items, known_labels(items, embedder.labels, config.labels), config)
 
 
 def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None) -> list[int | None]:

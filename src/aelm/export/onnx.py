@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
 from aelm.files import write_whole
 from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session, sidecar_path
@@ -230,7 +231,7 @@ def largest_difference(
     largest = 0.0
     for count in BATCHES:
         images = pictures(embedder, count, preprocessing, seed=count)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             expected, found = graph(images), run(images)
         if found.shape != expected.shape:
             raise ValueError(

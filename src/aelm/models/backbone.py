@@ -1,5 +1,6 @@
 """Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
 
+import itertools
 import logging
 import pickle
 import struct
@@ -267,6 +268,8 @@ def remove_last_stride(network: nn.Module, name: str) -> None:
 def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
     """(C, H, W) of each map that ``backbone`` gives for a picture of 256 x 128; a dry run in eval mode.
 
+    The picture is of the backbone's own type, and on its device.
+
     A backbone that takes one size only says which as its attribute ``size``, (height, width).
 
     Raises:
@@ -274,12 +277,19 @@ def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
     """
     training = backbone.training
     size: tuple[int, int] = tuple(getattr(backbone, "size", (256, 128)))
+    tensors = itertools.chain(backbone.parameters(), backbone.buffers())
+    own = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    picture = torch.zeros(1, 3, *size, dtype=own.dtype, device=own.device)
     backbone.eval()
     try:
         with torch.no_grad():
-            maps = as_maps(backbone(torch.zeros(1, 3, *size)))
+            maps = as_maps(backbone(picture))
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"the backbone cannot take a picture of {size[0]} x {size[1]}: {error}") from error
+        kind = f"{str(picture.dtype).removeprefix('torch.')} on {picture.device}"
+        why = (str(error).splitlines() or ["no reason given"])[0]
+        raise ValueError(
+            f"the backbone cannot take a picture of {size[0]} x {size[1]} ({kind}): {type(error).__name__}: {why}"
+        ) from error
     finally:
         backbone.train(training)
     shapes = [tuple(m.shape) for m in maps]

@@ -85,6 +85,7 @@ class ReIDNetwork(nn.Module):
             images = images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
         return as_maps(self.backbone(images))
 
+    @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """One embedding ``(B, D)`` of unit length a picture: the joined unit embeddings of the classifiers in use."""
         return joined(tuple(as_heads(head(attention(maps))) for maps, attention, head in self.in_use(images)))

@@ -1,7 +1,9 @@
 """onnxruntime reports to nobody, unless it is allowed to."""
 
 import json
+import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 
 from aelm.models import ReIDNetwork
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
+
+log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 def keep_to_itself() -> None:
@@ -33,8 +39,8 @@ class OnnxBackbone(nn.Module):
     """An ONNX embedder as a backbone: what it says of a picture is a map of one position.
 
     BoxMOT's contract: one input ``(N, 3, H, W)``, float RGB / 255 and ImageNet-normalised, or uint8 RGB; the first
-    output ``(N, D)``. A fixed N is served in parts of that size. Runs on the CPU, or where onnxruntime-gpu is
-    installed on the GPU, as onnxruntime chooses; results come back to the device of the pictures.
+    output ``(N, D)``. A fixed N is served in parts of that size. Runs on the CUDA device of the pictures
+    where onnxruntime-gpu is installed, else on the CPU; results come back to the device of the pictures.
 
     Args:
         path: The ``.onnx`` file; ``<file>.metadata.json`` beside it may say the size and what it was trained with.
@@ -56,6 +62,7 @@ class OnnxBackbone(nn.Module):
         super().__init__()
         self.path = Path(path)
         self.session = open_session(self.path)
+        self.device = CPU  # of the session
         entry, *more = self.session.get_inputs()
         if more or len(entry.shape) != 4 or entry.shape[1] != 3 or entry.type not in INPUT_TYPES:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in (entry, *more))
@@ -70,6 +77,8 @@ class OnnxBackbone(nn.Module):
         return self.numbers is np.uint8
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.device != self.device:
+            self.session, self.device = open_session(self.path, images.device), images.device
         values = images.detach().cpu().numpy()
         ready = np.rint(values).astype(np.uint8) if self.takes_uint8 else values.astype(self.numbers, copy=False)
         step = self.batch or max(len(ready), 1)
@@ -168,8 +177,25 @@ def sidecar(path: Path) -> dict[str, Any]:
     return told
 
 
-def open_session(path: Path) -> Any:
+def providers(device: torch.device, available: Collection[str]) -> list[Any]:
+    """What onnxruntime shall compute with for a device: float32 without TF32 on that CUDA device, else the CPU.
+
+    >>> providers(torch.device("cuda:1"), ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    [('CUDAExecutionProvider', {'device_id': 1, 'use_tf32': 0}), 'CPUExecutionProvider']
+    >>> providers(torch.device("cpu"), ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    ['CPUExecutionProvider']
+    """
+    on_cuda = device.type == "cuda" and CUDA_PROVIDER in available
+    first = [(CUDA_PROVIDER, {"device_id": device.index or 0, "use_tf32": 0})] if on_cuda else []
+    return [*first, "CPUExecutionProvider"]
+
+
+def open_session(path: Path, device: torch.device = CPU) -> Any:
     """An onnxruntime session over a file, with as many threads as torch uses.
+
+    Args:
+        path: The file.
+        device: Where it shall run; a CUDA device that onnxruntime cannot use is warned of.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -183,12 +209,16 @@ def open_session(path: Path) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors; warnings about placement help nobody here
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in runtime.get_available_providers()]
     try:
-        return runtime.InferenceSession(str(path), options, providers)
+        session = runtime.InferenceSession(str(path), options, providers(device, runtime.get_available_providers()))
     except errors() as error:
         raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
+    # A runtime that is built for CUDA but does not find its libraries takes the CPU too.
+    if device.type == "cuda" and CUDA_PROVIDER not in session.get_providers():
+        log.warning(
+            "%s runs on the CPU: this onnxruntime cannot use %s; pip install onnxruntime-gpu", path.name, device
+        )
+    return session
 
 
 def onnxruntime() -> Any:

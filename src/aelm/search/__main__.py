@@ -57,7 +57,7 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
     """
     if isinstance(config.gallery, str):
         found = find_gallery(config, place)
-        embedder = load_embedder(config.checkpoint or own_checkpoint(found), list(config.allow)).to(place)
+        embedder = load(config, config.checkpoint or own_checkpoint(found), place)
         return embedder, Gallery.open(found, embedder)
     if not config.gallery.uri:
         raise ValueError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
@@ -68,8 +68,13 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
         )
     if config.checkpoint is None:
         raise ValueError("a gallery store may serve several models: give `checkpoint`")
-    embedder = load_embedder(config.checkpoint, list(config.allow)).to(place)
+    embedder = load(config, config.checkpoint, place)
     return embedder, GalleryStore(config.gallery.uri, embedder)
+
+
+def load(config: DictConfig, checkpoint: str, place: str) -> Embedder:
+    """A model on its device, which computes in the precision that ``config`` names."""
+    return load_embedder(checkpoint, list(config.allow), precision=config.precision).to(place)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
@@ -84,7 +89,9 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
         raise ValueError(f"{path} holds no embeddings that could name a model: give `checkpoint`")
     log.info("%s holds no embeddings: its %d pictures are embedded for this search alone", path, len(items))
     with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
-        settings = Settings(place, config.batch_size, workers=config.workers, progress=config.progress)
+        settings = Settings(
+            place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision
+        )
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)
         # As if a folder of pictures held its embeddings; the file goes with the temporary one.

@@ -36,6 +36,23 @@ class Hit(NamedTuple):
     camid: str
 
 
+def with_rows(held: NDArray[Any], used: int, new: NDArray[Any]) -> NDArray[Any]:
+    """``held``, where it has the room, or else a copy with twice as much, with ``new`` behind the rows in ``used``.
+
+    So many small additions copy each row a few times only, and not once each.
+
+    >>> with_rows(np.array([1, 2, 0]), 2, np.array([3])), len(with_rows(np.arange(3), 3, np.array([3])))
+    (array([1, 2, 3]), 6)
+    """
+    end = used + len(new)
+    if end > len(held):
+        larger = np.empty((max(end, 2 * len(held)), *held.shape[1:]), held.dtype)
+        larger[:used] = held[:used]
+        held = larger
+    held[used:end] = new
+    return held
+
+
 class Gallery:
     """Embeddings of pictures to search in, each picture once, known by its path.
 
@@ -63,9 +80,10 @@ class Gallery:
         self.meta: dict[str, Any] = {} if embedder is None else describe(embedder, "", {})
         self.folder: Path | None = None
         self._base: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
-        self._added: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
         self._items: list[Item] = []
-        self._kept = np.empty(0, bool)
+        # With room behind the rows in use, of which there are as many as items (and as those beyond the base).
+        self._added: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
+        self._room = np.empty(0, bool)
         self._row: dict[str, int] | None = None  # of each path; made when it is first needed
 
     @classmethod
@@ -86,11 +104,16 @@ class Gallery:
         gallery = cls(dim=found.meta["model"]["dim"])
         gallery.meta, gallery.folder = dict(found.meta), found.folder
         gallery._base, gallery._items = found.features, list(found.items)
-        gallery._kept = np.ones(len(found.items), bool)
+        gallery._room = np.ones(len(found.items), bool)
         return gallery
 
     def __len__(self) -> int:
         return int(self._kept.sum())
+
+    @property
+    def _kept(self) -> NDArray[np.bool_]:
+        """Whether each row is still held, to be read and written."""
+        return self._room[: len(self._items)]
 
     @property
     def items(self) -> list[Item]:
@@ -121,13 +144,13 @@ class Gallery:
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(f"`items` names {twice!r} twice; which embedding is meant?")
         self.remove(keys)
-        rows = self._rows()
-        rows.update(zip(keys, range(len(self._items), len(self._items) + len(keys)), strict=True))
+        count = len(self._items)
+        self._added = with_rows(self._added, count - len(self._base), new)
+        self._room = with_rows(self._room, count, np.ones(len(full), bool))
+        self._rows().update(zip(keys, range(count, count + len(keys)), strict=True))
         self._items += [
             item if self.folder is None else item._replace(path=os.path.abspath(item.path)) for item in full
         ]
-        self._added = np.concatenate([self._added, new])
-        self._kept = np.concatenate([self._kept, np.ones(len(full), bool)])
 
     def remove(self, paths: Collection[str]) -> int:
         """Takes pictures out, and says how many of ``paths`` were there."""
@@ -223,7 +246,7 @@ class Gallery:
         return np.flatnonzero(self._kept & np.array(fits, bool))
 
     def _features(self, rows: Rows) -> Array | Iterator[Array]:
-        whole = not len(self._added) and len(rows) == len(self._base)
+        whole = len(rows) == len(self._base) == len(self._items)
         return self._base if whole else self._blocks(rows)
 
     def _blocks(self, rows: Rows) -> Iterator[NDArray[np.float32]]:

@@ -63,7 +63,8 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
     asked = _prepared(embedder, [query])
     for some in (known[first : first + BATCH] for first in range(0, len(known), BATCH)):
         found = _prepared(embedder, [picture for i in some if (picture := results[i]) is not None])
-        maps = similarity_maps(embedder.network, asked, found)
+        with embedder.exact():
+            maps = similarity_maps(embedder.network, asked, found)
         on_query, on_result = (merged(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
         for place, i in enumerate(some):
             heat[i] = Heat(on_query[place], on_result[place])

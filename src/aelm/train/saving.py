@@ -12,6 +12,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from aelm.data.loader import cuda_is_used
 from aelm.files import write_whole
 from aelm.types import Batch
 
@@ -24,7 +25,7 @@ def random_states() -> dict[str, Any]:
         "python": (version, list(numbers), gauss),
         "numpy": (str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": list(torch.cuda.get_rng_state_all()),
+        "cuda": list(torch.cuda.get_rng_state_all()) if cuda_is_used() else [],
     }
 
 
