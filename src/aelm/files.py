@@ -1,4 +1,4 @@
-"""Writes files that are whole or not there."""
+"""Whole files: written so that they are there or not, to places that were looked at before the work."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""MSMT17, which ships lists of its pictures."""
+"""The readers of all benchmarks: from a data directory to training pictures, queries and gallery."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Counts of the benchmarks as published, to compare with what lies on disk.
+"""Where benchmarks lie on disk, and how many pictures each has as published.
 
 Keys are ``"<split> <what>"``: the split is ``train``, ``query`` or ``gallery``; what is counted is ``images``,
 ``ids`` (junk apart; Market-1501's distractors, all numbered 0, count as one), ``cameras``, ``distractors`` (gallery

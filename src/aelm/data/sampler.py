@@ -1,4 +1,4 @@
-"""Deals out the pictures of one identity, so that its cameras take turns."""
+"""Which pictures make a batch: P identities with K pictures each, or all in turn, dealt to processes."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence

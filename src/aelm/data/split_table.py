@@ -1,4 +1,4 @@
-"""What a benchmark holds, counted, beside what was published."""
+"""What a benchmark holds, beside what was published; and which training identities are held out."""
 
 import hashlib
 from collections import defaultdict

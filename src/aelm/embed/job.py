@@ -1,4 +1,4 @@
-"""A large job in parts, each written whole, so that a job that was stopped goes on with the next part."""
+"""A large job in parts, on one device or several: each part written whole, so a stopped job goes on."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Further shots of people who were trained on: pictures that no training saw, with identities that have a class."""
+"""What the claims and the occlusion sweep need and show: further shots of people, pages, numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

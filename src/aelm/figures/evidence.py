@@ -1,4 +1,4 @@
-"""Which parts of the body each classifier's heat map covers, as bars beside what chance would cover."""
+"""Where the classifiers look, beside what chance would cover, and scores over the hidden share of the person."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

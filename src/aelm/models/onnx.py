@@ -1,4 +1,4 @@
-"""onnxruntime reports to nobody, unless it is allowed to."""
+"""Other people's models: an ONNX file as a backbone whose map has one position."""
 
 import json
 import logging

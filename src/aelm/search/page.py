@@ -1,4 +1,4 @@
-"""What made pictures similar: the score of a pair, split over the positions of both."""
+"""The page of a search in one file, with what made pictures similar: the score split over the positions of both."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what gets validated, saved and tested."""
+"""What goes on around training steps: the average of the weights, histories, the bar, and when to stop."""
 
 import math
 import os

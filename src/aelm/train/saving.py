@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and that come every n steps."""
+"""Checkpoints that are whole or not there, with the states of all random generators."""
 
 import os
 import random
