@@ -79,7 +79,7 @@ def test_identical_pictures_give_no_nan(margin):
     loss = batch_hard_triplet(features, PIDS, margin)
     loss.backward()
     assert torch.isfinite(loss)
-    assert torch.isfinite(features.grad).all()
+    assert not features.grad.any()
 
 
 @pytest.mark.parametrize("pids", [[0, 1, 2, 3, 4, 5], [7] * 6])

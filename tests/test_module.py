@@ -4,13 +4,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader
 
 from aelm.losses import IdentityLoss, TripletLoss
-from aelm.models import AELM, ReIDNetwork
+from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork
 from aelm.module import ReIDModule
 from aelm.retrieval import rank_metrics
 from aelm.schedules import cosine, multistep
+from aelm.train.callbacks import Averaging
 from aelm.types import Batch
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -173,15 +175,64 @@ def test_parameters_of_a_loss_are_trained_and_saved(tmp_path):
     assert torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]["losses.pull.point"].item() == trained
 
 
-def test_a_checkpoint_from_before_losses_were_saved_is_gone_on_with(tmp_path):
-    run = trainer()
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_checkpoint_from_before_losses_were_saved_is_gone_on_with(tmp_path, ema):
+    averaging = [Averaging(0.5)] if ema else []
+    run = trainer(callbacks=averaging)
     run.fit(module(optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9)), pictures())
     run.save_checkpoint(tmp_path / "run.ckpt")
     model = with_pull()
-    further = pl.Trainer(accelerator="cpu", max_epochs=3, num_sanity_val_steps=0, **QUIET)
+    averaging = [Averaging(0.5)] if ema else []
+    further = pl.Trainer(accelerator="cpu", max_epochs=3, num_sanity_val_steps=0, callbacks=averaging, **QUIET)
     further.fit(model, pictures(), ckpt_path=tmp_path / "run.ckpt", weights_only=True)
     assert further.current_epoch == 3
     assert model.losses["pull"].point.item() != 0
+
+
+def test_losses_move_with_the_module():
+    assert {p.dtype for p in with_pull().double().losses.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", ["type", "of.two"])
+def test_a_loss_of_a_name_that_torch_does_not_take_is_named(name):
+    with pytest.raises(ValueError, match=rf"a loss cannot be named '{name}' .*: take another name"):
+        ReIDModule(module().network, {name: IdentityLoss()}, torch.optim.SGD)
+
+
+@pytest.mark.parametrize("neck", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_in_pure_half_precision(dtype, neck):
+    torch.manual_seed(0)
+    network = ReIDNetwork(Trunk(), 4, partial(CoAM, reduction=4), partial(AELM, embed_dim=6, neck=neck))
+    losses = {"identity": IdentityLoss(), "triplet": TripletLoss()}
+    model = ReIDModule(network, losses, partial(torch.optim.SGD, lr=0.1)).to(dtype)
+    model.log = lambda *_, **__: None
+    loss = model.training_step(batches(junk=None)[0], 0)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, gradient in trained.items() if gradient is None or not gradient.isfinite().all()] == []
+    model.optimizer(model.parameter_groups()).step()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "head", [AELM, RandomAELM, IFCN, *(partial(AELM, fill=fill, erase="attended") for fill in ("swap", "drop", "zero"))]
+)
+@pytest.mark.parametrize("neck", [False, True])
+def test_a_step_on_a_fake_gpu_reads_nothing_back(head, neck):
+    """Where a value is read back, fake tensors raise; where two devices meet, too."""
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            coam = partial(CoAM, reduction=4, mode="sequential")
+            network = ReIDNetwork(Trunk(), 4, coam, partial(head, embed_dim=6, neck=neck))
+            images, pids = torch.empty(8, 3, 32, 16, dtype=torch.uint8), torch.empty(8, dtype=torch.long)
+        model = ReIDModule(network, {"identity": IdentityLoss(0.1), "triplet": TripletLoss()}, torch.optim.SGD)
+        logged = {}
+        model.log = lambda name, value, **_: logged.update({name: value})
+        loss = model.training_step(Batch(images, pids, pids, pids, pids.bool()), 0)
+    assert loss.device.type == "cuda"
+    assert {value.device.type for value in logged.values()} == {"cuda"}
 
 
 def endless(schedule):
@@ -197,13 +248,10 @@ def test_a_cosine_without_an_end_is_an_error_before_the_first_step():
 
 
 def test_steps_of_the_rate_need_no_end():
+    """Nor does a training that only time ends."""
+    model = module(schedule=partial(multistep, milestones=(1,), warmup_epochs=0))
+    ends = pl.Trainer(accelerator="cpu", max_epochs=-1, max_time={"seconds": 1}, num_sanity_val_steps=0, **QUIET)
+    ends.fit(model, pictures())
+    assert ends.global_step > 3
+    assert ends.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
     assert endless(partial(multistep, milestones=(100,), warmup_epochs=0)) == pytest.approx(0.1)
-
-
-def test_the_loss_is_not_read_back_for_the_bar_at_each_step(monkeypatch):
-    model, asked = module(), []
-    monkeypatch.setattr(model, "log", lambda name, *_, **options: asked.append((name, options.get("prog_bar", False))))
-    monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
-    model.training_step(batches(junk=None)[0], 0)
-    assert ("train/loss", False) in asked
-    assert not any(on_bar for _, on_bar in asked)

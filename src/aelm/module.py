@@ -33,6 +33,21 @@ class PlainLoss(nn.Module):
         return self.function(outputs, pids)
 
 
+def as_modules(losses: Mapping[str, Loss]) -> nn.ModuleDict:
+    """Losses by name as modules, functions too.
+
+    Raises:
+        ValueError: If torch cannot give a module such a name.
+    """
+    modules = nn.ModuleDict()
+    for name, loss in losses.items():
+        try:
+            modules[name] = loss if isinstance(loss, nn.Module) else PlainLoss(loss)
+        except KeyError as error:
+            raise ValueError(f"a loss cannot be named {name!r} ({error.args[0]}): take another name") from error
+    return modules
+
+
 class ReIDModule(pl.LightningModule):
     """Training and exact evaluation of a :class:`aelm.models.ReIDNetwork`.
 
@@ -69,9 +84,7 @@ class ReIDModule(pl.LightningModule):
                 f"`frozen_epochs` and `new_lr_factor` must not be negative, got {frozen_epochs} and {new_lr_factor}"
             )
         self.network = network
-        self.losses = nn.ModuleDict(
-            {name: loss if isinstance(loss, nn.Module) else PlainLoss(loss) for name, loss in losses.items()}
-        )
+        self.losses = as_modules(losses)
         self.optimizer = optimizer
         self.schedule = schedule
         self.new_lr_factor = new_lr_factor

@@ -243,13 +243,59 @@ def test_pure_half_precision_trains_with_float32_losses(dtype, neck):
     a, b = aelm(torch.rand(6, 8, 6, 3).to(dtype), torch.tensor([0, 0, 1, 1, 2, 2]))
     assert a.logits.dtype == b.logits.dtype == a.pooled.dtype == torch.float32
     (a.logits.square().sum() + b.logits.square().sum()).backward()
-    assert all(
-        p.grad is not None and p.grad.isfinite().all() for p in aelm.parameters() if p.requires_grad and not neck
-    )
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in aelm.parameters() if p.requires_grad)
 
 
 def test_under_autocast_pooled_features_and_logits_are_float32():
     aelm = AELM(channels=8, num_ids=3, embed_dim=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         a, b = aelm(torch.rand(4, 8, 6, 3), torch.tensor([0, 0, 1, 1]))
-    assert {a.pooled.dtype, a.logits.dtype, b.pooled.dtype, b.logits.dtype} == {torch.float32}
+    assert {getattr(head, name).dtype for head in (a, b) for name in ("pooled", "embedding", "logits")} == {
+        torch.float32
+    }
+    assert a.heatmap.dtype == torch.float32
+
+
+def test_under_autocast_pooling_and_scoring_lose_nothing():
+    """Only the maps are bfloat16: from them on the result is that of float32."""
+    aelm = AELM(channels=8, num_ids=3, embed_dim=4).eval()
+    features, pids = torch.rand(4, 8, 6, 3), torch.tensor([0, 0, 1, 1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a = aelm(features, pids)[0]
+        maps = aelm.a.embed(features)
+    assert maps.dtype == torch.bfloat16
+    torch.testing.assert_close(a.pooled, maps.float().mean((2, 3)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(a.logits, maps.float().mean((2, 3)) @ aelm.a.weight.T, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        a.heatmap, torch.einsum("behw,be->bhw", maps.float(), aelm.a.weight[pids]), rtol=0, atol=1e-6
+    )
+
+
+def test_each_process_draws_its_own_shifts_and_the_first_what_one_alone_draws(monkeypatch):
+    aelm, features, pids = world(RandomAELM)
+    state = {key: value.clone() for key, value in aelm.state_dict().items()}
+
+    def drawn():
+        aelm.load_state_dict(state)
+        return torch.stack([aelm(features, pids)[1].mask for _ in range(4)])
+
+    alone, of_rank = drawn(), []
+    monkeypatch.setattr("aelm.models.aelm.dist.is_initialized", lambda: True)
+    for rank in range(3):
+        monkeypatch.setattr("aelm.models.aelm.dist.get_rank", lambda rank=rank: rank)
+        of_rank.append(drawn())
+    assert torch.equal(of_rank[0], alone)
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(of_rank, 2))
+
+
+def test_where_half_a_batch_away_is_the_same_person_another_one_is_swapped_in():
+    aelm, features, _ = world(fill="swap")
+    pids = torch.tensor([0, 1, 0, 2])  # half a batch from picture 0 stands picture 2, of the same person
+    _, b = aelm(features, pids)
+    others, found = of_another(pids)
+    assert others.tolist() == [1, 3, 3, 1]
+    assert found.all()
+    seen = features.clone()
+    for i, y, x in b.mask.nonzero().tolist():
+        seen[i, :, y, x] = features[others[i], :, y, x]
+    torch.testing.assert_close(b.pooled, aelm.b.embed(seen).mean((2, 3)))

@@ -117,7 +117,7 @@ def test_a_loss_that_arrives_later_is_looked_at_a_step_later_and_in_the_end(monk
     assert len(count) == min(late + 2, 6) - (late < 5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_loss_on_a_gpu_comes_over_without_waiting():
     loss = torch.tensor(2.5, device="cuda")
     copy, arrived = on_its_way(loss)

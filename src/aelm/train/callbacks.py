@@ -1,5 +1,6 @@
 """What goes on around training steps: the average of the weights, histories, the bar, and when to stop."""
 
+import itertools
 import math
 import os
 import time
@@ -12,18 +13,55 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aelm.data import ReIDDataset
 from aelm.types import Batch
+
+
+class Average(AveragedModel):
+    """torch's exponential moving average of weights and buffers, for which nobody waits on a GPU.
+
+    torch keeps the number of updates on the device, reads it back twice an update, and sends it over once a type. Here
+    it stays on the CPU; the average needs only to know whether there is one.
+
+    Args:
+        model: What is averaged; copied.
+        device: Where the average is.
+        decay: How much of the average each update keeps.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
+        typed: Callable[[float], Any] = get_ema_multi_avg_fn
+        super().__init__(model, device, use_buffers=True)
+        self.move = typed(decay)
+        self.n_averaged = torch.tensor(0)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        pairs = list(zip(tensors(self.module), tensors(model), strict=True))
+        if self.n_averaged == 0:
+            for average, current in pairs:
+                average.copy_(current)
+        else:
+            for kind in {average.dtype for average, _ in pairs}:  # one type a call: so all of it moves in few kernels
+                own, new = zip(*(pair for pair in pairs if pair[0].dtype == kind), strict=True)
+                self.move(list(own), list(new), None)
+        self.n_averaged += 1
+
+
+def tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of a model, without gradients."""
+    return [tensor.detach() for tensor in itertools.chain(model.parameters(), model.buffers())]
 
 
 class Averaging(WeightAveraging):
     """Lightning's weight averaging with an exponential moving average, after every optimizer step.
 
     Beside Lightning's ``EMAWeightAveraging`` this keeps the average on the device of the model, moves all weights in
-    few calls, and lets a test take the average that a checkpoint holds, not the weights that training goes on from.
+    few calls without waiting for a GPU, and lets a test take the average that a checkpoint holds, not the weights that
+    training goes on from.
 
     Args:
         decay: How much of the average each step keeps, in (0, 1).
@@ -35,13 +73,13 @@ class Averaging(WeightAveraging):
     def __init__(self, decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"`ema` must lie in (0, 1), or be null for none; got {decay}")
-        typed: Callable[[float], Any] = get_ema_multi_avg_fn
-        super().__init__(multi_avg_fn=typed(decay))
+        super().__init__()
+        self.decay = decay
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # The model itself gets there later: asked for its device now it would name the CPU.
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            # The model itself gets to its device later: asked for it now it would name the CPU.
+            self._average_model = Average(pl_module, trainer.strategy.root_device, self.decay)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
