@@ -24,19 +24,19 @@ MAY = {
     "runs": "files figures report",
     "command": "data checkpoint",
     "embed": "types files devices models data checkpoint",
-    "search": "files models retrieval data figures embed",
+    "search": "files devices models retrieval data figures embed",
     "export": "files devices models embed",
     "explain": "",
     "compare": "runs",
     "evaluate": "types devices models retrieval data figures module report embed",
-    "train": "types files data report command",
+    "train": "types files devices data report command",
     "__init__": "models retrieval data module checkpoint embed search",
     "__main__": "",
 }
 ROWS = {part: set(below.split()) for parts, below in MAY.items() for part in parts.split()}
 # What a command's own `__main__` puts together.
 PUT_TOGETHER = {
-    *("types", "files", "models", "data", "figures", "module", "retrieval"),
+    *("types", "files", "devices", "models", "data", "figures", "module", "retrieval"),
     *("checkpoint", "report", "runs", "command", "embed"),
 }
 # Beside `command` and each `__main__`: what reads or writes a run's configuration.

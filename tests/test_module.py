@@ -12,7 +12,6 @@ from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork
 from aelm.module import ReIDModule
 from aelm.retrieval import rank_metrics
 from aelm.schedules import cosine, multistep
-from aelm.train.callbacks import Averaging
 from aelm.types import Batch
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -173,20 +172,6 @@ def test_parameters_of_a_loss_are_trained_and_saved(tmp_path):
     )
     assert again.losses["pull"].point.item() != trained
     assert torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]["losses.pull.point"].item() == trained
-
-
-@pytest.mark.parametrize("ema", [False, True])
-def test_a_checkpoint_from_before_losses_were_saved_is_gone_on_with(tmp_path, ema):
-    averaging = [Averaging(0.5)] if ema else []
-    run = trainer(callbacks=averaging)
-    run.fit(module(optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9)), pictures())
-    run.save_checkpoint(tmp_path / "run.ckpt")
-    model = with_pull()
-    averaging = [Averaging(0.5)] if ema else []
-    further = pl.Trainer(accelerator="cpu", max_epochs=3, num_sanity_val_steps=0, callbacks=averaging, **QUIET)
-    further.fit(model, pictures(), ckpt_path=tmp_path / "run.ckpt", weights_only=True)
-    assert further.current_epoch == 3
-    assert model.losses["pull"].point.item() != 0
 
 
 def test_losses_move_with_the_module():

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # Megabytes for one block on a CPU, where it should leave room for the cache; a GPU gives a share of what is free.
 CPU_MEMORY = 256.0
@@ -52,3 +53,21 @@ def block_memory(device: torch.device) -> float:
         return CPU_MEMORY
     free, _ = torch.cuda.mem_get_info(device)
     return float(free * GPU_SHARE / 2**20)
+
+
+def on_its_way(values: Tensor) -> tuple[Tensor, Any]:
+    """Values as they will be in the memory of the CPU, and the event from which on they are there.
+
+    Nobody waits: from a CUDA device they go to page-locked memory, queued before whatever the device is given next. The
+    event is None, and the values are as given, for tensors on other devices.
+
+    >>> on_its_way(torch.tensor(2.0))
+    (tensor(2.), None)
+    """
+    if values.device.type != "cuda":
+        return values, None
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    event: Any = torch.cuda.Event  # torch gives it no types
+    arrived = event(blocking=True)  # the thread that waits sleeps: loading needs the core
+    arrived.record(torch.cuda.current_stream(values.device))
+    return copy, arrived

@@ -165,7 +165,6 @@ class ReIDModule(pl.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and new layers, each split into what decays and what does not; empty groups left out."""
         groups: dict[str, list[nn.Parameter]] = {}
-        # The losses come last: so a state of the optimizer from before they had parameters still fits (`with_new`).
         for name, parameter in itertools.chain(self.network.named_parameters(), self.losses.named_parameters("losses")):
             if parameter.requires_grad:
                 plain = parameter.ndim <= 1 and not self.decay_norm_and_bias
@@ -223,33 +222,6 @@ class ReIDModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["aelm"] = self.description
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lets a checkpoint from before losses were saved be gone on with: they start as they are."""
-        own = {name: value for name, value in self.state_dict().items() if name.startswith("losses.")}
-        if own.keys() <= checkpoint["state_dict"].keys():
-            return
-        for key in {"state_dict", "current_model_state"} & checkpoint.keys():
-            checkpoint[key] = {**own, **checkpoint[key]}
-        sizes = {group["name"]: len(group["params"]) for group in self.parameter_groups()}
-        checkpoint["optimizer_states"] = [with_new(state, sizes) for state in checkpoint.get("optimizer_states", [])]
-
-
-def with_new(state: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """An optimizer's state, in whose groups new parameters without a state stand behind those that it knows.
-
-    >>> groups = [{"name": "x", "params": [0]}, {"name": "y", "params": [1]}]
-    >>> state = {"state": {0: "a", 1: "b"}, "param_groups": groups}
-    >>> with_new(state, {"x": 2, "y": 1})["state"]
-    {0: 'a', 2: 'b'}
-    """
-    groups, moved, start = [], {}, 0
-    for group in state["param_groups"]:
-        size = max(sizes.get(group["name"], 0), len(group["params"]))
-        groups.append({**group, "params": list(range(start, start + size))})
-        moved.update({old: start + i for i, old in enumerate(group["params"])})
-        start += size
-    return {"state": {moved[old]: value for old, value in state["state"].items()}, "param_groups": groups}
 
 
 def in_order(metric: RankMetrics) -> tuple[Tensor, Tensor]:

@@ -154,13 +154,10 @@ def test_a_job_locks_memory_through_its_own_gpu(world, tmp_path, monkeypatch):
 
 
 class Event:
-    """Stands for an event of CUDA, and notes when it is recorded and waited for."""
+    """Stands for an event of CUDA, and notes when it is waited for."""
 
     def __init__(self, notes, number):
         self.notes, self.number = notes, number
-
-    def record(self, stream):
-        self.notes.append((f"record on {stream}", self.number))
 
     def synchronize(self):
         self.notes.append(("wait", self.number))
@@ -170,29 +167,20 @@ def test_results_are_copied_before_the_next_batch_and_awaited_behind_it(world, m
     """On a make-believe GPU: the order in which things are asked for, and that values go through."""
     embedder = load_embedder(world[0])
     expected = embed_files(embedder, world[1])
-    notes, empty, compute = [], torch.empty, embedder.network.embed
+    notes, compute = [], embedder.network.embed
 
-    def on_gpu(self, pictures):
-        notes.append(("embed", sum(name == "embed" for name, _ in notes)))
-        return compute(pictures)
+    def note(what):
+        notes.append((what, sum(name == what for name, _ in notes)))
+        return notes[-1][1]
 
-    def locked(*shape, pin_memory=False, **options):
-        if pin_memory:
-            notes.append(("lock", sum(name == "lock" for name, _ in notes)))
-        return empty(*shape, **options)
-
-    made = iter(range(9))
     monkeypatch.setattr(Embedder, "device", property(lambda self: GPU))
-    monkeypatch.setattr(Embedder, "embed", on_gpu)
+    monkeypatch.setattr(Embedder, "embed", lambda self, pictures: (note("embed"), compute(pictures))[1])
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    monkeypatch.setattr(torch, "empty", locked)
-    monkeypatch.setattr(torch.cuda, "current_stream", str)
-    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: Event(notes, next(made)))
+    monkeypatch.setattr(batches, "on_its_way", lambda values: (values, Event(notes, note("copy"))))
     found = list(batches.embedded(embedder, world[1], 4, workers=0))
-    record = "record on cuda:1"
     assert notes == [
-        ("embed", 0), ("lock", 0), (record, 0), ("embed", 1), ("lock", 1), (record, 1), ("wait", 0),
-        ("embed", 2), ("lock", 2), (record, 2), ("wait", 1), ("wait", 2),
+        ("embed", 0), ("copy", 0), ("embed", 1), ("copy", 1), ("wait", 0),
+        ("embed", 2), ("copy", 2), ("wait", 1), ("wait", 2),
     ]  # fmt: skip
     np.testing.assert_allclose(np.concatenate([features for _, features in found]), expected, atol=1e-6)
     assert np.concatenate([positions for positions, _ in found]).tolist() == list(range(10))

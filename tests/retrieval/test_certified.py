@@ -11,11 +11,10 @@ from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, 
 from aelm.retrieval.counting import count_above
 from aelm.retrieval.score import Scores, first_bound, ordered_sum, pair_scores
 from tests.reference import rank_scores
+from tests.retrieval.noise import NoisyProduct, users
 from tests.retrieval.worlds import World, random_world
 
-# Not by attribute: functions of the same names stand in front of these modules.
-NEAREST, RERANK, PRODUCT = (sys.modules[f"aelm.retrieval.{name}"] for name in ("nearest", "rerank", "product"))
-USERS = (blocks, ranking, NEAREST, sys.modules["aelm.retrieval.score"], PRODUCT)
+NEAREST, RERANK = (sys.modules[f"aelm.retrieval.{name}"] for name in ("nearest", "rerank"))
 METRICS = ("cosine", "euclidean")
 
 
@@ -34,26 +33,12 @@ def exact_scores(world, metric):
     return [pair_scores(query[q : q + 1].expand_as(gallery), gallery, metric).tolist() for q in range(len(query))]
 
 
-class NoisyProduct:
-    """The product of BLAS, each entry of it off by another share of ``size`` at each call."""
-
-    def __init__(self, size, seed=0):
-        self.size, self.random, self.calls = size, np.random.default_rng(seed), 0
-
-    def __call__(self, query, gallery, out, *, onto=False):
-        self.calls += 1
-        honest = (out if onto else 0) + query.double() @ gallery.double().T
-        length = query.double().norm(dim=1)[:, None] * gallery.double().norm(dim=1)
-        noise = torch.from_numpy(self.random.uniform(-1, 1, tuple(out.shape))) * length * self.size
-        return out.copy_(honest + noise)
-
-
 @pytest.fixture
 def noisy(monkeypatch):
     """Puts a product in the place of BLAS, everywhere."""
 
     def put(product):
-        for module in USERS:
+        for module in users():
             monkeypatch.setattr(module, "multiply", product)
         return product
 

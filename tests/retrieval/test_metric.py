@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from aelm.retrieval import RankMetrics, blocks, rank_metrics, ranking
+from tests.retrieval.noise import NoisyProduct, users
 from tests.retrieval.worlds import random_world
 
 
@@ -67,6 +68,8 @@ def run_process(rank, size, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     torch.set_num_threads(1 + rank)
     small_blocks()
+    for module in users():  # as processors of several makes would: each errs in its own way
+        module.multiply = NoisyProduct(1e-6 * rank, seed=rank)
     data = dataset()
     rows = torch.arange(len(data[0]))
     results = []

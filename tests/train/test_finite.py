@@ -7,8 +7,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from aelm.devices import on_its_way
 from aelm.train import __main__ as train
-from aelm.train.callbacks import FiniteTraining, not_finite, on_its_way
+from aelm.train.callbacks import FiniteTraining, not_finite
 from tests.test_module import QUIET, batches, module
 
 SHORT = ["figures=false", "sampler.steps_per_epoch=4", "checkpoint_every_n_steps=1"]

@@ -14,6 +14,7 @@ from torch.utils.data import SequentialSampler
 
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.decoding import reason
+from aelm.devices import on_its_way
 from aelm.embed.embedder import Embedder
 from aelm.types import Batch, Picture
 
@@ -120,17 +121,10 @@ def pending(embedder: Embedder, batch: Batch) -> Pending:
     """Gives a batch to the model; on a CUDA device nothing waits, neither for the copies nor for the model."""
     if not len(batch.image):
         return Pending(batch.position, torch.empty(0, embedder.dim), None)
-    if embedder.device.type != "cuda":
-        return Pending(batch.position, embedder.embed(batch.image), None)
-    images = batch.image if batch.image.is_pinned() else batch.image.pin_memory()
-    features = embedder.embed(images)
-    # Queued before the next batch is: a copy that is asked for later would wait for that one too.
-    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-    host.copy_(features, non_blocking=True)
-    event: Any = torch.cuda.Event  # torch gives it no types
-    arrived = event(blocking=True)  # the thread that waits sleeps: loading needs the core
-    arrived.record(torch.cuda.current_stream(embedder.device))
-    return Pending(batch.position, host, arrived)
+    images = batch.image
+    if embedder.device.type == "cuda" and not images.is_pinned():
+        images = images.pin_memory()
+    return Pending(batch.position, *on_its_way(embedder.embed(images)))
 
 
 def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batch]:

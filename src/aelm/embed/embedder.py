@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -64,10 +64,6 @@ class Embedder:
         """The same embedder, its network moved to ``device``."""
         self.network.to(device)
         return self
-
-    def exact(self) -> AbstractContextManager[None]:
-        """Keeps TF32 out of what else the network is asked for, such as heat maps."""
-        return full_precision()
 
     @torch.inference_mode()
     def embed(self, images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from aelm.data import Augment, BadImageError
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.listing import shown
 from aelm.data.sources import Item, find_items
+from aelm.devices import full_precision
 from aelm.embed.batches import devices, preparation
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.files import check_file, check_folder
@@ -48,7 +49,7 @@ def run(config: DictConfig) -> list[Path]:
         raise ValueError(
             f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint of aelm"
         )
-    with embedder.exact():
+    with full_precision():
         if config.pair is not None:
             return [draw_pair(embedder, list(config.pair), Path(config.output))]
         items = find_items(config.images, config.pattern)

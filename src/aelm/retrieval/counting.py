@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aelm.retrieval.labels import IntArray, place_within
+from aelm.retrieval.labels import FloatArray, IntArray, place_within
 
-FloatArray = NDArray[np.float64]
 Values = NDArray[Any]
 # Scores of some entries, given their rows, columns and products.
 Score = Callable[[IntArray, IntArray, Values], FloatArray]
@@ -36,14 +35,12 @@ class Close(NamedTuple):
     value: Values
 
 
-def take_and_mask(values: Values | Tensor, row: IntArray, column: IntArray) -> Values:
-    """Reads some entries and puts ``-inf`` in their place."""
-    own = take(values, row, column)
+def mask(values: Values | Tensor, row: IntArray, column: IntArray) -> None:
+    """Puts ``-inf`` in the place of some entries, which then take no part."""
     if isinstance(values, Tensor):
         values[torch.from_numpy(row).to(values.device), torch.from_numpy(column).to(values.device)] = -torch.inf
     else:
         values[row, column] = -np.inf
-    return own
 
 
 def take(values: Values | Tensor, row: IntArray, column: IntArray) -> Values:

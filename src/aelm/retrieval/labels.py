@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 JUNK = -1
 
 

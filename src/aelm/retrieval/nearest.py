@@ -10,10 +10,10 @@ from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
 from aelm.retrieval.blocks import COLUMNS, Array, Features, GalleryBlocks, query_tensor, sweep
-from aelm.retrieval.labels import JUNK, IntArray, check_labels
+from aelm.retrieval.labels import JUNK, FloatArray, IntArray, check_labels
 from aelm.retrieval.parallel import Threads, threads
 from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
-from aelm.retrieval.score import Certified, FloatArray, Scores, certify
+from aelm.retrieval.score import Certified, Scores, certify
 
 Values = NDArray[Any]
 IGNORED, MISS, MATCH = -1, 0, 1

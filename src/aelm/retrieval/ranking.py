@@ -22,9 +22,10 @@ from aelm.retrieval.blocks import (
     query_tensor,
     sweep,
 )
-from aelm.retrieval.counting import FloatArray, Values, count_above, take, take_and_mask
+from aelm.retrieval.counting import Values, count_above, mask, take
 from aelm.retrieval.labels import (
     JUNK,
+    FloatArray,
     IntArray,
     Labels,
     OwnPairs,
@@ -41,6 +42,8 @@ from aelm.retrieval.score import Certified, Scores, certify
 
 CPU = torch.device("cpu")
 
+# Of so many matches the product of one is checked, beside those that are near to something.
+CHECKED = 256
 # Queries ranked at once: fewer leave the matrix product short of work; more take memory and leave less to share out.
 ROWS = 1728
 
@@ -105,10 +108,6 @@ def rank_metrics(
     else:
         rank = rank_pairs(query_features, gallery_features, labels, pairs, metric, memory)
     return score_ranks(labels, pairs, rank, max_rank)
-
-
-# At queries of a number that this divides, the products of so many matches are checked, beside those that are near.
-CHECK_EVERY, CHECKED = 8, 16
 
 
 def rank_pairs(
@@ -195,11 +194,10 @@ def _rank_features(certified: Certified, values: Values | Tensor, pairs: OwnPair
     def score(rows: IntArray, columns: IntArray, products: Values) -> FloatArray:
         return certified.check(rows + begin, columns, products)
 
-    take_and_mask(values, own.query[~own.is_match], own.gallery[~own.is_match])
+    mask(values, own.query[~own.is_match], own.gallery[~own.is_match])
     threshold = take(values, own.query[match], column)
-    if begin % CHECK_EVERY == 0:
-        some = _evenly(len(match), CHECKED)
-        certified.check(row[some], column[some], threshold[some])
+    some = np.arange(0, len(match), CHECKED)
+    certified.check(row[some], column[some], threshold[some])
     rank = np.zeros(len(own.query), dtype=np.int64)
     rank[match] = 1 + count_above(values, own.query[match], column, threshold, 2 * certified.width(row), score)
     return rank
@@ -227,7 +225,7 @@ def _rank_streamed(certified: Certified, pairs: OwnPairs, memory: float, team: T
         low, high = np.searchsorted(ordered, [first, first + values.shape[1]])
         own = by_gallery[low:high]
         own = own[(pairs.query[own] >= begin) & (pairs.query[own] < end) & ~pairs.is_match[own]]
-        take_and_mask(values, pairs.query[own] - begin, pairs.gallery[own] - first)
+        mask(values, pairs.query[own] - begin, pairs.gallery[own] - first)
         part = slice(*np.searchsorted(row, [begin, end]))
         rows, columns = row[part], column[part]
         # The product of each match is checked in its own block.
@@ -245,10 +243,6 @@ def _rank_streamed(certified: Certified, pairs: OwnPairs, memory: float, team: T
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     rank[match] = 1 + share.sum(above)
     return rank
-
-
-def _evenly(length: int, count: int) -> IntArray:
-    return np.unique(np.linspace(0, length - 1, count).astype(np.int64)) if length else np.empty(0, dtype=np.int64)
 
 
 def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> IntArray:
@@ -285,7 +279,7 @@ def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> Int
 def _rank_as_given(values: Values, pairs: OwnPairs) -> IntArray:
     """Ranks the matches of some queries by ready similarities, which are compared as they are."""
     match = np.flatnonzero(pairs.is_match)
-    take_and_mask(values, pairs.query[~pairs.is_match], pairs.gallery[~pairs.is_match])
+    mask(values, pairs.query[~pairs.is_match], pairs.gallery[~pairs.is_match])
     row, column = pairs.query[match], pairs.gallery[match]
 
     def as_they_are(rows: IntArray, columns: IntArray, similarities: Values) -> FloatArray:

@@ -5,9 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.retrieval.labels import IntArray, Labels, OwnPairs
-
-FloatArray = NDArray[np.float64]
+from aelm.retrieval.labels import FloatArray, IntArray, Labels, OwnPairs
 
 
 class RankResult(NamedTuple):

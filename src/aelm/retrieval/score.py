@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.retrieval.blocks import GalleryBlocks
-from aelm.retrieval.labels import IntArray
+from aelm.retrieval.labels import FloatArray, IntArray
 from aelm.retrieval.parallel import ALONE, Share
 from aelm.retrieval.product import Metric, finish, multiply, prepare_queries, unchecked_weights
 
-FloatArray = NDArray[np.float64]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 

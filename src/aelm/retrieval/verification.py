@@ -14,11 +14,10 @@ from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, sweep
-from aelm.retrieval.counting import Values, take_and_mask
-from aelm.retrieval.labels import JUNK, OwnPairs, check_labels, own_pairs, require_matches
+from aelm.retrieval.counting import Values, mask
+from aelm.retrieval.labels import JUNK, FloatArray, OwnPairs, check_labels, own_pairs, require_matches
 from aelm.retrieval.parallel import threads
 from aelm.retrieval.product import Metric, check_metric
-from aelm.retrieval.result import FloatArray
 from aelm.retrieval.score import Scores, first_bound
 
 # Points of the curve: thresholds at equal steps of the true-accept rate.
@@ -135,7 +134,7 @@ class _Impostors:
         own = slice(self.pairs.start[begin], self.pairs.start[end])
         row, column = self.pairs.query[own] - begin, self.pairs.gallery[own] - first
         inside = (column >= 0) & (column < values.shape[1])
-        take_and_mask(values, row[inside], column[inside])
+        mask(values, row[inside], column[inside])
         shift = self.shift[begin:end, None].astype(str(values.dtype).removeprefix("torch."))
         if isinstance(values, Tensor):
             on_device = (values - torch.from_numpy(shift).to(values.device)).flatten().sort().values

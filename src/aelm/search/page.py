@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aelm.data import BadImageError
 from aelm.data.decoding import Pixels, decode, read_bytes
+from aelm.devices import full_precision
 from aelm.embed.batches import preparation
 from aelm.embed.embedder import Embedder
 from aelm.figures.heatmaps import COLOUR_MAP, STRONGEST
@@ -63,7 +64,7 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
     asked = _prepared(embedder, [query])
     for some in (known[first : first + BATCH] for first in range(0, len(known), BATCH)):
         found = _prepared(embedder, [picture for i in some if (picture := results[i]) is not None])
-        with embedder.exact():
+        with full_precision():
             maps = similarity_maps(embedder.network, asked, found)
         on_query, on_result = (merged(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
         for place, i in enumerate(some):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aelm.data import ReIDDataset
+from aelm.devices import on_its_way
 from aelm.types import Batch
 
 
@@ -238,21 +239,6 @@ class FiniteTraining(Callback):
 
     def _stop(self, told: Sequence[str]) -> None:
         raise FloatingPointError(f"training stopped: {'; '.join(told)}. {left(self.last)}. {CURE}")
-
-
-def on_its_way(loss: Tensor) -> tuple[Tensor, Any]:
-    """The loss as it will be in the memory of the CPU, and the event from which on it is; None if it is already.
-
-    >>> on_its_way(torch.tensor(2.0))
-    (tensor(2.), None)
-    """
-    if loss.device.type != "cuda":
-        return loss, None
-    copy = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
-    event: Any = torch.cuda.Event  # torch gives it no types
-    arrived = event()
-    arrived.record(torch.cuda.current_stream(loss.device))
-    return copy, arrived
 
 
 def not_finite(state: dict[str, Any]) -> str:
