@@ -42,8 +42,8 @@ from aelm.retrieval.score import Certified, Scores, certify
 
 CPU = torch.device("cpu")
 
-# Of so many matches the product of one is checked, beside those that are near to something.
-CHECKED = 256
+# Matches of each group of queries whose products are checked, beside those that are near to something.
+CHECKED = 64
 # Queries ranked at once: fewer leave the matrix product short of work; more take memory and leave less to share out.
 ROWS = 1728
 
@@ -170,6 +170,7 @@ def _rank_whole_rows(
             multiply(query[begin:end], block, values[:, columns])
 
         team.each(piece, gallery.blocks(COLUMNS))
+        _check_some(certified, values, weights, pairs, begin, end)
 
         def rank_part(span: tuple[int, int], begin: int = begin, values: Tensor = values) -> None:
             def work(low: int, high: int, part: Any) -> None:
@@ -185,6 +186,16 @@ def _rank_whole_rows(
     return share.sum(rank)
 
 
+def _check_some(certified: Certified, values: Tensor, weights: Tensor, pairs: OwnPairs, begin: int, end: int) -> None:
+    """Checks the products of some matches of queries ``begin`` to ``end``, spread evenly over them."""
+    match = pairs.start[begin] + np.flatnonzero(pairs.is_match[pairs.start[begin] : pairs.start[end]])
+    some = match[:: max(1, len(match) // CHECKED)]
+    row, column = pairs.query[some], pairs.gallery[some]
+    product = take(values, row - begin, column)
+    finish(product[None], weights[torch.from_numpy(column).to(weights.device)].cpu(), certified.scores.metric)
+    certified.check(row, column, product)
+
+
 def _rank_features(certified: Certified, values: Values | Tensor, pairs: OwnPairs, begin: int, end: int) -> IntArray:
     """Ranks the matches of queries ``begin`` to ``end`` by their whole rows of similarities."""
     own = some_queries(pairs, begin, end)
@@ -196,8 +207,6 @@ def _rank_features(certified: Certified, values: Values | Tensor, pairs: OwnPair
 
     mask(values, own.query[~own.is_match], own.gallery[~own.is_match])
     threshold = take(values, own.query[match], column)
-    some = np.arange(0, len(match), CHECKED)
-    certified.check(row[some], column[some], threshold[some])
     rank = np.zeros(len(own.query), dtype=np.int64)
     rank[match] = 1 + count_above(values, own.query[match], column, threshold, 2 * certified.width(row), score)
     return rank
