@@ -10,6 +10,7 @@ from typing import Any
 import aelm.models
 from aelm.models import ReIDNetwork
 from aelm.models.backbone import read_data
+from aelm.types import InputError
 
 KEY = "aelm"  # where the description lies in a Lightning checkpoint
 ALLOWED = {"torch.nn.Identity", *(f"aelm.models.{name}" for name in aelm.models.__all__)}
@@ -63,7 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_data(path)
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(
+        raise InputError(
             f"{path} is not a checkpoint of `python -m aelm.train`: expected `state_dict` and `{KEY}`, found {found}; "
             "weights of a backbone alone go to `model.backbone.weights`"
         )
@@ -92,17 +93,17 @@ def network_of(content: Mapping[str, Any], path: str | Path, allow: Sequence[str
     """
     description = content[KEY]
     if not description:
-        raise ValueError(f"{path} holds no description of its network: pass `description=describe(...)` to ReIDModule")
+        raise InputError(f"{path} holds no description of its network: pass `description=describe(...)` to ReIDModule")
     normalised = {
         key: description["preprocessing"][key] for key in ("mean", "std") if key in description["preprocessing"]
     }
     network = build(without_weights(description["network"]), allow)(num_ids=description["num_ids"], **normalised)
     if not isinstance(network, ReIDNetwork):
-        raise ValueError(f"{path} describes a {type(network).__name__}, expected a ReIDNetwork")
+        raise InputError(f"{path} describes a {type(network).__name__}, expected a ReIDNetwork")
     try:
         network.load_state_dict(network_state(content["state_dict"]))
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} holds weights of another network than it describes, or not all of them: {str(error)[:300]}. "
             "Take a checkpoint as `python -m aelm.train` wrote it"
         ) from error
@@ -122,7 +123,7 @@ def build(node: Any, allow: Sequence[str] = ()) -> Any:
     >>> build({"_target_": "os.system", "command": "true"})
     Traceback (most recent call last):
     ...
-    ValueError: the checkpoint asks for `os.system`, not one of aelm's models; if you trust it: allow=['os.system']
+    aelm.types.InputError: the checkpoint asks for `os.system`, not one of aelm's models; if you trust it: allow=['os.system']
     """
     if isinstance(node, Mapping):
         values = {key: build(value, allow) for key, value in node.items() if key not in ("_target_", "_partial_")}
@@ -137,7 +138,7 @@ def build(node: Any, allow: Sequence[str] = ()) -> Any:
 
 def _locate(name: str, allow: Sequence[str]) -> Any:
     if name not in ALLOWED and name not in allow:
-        raise ValueError(
+        raise InputError(
             f"the checkpoint asks for `{name}`, not one of aelm's models; if you trust it: allow=['{name}']"
         )
     module, _, attribute = name.rpartition(".")

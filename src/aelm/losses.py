@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from aelm.models.ifcn import check_labels
 from aelm.models.network import StageOutputs
+from aelm.types import InputError
 
 
 class IdentityLoss(nn.Module):
@@ -30,7 +31,7 @@ class IdentityLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing}")
+            raise InputError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
         self.head_weights = None if head_weights is None else tuple(head_weights)
         self.weight = weight
@@ -40,7 +41,7 @@ class IdentityLoss(nn.Module):
         for heads in outputs:
             weights = self.head_weights or (1.0,) * len(heads)
             if len(weights) != len(heads):
-                raise ValueError(
+                raise InputError(
                     f"`head_weights` must hold a weight for each of {len(heads)} heads, got {len(weights)}"
                 )
             for head, weight in zip(heads, weights, strict=True):
@@ -66,7 +67,7 @@ class TripletLoss(nn.Module):
     def __init__(self, margin: float | None = 0.3, weight: float = 1.0) -> None:
         super().__init__()
         if margin is not None and margin < 0:
-            raise ValueError(f"`margin` must be 0 or more, or null for the soft margin; got {margin}")
+            raise InputError(f"`margin` must be 0 or more, or null for the soft margin; got {margin}")
         self.margin = margin
         self.weight = weight
 

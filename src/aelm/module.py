@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from aelm.models.network import ReIDNetwork, StageOutputs
 from aelm.retrieval import RankMetrics, RankResult
-from aelm.types import Batch
+from aelm.types import Batch, InputError
 
 Loss = Callable[[StageOutputs, Tensor], Tensor]
 Schedule = Callable[[float, float], float]
@@ -44,7 +44,7 @@ def as_modules(losses: Mapping[str, Loss]) -> nn.ModuleDict:
         try:
             modules[name] = loss if isinstance(loss, nn.Module) else PlainLoss(loss)
         except KeyError as error:
-            raise ValueError(f"a loss cannot be named {name!r} ({error.args[0]}): take another name") from error
+            raise InputError(f"a loss cannot be named {name!r} ({error.args[0]}): take another name") from error
     return modules
 
 
@@ -80,7 +80,7 @@ class ReIDModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if frozen_epochs < 0 or new_lr_factor < 0:
-            raise ValueError(
+            raise InputError(
                 f"`frozen_epochs` and `new_lr_factor` must not be negative, got {frozen_epochs} and {new_lr_factor}"
             )
         self.network = network

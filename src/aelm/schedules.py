@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from aelm.types import InputError
+
 
 def multistep(
     epoch: float,
@@ -32,7 +34,7 @@ def cosine(
         ValueError: If ``epochs`` is infinite: a cosine needs an end.
     """
     if not math.isfinite(epochs):
-        raise ValueError(
+        raise InputError(
             "the cosine schedule needs a known number of epochs: give `trainer.max_epochs` as well (beside `max_steps` "
             "or `max_time`), or take `schedule=none` or `schedule=multistep`"
         )

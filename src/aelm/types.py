@@ -1,4 +1,4 @@
-"""What crosses borders between the parts of aelm: named tuples, the letters of their axes, one normalisation.
+"""What crosses borders between the parts of aelm: named tuples, errors, the letters of their axes, one normalisation.
 
 Axes: B images, N identities, C x H x W feature maps, E embedding of one head, D embedding of a picture,
 Q queries, G gallery.
@@ -13,6 +13,34 @@ from torch import Tensor
 # Of RGB / 255, as every ImageNet backbone was trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class UserError(Exception):
+    """The base of all errors that aelm raises for its user: the message names the thing, what was expected, what was
+    found and the way out. The commands print it in one line; any other exception is a bug and shows its traceback.
+
+    Errors of the operating system (``OSError``: a missing file, a full disk) are treated the same way.
+    """
+
+
+class InputError(UserError, ValueError):
+    """A value, a file's content or a combination of them that aelm cannot work with."""
+
+
+class InputTypeError(UserError, TypeError):
+    """An argument of another type than the function takes."""
+
+
+class RunError(UserError, RuntimeError):
+    """What is needed is not there now: a device, a download, data that has not been set up."""
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """An optional package is not installed."""
+
+
+class NotFiniteError(UserError, FloatingPointError):
+    """A computation gave NaN or infinity."""
 
 
 class Picture(NamedTuple):

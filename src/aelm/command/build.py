@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from aelm.checkpoint import build
 from aelm.command.failures import is_foreseen
 from aelm.data import Loader, ReIDDataModule, Transforms, benchmarks
+from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def built(node: Any) -> Any:
         if is_foreseen(cause) and isinstance(cause, (ValueError, OSError, RuntimeError)):
             raise cause from None
         target = node.get("_target_") or "a part"
-        raise ValueError(f"{target} cannot be built as configured: {type(cause).__name__}: {cause}") from cause
+        raise InputError(f"{target} cannot be built as configured: {type(cause).__name__}: {cause}") from cause
 
 
 def built_as_told(node: Any, allow: Sequence[str] = ()) -> Any:
@@ -71,19 +72,19 @@ def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
         ValueError: If ``lr_scale`` is something else, there is no ``lr`` to scale, or the optimizer refuses its values.
     """
     if lr_scale not in ("none", "linear"):
-        raise ValueError(f"`lr_scale` must be 'none' or 'linear', got {lr_scale!r}")
+        raise InputError(f"`lr_scale` must be 'none' or 'linear', got {lr_scale!r}")
     optimizer = built(node)
     try:  # now, and not only when the data has been read and the network built
         optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "new"}])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`optimizer`: {node.get('_target_')} refuses what is configured: {error}") from error
+        raise InputError(f"`optimizer`: {node.get('_target_')} refuses what is configured: {error}") from error
     if times == 1:
         return optimizer
     if lr_scale == "none":
         log.info("an optimizer step takes %d batches, its learning rate is as written (lr_scale=none)", times)
         return optimizer
     if "lr" not in node:
-        raise ValueError("`lr_scale=linear` multiplies `optimizer.lr`, and there is none: write it")
+        raise InputError("`lr_scale=linear` multiplies `optimizer.lr`, and there is none: write it")
     log.info("learning rate %g x %d batches an optimizer step = %g (lr_scale=linear)", node.lr, times, node.lr * times)
     return partial(optimizer, lr=node.lr * times)
 
@@ -94,7 +95,7 @@ def build_data(
     """The data module that a config describes; ``make`` turns its ``benchmarks`` into readers."""
     missing = sorted(str(key) for key in OmegaConf.missing_keys(dataset))
     if missing:
-        raise ValueError(f"`dataset` lacks {', '.join(missing)}: choose one, such as dataset=market1501")
+        raise InputError(f"`dataset` lacks {', '.join(missing)}: choose one, such as dataset=market1501")
     return ReIDDataModule(
         make(dataset.benchmarks),
         transform,

@@ -1,20 +1,18 @@
 """How a command fails: one line for what could be foreseen, the whole traceback for a bug."""
 
-import dis
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from aelm.command.schema import nearest
+from aelm.types import UserError
 
-SOURCE = str(Path(__file__).parents[1]) + os.sep
 FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: with 1 every error shows its whole traceback
 # By name, since commands that do not train never import Lightning.
 FOREIGN = {
@@ -55,26 +53,16 @@ def environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Whether an error tells all that its reader needs: what aelm raises itself, and what the configuration or the
-    system brings. What a library or the interpreter raises is taken for a bug."""
+    """Whether an error tells all that its reader needs: aelm's own, and those of the configuration and the system.
+
+    What a library or the interpreter raises is taken for a bug.
+    """
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, (OSError, HydraException)) or kinds & FOREIGN.keys():
         return True
     if isinstance(error, OmegaConfBaseException):  # a misspelt key of the user's is Hydra's to tell
         return not isinstance(error, (AttributeError, LookupError))
-    # An exception of aelm's own also comes out of a loading process, where no frame of aelm is left.
-    return type(error).__module__.startswith("aelm.") or is_raised_by_aelm(error)
-
-
-def is_raised_by_aelm(error: BaseException) -> bool:
-    """Whether a ``raise`` in aelm's source made the error, rather than a function that was called there."""
-    trace = error.__traceback__
-    if trace is None or isinstance(error, AttributeError):  # what `aelm.__getattr__` raises is a misspelt import
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    return code.co_filename.startswith(SOURCE) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return isinstance(error, UserError)
 
 
 def one_line(error: BaseException) -> str:

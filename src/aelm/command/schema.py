@@ -12,6 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from aelm.types import InputError
+
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
@@ -64,7 +66,7 @@ def located(target: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`_target_: {target}` cannot be found: {error}") from error
+        raise InputError(f"`_target_: {target}` cannot be found: {error}") from error
 
 
 def parameters(target: Any) -> set[str] | None:
@@ -76,7 +78,7 @@ def parameters(target: Any) -> set[str] | None:
     try:
         found = inspect.signature(target).parameters
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`_target_: {target}` cannot be built: {error}") from error
+        raise InputError(f"`_target_: {target}` cannot be built: {error}") from error
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values()):
         return None
     return {name for name, p in found.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
@@ -268,17 +270,17 @@ def check_keys(config: DictConfig) -> None:
         keys = {f.name for f in fields(held)}  # `+key=value` passes Hydra whatever the schema says
         for key in map(str, part):
             if key not in keys:
-                raise ValueError(f"`{place}{key}` is no key{nearest(key, keys)}")
+                raise InputError(f"`{place}{key}` is no key{nearest(key, keys)}")
     plain = OmegaConf.to_container(config, resolve=False)
     for place, node in nodes(plain):
         target = located(str(node["_target_"]))
         known, takes = parameters(target), annotations(target)
         for key, value in node.items():
             if known is not None and not key.startswith("_") and key not in known:
-                raise ValueError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
+                raise InputError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
             is_open = isinstance(value, str) and (value == "???" or "${" in value)
             if key in takes and not is_open and (wanted := expected(takes[key], value)):
-                raise ValueError(f"`{place}.{key}` must be {wanted}, got {value!r}")
+                raise InputError(f"`{place}.{key}` must be {wanted}, got {value!r}")
 
 
 def check_given(config: DictConfig, command: str) -> None:
@@ -286,7 +288,7 @@ def check_given(config: DictConfig, command: str) -> None:
     missing = sorted(key for key in map(str, OmegaConf.missing_keys(config)) if "." not in key)
     if missing:
         given = " ".join(f"{key}=..." for key in missing)
-        raise ValueError(
+        raise InputError(
             f"{' and '.join(f'`{key}`' for key in missing)} must be given: aelm {command} {given}; "
             f"aelm {command} --help shows all keys"
         )

@@ -12,6 +12,7 @@ from scipy import stats
 
 from aelm.compare.runs import Run
 from aelm.runs.directory import FREE
+from aelm.types import InputError
 
 # Keys that do not make an arm: the seed pairs runs, the others say where things lie and how they are told.
 APART = {*FREE, "seed", "data_dir", "dataset.benchmarks.*.root", "logger", "logger.*", "trainer.log_every_n_steps"}
@@ -51,7 +52,7 @@ def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Ar
     """
     done = [run for run in runs if run.scores]
     if not done:
-        raise ValueError(f"none of the {len(runs)} runs has scores yet")
+        raise InputError(f"none of the {len(runs)} runs has scores yet")
     apart = {*APART, *ignore}
     varied = varying([run.config for run in done], apart)
     told = varying([run.settings for run in done], apart)
@@ -153,7 +154,7 @@ def by_seed(name: str, runs: Sequence[Run]) -> dict[int, Run]:
     found: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         if run.seed in found:
-            raise ValueError(
+            raise InputError(
                 f"{found[run.seed].folder} and {run.folder} are both seed {run.seed} of {name or 'one arm'}: their "
                 "configurations differ in nothing that makes an arm. Leave one of them out of `runs`, or if `ignore` "
                 "names what tells them apart, take it out there"
@@ -225,7 +226,7 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float], c
     ((0, 1), (2, 7), 2.5, 0.5)
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}")
+        raise InputError(f"`confidence` must lie in (0, 1), got {confidence}")
     seeds = sorted(arm.keys() & baseline.keys())
     differences = summarise([arm[seed] - baseline[seed] for seed in seeds])
     error = differences.deviation / math.sqrt(len(seeds)) if seeds else math.nan

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from aelm.runs import sweep
 from aelm.runs.directory import flat
+from aelm.types import InputError
 
 SAME = 1e-3  # what two files may differ by in one score: the last bits of another device, not another data set
 
@@ -54,7 +55,7 @@ def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
         ValueError: If there are no ``files``, or one cannot be read.
     """
     if not files:
-        raise ValueError("`files` is empty: name what holds the scores within a run directory, such as [metrics.json]")
+        raise InputError("`files` is empty: name what holds the scores within a run directory, such as [metrics.json]")
     found: dict[Path, Run] = {}
     for place in places:
         matches = sorted(glob.glob(place, recursive=True), key=by_number)
@@ -91,7 +92,7 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
     """
     config = dict(flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))))
     if "seed" not in config:
-        raise ValueError(f"{folder / 'config.yaml'} has no `seed`: it was not written by `python -m aelm.train`")
+        raise InputError(f"{folder / 'config.yaml'} has no `seed`: it was not written by `python -m aelm.train`")
     held = {name: read_flat(folder / name) for name in files if (folder / name).is_file()}
     numbers = {
         name: {key: float(value) for key, value in content.items() if isinstance(value, (int, float))}
@@ -124,7 +125,7 @@ def merged(folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> dict[str
     for file, content in numbers.items():
         for name, value in content.items():
             if abs(result.setdefault(name, value) - value) > SAME:
-                raise ValueError(
+                raise InputError(
                     f"{name} of {folder} is {result[name]:g} in {origin[name]} and {value:g} in {file}: they were "
                     "measured on other data or in another way. Leave one of them out of `files`"
                 )
@@ -141,9 +142,9 @@ def read_flat(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); was the run that wrote it cut off?") from error
+        raise InputError(f"{path} is not JSON ({error}); was the run that wrote it cut off?") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and numbers, {{...}}, got a {type(content).__name__}")
+        raise InputError(f"{path} must hold names and numbers, {{...}}, got a {type(content).__name__}")
     return content
 
 

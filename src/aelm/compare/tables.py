@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from aelm.compare.arms import Arm, Difference, Summary, arm_of, paired_difference, summarise
 from aelm.compare.runs import Run
+from aelm.types import InputError
 
 
 class Entry(NamedTuple):
@@ -55,7 +56,7 @@ def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, 
     """
     names = [arm.name for arm in arms]
     if baseline is not None and baseline not in names:
-        raise ValueError(f"no arm is called `{baseline}`; there are: {'; '.join(names)}. Choose `baseline` among them")
+        raise InputError(f"no arm is called `{baseline}`; there are: {'; '.join(names)}. Choose `baseline` among them")
     base = arms[0] if baseline is None else arms[names.index(baseline)]
     known = {name for arm in arms for run in arm.runs.values() for name in run.scores}
     metrics = chosen(patterns, known)
@@ -82,10 +83,10 @@ def chosen(patterns: Sequence[str], known: set[str]) -> list[str]:
         matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches and not set(pattern) & set("*?["):
             near = difflib.get_close_matches(pattern, known, 3) or sorted(known)[:12]
-            raise ValueError(f"no run has the metric `{pattern}`; there are {', '.join(near)}")
+            raise InputError(f"no run has the metric `{pattern}`; there are {', '.join(near)}")
         found |= dict.fromkeys(sorted(matches, key=by_numbers))
     if not found:
-        raise ValueError(f"no run has any of {', '.join(patterns)}; there are {', '.join(sorted(known)[:12])}")
+        raise InputError(f"no run has any of {', '.join(patterns)}; there are {', '.join(sorted(known)[:12])}")
     return list(found)
 
 

@@ -9,7 +9,7 @@ from aelm.data.cuhk03 import cuhk03
 from aelm.data.folder import folder
 from aelm.data.layouts import OFFICIAL, find_root, subfolders
 from aelm.data.listing import MARKET_NAME, read_folder, refuse_names, shown, walk_pictures
-from aelm.types import Benchmark, Picture
+from aelm.types import Benchmark, InputError, Picture
 
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 # The camera is the third field: 0000_000_01_0303morning_0015_0.jpg.
@@ -67,11 +67,11 @@ def _read_list(file: Path) -> list[tuple[str, int]]:
         path, _, pid = line.strip().rpartition(" ")
         if not path or not pid.isdecimal():
             if line.strip():
-                raise ValueError(f"{file}, line {number}: expected `FOLDER/PICTURE.jpg IDENTITY`, found {line!r}")
+                raise InputError(f"{file}, line {number}: expected `FOLDER/PICTURE.jpg IDENTITY`, found {line!r}")
             continue
         entries.append((path.strip(), int(pid)))
     if not entries:
-        raise ValueError(f"{file}: expected a line for each picture, found none. Unpack the archive again")
+        raise InputError(f"{file}: expected a line for each picture, found none. Unpack the archive again")
     return entries
 
 

@@ -18,7 +18,7 @@ from scipy.io.matlab import MatReadError
 
 from aelm.data.layouts import OFFICIAL, find_root
 from aelm.data.listing import read_folder, shown
-from aelm.types import Benchmark, Picture
+from aelm.types import Benchmark, InputError, Picture
 
 Labels = Literal["detected", "labeled"]
 
@@ -49,7 +49,7 @@ def cuhk03(root: str | Path, labels: Labels = "detected") -> Benchmark:
         OSError: If the pictures of the ``.mat`` cannot be written.
     """
     if labels not in get_args(Labels):
-        raise ValueError(f"`labels` must be 'detected' or 'labeled', got {labels!r}")
+        raise InputError(f"`labels` must be 'detected' or 'labeled', got {labels!r}")
     name = f"cuhk03_{labels}"
     # Someone may point at cuhk03-np/detected itself.
     data_dir = Path(root).expanduser().parent if Path(root).name == labels else Path(root)
@@ -107,10 +107,10 @@ _PLACES = (("cuhk03_release/", ""), ("", ""), ("cuhk03_release/", "cuhk03_releas
 def _pictures_of(mat: Path, labels: Labels) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Name and RGB picture ``(H, W, 3)`` of each filled cell: pair of cameras, person, five shots of either view."""
     if not h5py.is_hdf5(mat):
-        raise ValueError(f"{mat}: expected an HDF5 file (Matlab 7.3), found something else; download it again")
+        raise InputError(f"{mat}: expected an HDF5 file (Matlab 7.3), found something else; download it again")
     with h5py.File(mat, "r") as file:
         if labels not in file:
-            raise ValueError(f"{mat}: expected a cell array {labels!r}, found {shown(sorted(file))}")
+            raise InputError(f"{mat}: expected a cell array {labels!r}, found {shown(sorted(file))}")
         for pair, pair_cell in enumerate(file[labels][()].ravel(), start=1):
             # Matlab stores columns first, so every array comes transposed.
             for person, shots in enumerate(file[pair_cell][()].T, start=1):
@@ -147,7 +147,7 @@ def _picture(images: Path, protocol: _Protocol, config: Path, i: int) -> Picture
     file = protocol.files[i]
     match = _RAW_NAME.fullmatch(file)
     if match is None:
-        raise ValueError(f"{config}: expected pictures named like 1_001_1_01.png, found {file!r}")
+        raise InputError(f"{config}: expected pictures named like 1_001_1_01.png, found {file!r}")
     return Picture(str(images / file), protocol.pids[i], int(match["camid"]))
 
 
@@ -155,7 +155,7 @@ def _load_protocol(config: Path) -> _Protocol:
     try:
         mat = loadmat(str(config))
     except _NO_MATLAB as error:
-        raise ValueError(
+        raise InputError(
             f"{config}: expected a Matlab file, found something else ({type(error).__name__}: {error}). "
             "Download the protocol again"
         ) from error
@@ -163,14 +163,14 @@ def _load_protocol(config: Path) -> _Protocol:
     absent = [key for key in wanted if key not in mat]
     if absent:
         held = sorted(key for key in mat if not key.startswith("__"))
-        raise ValueError(f"{config}: expected {', '.join(wanted)}; {', '.join(absent)} missing, found {shown(held)}")
+        raise InputError(f"{config}: expected {', '.join(wanted)}; {', '.join(absent)} missing, found {shown(held)}")
     files = [str(np.asarray(cell).item()) for cell in mat["filelist"].ravel()]
     pids = [int(pid) for pid in mat["labels"].ravel()]
     # Matlab counts from 1.
     splits = {key: [int(i) - 1 for i in mat[key].ravel()] for key in wanted[2:]}
     out_of_range = [i + 1 for indices in splits.values() for i in indices if not 0 <= i < len(files)]
     if len(pids) != len(files) or out_of_range:
-        raise ValueError(
+        raise InputError(
             f"{config}: expected a label for each of {len(files)} files and indices in 1..{len(files)}, found "
             f"{len(pids)} labels and, out of range, {shown(out_of_range) or 'nothing'}. Download the protocol again"
         )

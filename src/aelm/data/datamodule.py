@@ -23,7 +23,7 @@ from aelm.data.splits import (
     split_table,
 )
 from aelm.data.transforms import Transforms
-from aelm.types import Batch, Benchmark, Picture
+from aelm.types import Batch, Benchmark, InputError, Picture, RunError
 
 
 class EvaluationSet(NamedTuple):
@@ -74,14 +74,14 @@ def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...
         for more, queries in benchmark.more_queries.items():
             sets.append(EvaluationSet(f"{prefix}_{more}", queries, benchmark.gallery))
         if not sets:
-            raise ValueError(
+            raise InputError(
                 f"{benchmark.name}: expected queries to test with, found none "
                 f"({len(benchmark.train)} training pictures). Name another data set in `test`"
             )
         found += sets
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"Two test sets would report their scores as {', '.join(twice)}: rename one of the data sets")
+        raise InputError(f"Two test sets would report their scores as {', '.join(twice)}: rename one of the data sets")
     return tuple(found)
 
 
@@ -129,9 +129,9 @@ class ReIDDataModule(pl.LightningDataModule):
         super().__init__()
         for argument, names in (("train", train), ("test", test)):
             if isinstance(names, str):
-                raise ValueError(f"`{argument}` must be a list of names, got {names!r}: write [{names}]")
+                raise InputError(f"`{argument}` must be a list of names, got {names!r}: write [{names}]")
             if unknown := sorted(set(names or ()) - benchmarks.keys()):
-                raise ValueError(f"`{argument}` names {', '.join(unknown)}, found only {', '.join(sorted(benchmarks))}")
+                raise InputError(f"`{argument}` names {', '.join(unknown)}, found only {', '.join(sorted(benchmarks))}")
         self.benchmarks = dict(benchmarks)
         self.transform = transform
         self.sampler = sampler
@@ -220,7 +220,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         if not self.train_pictures:
-            raise RuntimeError("There are no training pictures yet: call setup() or setup('fit') first")
+            raise RunError("There are no training pictures yet: call setup() or setup('fit') first")
         return self._build("train", self.train_pictures, sampler=self.train_sampler())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -229,7 +229,7 @@ class ReIDDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         if not self.test_sets:
             names = ", ".join(self.benchmarks)
-            raise RuntimeError(f"There is nothing to test on: no queries in {names}, or setup() was not called")
+            raise RunError(f"There is nothing to test on: no queries in {names}, or setup() was not called")
         return [self._ranking(one) for one in self.test_sets]
 
     def _benchmarks_for(self, stage: str | None) -> tuple[list[Benchmark], list[Benchmark]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from aelm.data.decoding import BadImageError, Pixels, decode, pack, pack_files, planes, read_bytes
-from aelm.types import Batch, Picture
+from aelm.types import Batch, InputError, InputTypeError, Picture
 
 SLOTS = 1024  # loading processes that one data set can tell apart
 
@@ -118,11 +118,11 @@ class ReIDDataset(Dataset[Sample]):
         seed: int = 0,
     ) -> None:
         if cache not in ("none", "ram"):
-            raise ValueError(f"`cache` must be 'none' or 'ram', got {cache!r}")
+            raise InputError(f"`cache` must be 'none' or 'ram', got {cache!r}")
         if on_bad_image not in ("error", "skip", "replace"):
-            raise ValueError(f"`on_bad_image` must be 'error', 'skip' or 'replace', got {on_bad_image!r}")
+            raise InputError(f"`on_bad_image` must be 'error', 'skip' or 'replace', got {on_bad_image!r}")
         if not 0 <= num_queries <= len(pictures):
-            raise ValueError(f"`num_queries` must lie in 0 .. {len(pictures)} (the pictures), got {num_queries}")
+            raise InputError(f"`num_queries` must lie in 0 .. {len(pictures)} (the pictures), got {num_queries}")
         self.transform = transform
         self.num_queries = num_queries
         self.seed = seed
@@ -186,7 +186,7 @@ class ReIDDataset(Dataset[Sample]):
                 images = np.empty((len(indices), 3, *picture.shape[:2]), np.uint8)
             if picture.shape[:2] != images.shape[2:]:
                 sizes = f"{images.shape[2:]} and {picture.shape[:2]}"
-                raise ValueError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
+                raise InputError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
             planes(picture, images[len(kept)])
             kept.append(index)
         image, position = torch.from_numpy(images[: len(kept)]), torch.tensor(kept, dtype=torch.int64)
@@ -227,7 +227,7 @@ class ReIDDataset(Dataset[Sample]):
             return None
         image = self.transform(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise TypeError(f"The transform must return (H, W, 3) uint8, got {image.shape} {image.dtype}")
+            raise InputTypeError(f"The transform must return (H, W, 3) uint8, got {image.shape} {image.dtype}")
         return image
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.data.headers import read_header
+from aelm.types import InputError
 
 Pixels = NDArray[np.uint8]
 KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
@@ -17,7 +18,7 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 MOST_PIXELS = 100_000_000  # 300 MB decoded; no camera's crop of a person comes near
 
 
-class BadImageError(ValueError):
+class BadImageError(InputError):
     """A picture that cannot be read; the message names the file."""
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from aelm.data.layouts import subfolders
 from aelm.data.listing import is_picture, refuse_names, shown, walk_pictures
-from aelm.types import Benchmark, Picture
+from aelm.types import Benchmark, InputError, Picture
 
 _JUNK = "-1"
 
@@ -55,7 +55,7 @@ def numbered(name: str, entries: Sequence[Entry]) -> Benchmark:
     """
     without = [entry.path for entry in entries if entry.camid is None]
     if 0 < len(without) < len(entries):
-        raise ValueError(
+        raise InputError(
             f"{name}: {len(without)} of {len(entries)} pictures have no camera: {shown(without)}. "
             "Give each picture a camera, or none of them"
         )
@@ -120,7 +120,7 @@ def read_table(root: Path, file: Path, default_split: str) -> list[Entry]:
         lines = [(reader.line_num + 1, row) for row in reader if row]
     absent = [column for column in _COLUMNS[:2] if column not in columns]
     if absent:
-        raise ValueError(
+        raise InputError(
             f"{found}: expected a first line with the columns path, pid and, if wanted, camid and split; "
             f"{' and '.join(absent)} missing, found {shown(columns) or 'an empty file'}"
         )
@@ -156,9 +156,9 @@ def _checked(file: Path, rows: Sequence[tuple[int, Entry | str]]) -> list[Entry]
             wrong.append(f"line {line}: the same picture as line {before}")
         entries.append(row)
     if wrong:
-        raise ValueError(f"{file}: {len(wrong)} of {len(rows)} rows are wrong: {shown(wrong)}. Correct or remove them")
+        raise InputError(f"{file}: {len(wrong)} of {len(rows)} rows are wrong: {shown(wrong)}. Correct or remove them")
     if not rows:
-        raise ValueError(f"{file}: expected a line for each picture, found only the column names")
+        raise InputError(f"{file}: expected a line for each picture, found only the column names")
     return entries
 
 
@@ -209,7 +209,7 @@ def folder(
         ValueError: If ``pattern`` or ``flat`` is wrong, file names do not match, or the table is malformed.
     """
     if flat not in get_args(Flat):
-        raise ValueError(f"`flat` must be 'test' or 'train', got {flat!r}")
+        raise InputError(f"`flat` must be 'test' or 'train', got {flat!r}")
     base = Path(root).expanduser().absolute()
     if not base.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder of pictures, found no folder {base}. Set `data_dir=...`")
@@ -221,9 +221,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"`pattern` must be a regular expression, got {pattern!r}: {error}") from error
+        raise InputError(f"`pattern` must be a regular expression, got {pattern!r}: {error}") from error
     if "pid" not in compiled.groupindex:
-        raise ValueError(f"`pattern` must have a group (?P<pid>...), and (?P<camid>...) for cameras, got {pattern!r}")
+        raise InputError(f"`pattern` must have a group (?P<pid>...), and (?P<camid>...) for cameras, got {pattern!r}")
     return compiled
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from aelm.types import Picture
+from aelm.types import InputError, Picture
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -80,7 +80,7 @@ def refuse_names(folder: Path, unread: Sequence[str], total: int, name: re.Patte
     """Raise a ValueError that names and counts the files whose names say nothing, if there are any."""
     if unread:
         wanted = "identity or camera" if "camid" in name.groupindex else "identity"
-        raise ValueError(
+        raise InputError(
             f"{folder}: {len(unread)} of {total} file names carry no {wanted}: {shown(unread)}; expected names "
             f"like the pattern {name.pattern!r}. Is it the right data set? Otherwise move these files away, or read "
             "your own pictures with `dataset=folder` and a `pattern` that fits their names"

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from aelm.data.dataset import ReIDDataset, collate, one_thread
 from aelm.data.sampler import TrainSampler
-from aelm.types import Batch
+from aelm.types import Batch, InputError, InputTypeError, RunError
 
 SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # characters that the address of a Unix socket may have
 
@@ -41,7 +41,7 @@ class TrainLoader(DataLoader[Any]):
                 return
             except (RuntimeError, OSError, EOFError) as error:  # what the death of a loading process looks like
                 if isinstance(self.dataset, ReIDDataset) and (told := self.dataset.deaths()):
-                    raise RuntimeError(told) from error
+                    raise RunError(told) from error
                 raise
             self._handed_out += 1
             yield batch
@@ -49,7 +49,7 @@ class TrainLoader(DataLoader[Any]):
     def train_sampler(self) -> TrainSampler:
         """The sampler, which must be one of aelm's."""
         if not isinstance(self.sampler, TrainSampler):
-            raise TypeError(f"a TrainLoader takes a TrainSampler, got {type(self.sampler).__name__}")
+            raise InputTypeError(f"a TrainLoader takes a TrainSampler, got {type(self.sampler).__name__}")
         return self.sampler
 
     def state_dict(self) -> dict[str, int]:
@@ -64,7 +64,7 @@ class TrainLoader(DataLoader[Any]):
         """
         sampler = self.train_sampler()
         if state["processes"] != sampler.world_size:
-            raise ValueError(
+            raise InputError(
                 f"the run that stopped had {state['processes']} processes, this one has {sampler.world_size}: a step "
                 "would mean another batch. Start as many processes, or choose another `name`"
             )
@@ -105,10 +105,10 @@ class Loader(NamedTuple):
         for name, value, known in (("cache", self.cache, ("none", "ram")),
                                    ("on_bad_image", self.on_bad_image, ("error", "skip"))):  # fmt: skip
             if value not in known:
-                raise ValueError(f"`dataset.{name}` must be '{known[0]}' or '{known[1]}', got {value!r}")
+                raise InputError(f"`dataset.{name}` must be '{known[0]}' or '{known[1]}', got {value!r}")
         for name, number, least in (("workers", self.workers, 0), ("test_batch_size", self.test_batch_size, 1)):
             if number is not None and number < least:
-                raise ValueError(f"`dataset.{name}` must be at least {least}, got {number}")
+                raise InputError(f"`dataset.{name}` must be at least {least}, got {number}")
 
     def build(
         self, dataset: ReIDDataset, sampler: Sampler[Any], batch_size: int, *, lives_on: bool, processes: int = 1

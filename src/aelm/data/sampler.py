@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from aelm.types import InputError
+
 
 class Dealer:
     """The pictures of one identity as a deck of cards for each camera.
@@ -82,7 +84,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
         self, labels: Sequence[int], camids: Sequence[int], *, batch_size: int, seed: int, rank: int, world_size: int
     ) -> None:
         if len(labels) != len(camids) or len(labels) == 0:
-            raise ValueError(
+            raise InputError(
                 f"`labels` and `camids` must hold one number a picture, got {len(labels)} and {len(camids)} numbers"
             )
         check_rank(rank, world_size)
@@ -167,7 +169,7 @@ class IdentitySampler(TrainSampler):
     ) -> None:
         for name, value in (("identities", identities), ("images", images), ("steps_per_epoch", steps_per_epoch)):
             if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
+                raise InputError(f"`{name}` must be at least 1, got {value}")
         batch_size = identities * images
         super().__init__(labels, camids, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self.identities = identities
@@ -175,7 +177,7 @@ class IdentitySampler(TrainSampler):
         pids, counts = np.unique(labels, return_counts=True)
         together = identities * world_size
         if len(pids) < together:
-            raise ValueError(
+            raise InputError(
                 f"A step needs `identities` x processes = {identities} x {world_size} = {together} identities, "
                 f"found {len(pids)}: lower `identities`" + (" or use fewer processes" if world_size > 1 else "")
             )
@@ -244,7 +246,7 @@ class ShuffleSampler(TrainSampler):
         drop_last: bool = True,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+            raise InputError(f"`batch_size` must be at least 1, got {batch_size}")
         super().__init__(labels, camids, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self._total = len(labels)
         self._full, left = divmod(self._total, batch_size * world_size)
@@ -252,7 +254,7 @@ class ShuffleSampler(TrainSampler):
         shares = [left * r // world_size for r in (rank, rank + 1)]
         self._last = [0, 0] if drop_last or left < world_size else shares
         if len(self) == 0:
-            raise ValueError(
+            raise InputError(
                 f"One step takes {self.describe().split(' = ')[0]}, found {self._total} pictures: lower `batch_size`"
             )
 
@@ -276,7 +278,7 @@ class ShuffleSampler(TrainSampler):
 def check_rank(rank: int, world_size: int) -> None:
     """Raises ValueError unless ``rank`` is one of ``world_size`` processes."""
     if not 0 <= rank < world_size:
-        raise ValueError(f"`rank` must lie in 0 .. `world_size` - 1, got rank {rank} of {world_size}")
+        raise InputError(f"`rank` must lie in 0 .. `world_size` - 1, got rank {rank} of {world_size}")
 
 
 def _counted(number: int, one: str, many: str) -> str:
@@ -307,7 +309,7 @@ class ShardSampler(Sampler[int]):
     def __init__(self, length: int, rank: int = 0, world_size: int = 1, batch_size: int = 1) -> None:
         check_rank(rank, world_size)
         if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+            raise InputError(f"`batch_size` must be at least 1, got {batch_size}")
         starts = range(rank * batch_size, length, world_size * batch_size) or range(min(length, 1))
         self._batches = [range(start, min(start + batch_size, length)) for start in starts]
 

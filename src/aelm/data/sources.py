@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aelm.data.listing import EXTENSIONS, is_picture, shown, walk_pictures
+from aelm.types import InputError
 
 NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
 """What file names tell unless said otherwise: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
@@ -63,7 +64,7 @@ def find_items(source: str | Path, pattern: str | None = NAMES, *, key: str = "i
             return (Item(str(path), *_told(path.name, names)),)
         if path.suffix.lower() in LISTS:
             return _once(_listed(path, names, key))
-        raise ValueError(
+        raise InputError(
             f"`{key}`: {path} is neither a picture ({', '.join(sorted(EXTENSIONS))}) nor a list of them "
             f"({', '.join(sorted(LISTS))})"
         )
@@ -79,9 +80,9 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         names = None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"`pattern` must be a regular expression, got {pattern!r}: {error}") from error
+        raise InputError(f"`pattern` must be a regular expression, got {pattern!r}: {error}") from error
     if names is not None and not {"pid", "camid"} & names.groupindex.keys():
-        raise ValueError(f"`pattern` must have a group (?P<pid>...) or (?P<camid>...), got {pattern!r}")
+        raise InputError(f"`pattern` must have a group (?P<pid>...) or (?P<camid>...), got {pattern!r}")
     return names
 
 
@@ -122,14 +123,14 @@ def _table(file: Path, text: str, names: re.Pattern[str] | None) -> Sequence[Ite
     # Spreadsheets write semicolons wherever the comma is the decimal point.
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     if "path" not in (rows.fieldnames or ()):
-        raise ValueError(
+        raise InputError(
             f"{file}: expected a first line with the column path and, if wanted, pid and camid; "
             f"found {shown(rows.fieldnames or ()) or 'an empty file'}"
         )
     items = []
     for row in rows:
         if not row["path"]:
-            raise ValueError(f"{file}: line {rows.line_num} has no path")
+            raise InputError(f"{file}: line {rows.line_num} has no path")
         told = _told(os.path.basename(row["path"]), names)
         pid, camid = (plain(row.get(what) or "") or told[i] for i, what in enumerate(("pid", "camid")))
         items.append(Item(row["path"], pid, camid))

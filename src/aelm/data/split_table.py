@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from aelm.data.layouts import OFFICIAL
-from aelm.types import Benchmark, Picture
+from aelm.types import Benchmark, InputError, Picture
 
 
 class HeldOut(NamedTuple):
@@ -40,7 +40,7 @@ def hold_out(pictures: Sequence[Picture], fraction: float, seed: int) -> HeldOut
             identities would be left for training.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"`fraction` must lie in [0, 1), got {fraction}")
+        raise InputError(f"`fraction` must lie in [0, 1), got {fraction}")
     if fraction == 0:
         return HeldOut(tuple(pictures))
     cameras: defaultdict[int, defaultdict[int, list[Picture]]] = defaultdict(lambda: defaultdict(list))
@@ -61,12 +61,12 @@ def _chosen(num_cameras: dict[int, int], fraction: float, seed: int) -> set[int]
     found = f"{len(num_cameras)} identities, {len(eligible)} of them seen by two cameras or more"
     way_out = "Lower it, or set it to 0: then nothing is held out"
     if wanted > len(eligible):
-        raise ValueError(
+        raise InputError(
             f"`val_fraction`={fraction} asks for {wanted} identities to validate on, each seen by two cameras or more, "
             f"found {found}. {way_out}"
         )
     if len(num_cameras) - wanted < 2:
-        raise ValueError(
+        raise InputError(
             f"`val_fraction`={fraction} must leave at least two identities to train on, found {found}, "
             f"of which {wanted} would be held out. {way_out}"
         )

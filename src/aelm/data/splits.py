@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from aelm.data.listing import shown
 from aelm.data.split_table import HeldOut, count_warnings, hold_out, split_table, unmatched_queries
-from aelm.types import Benchmark, Picture
+from aelm.types import Benchmark, InputError, Picture
 
 __all__ = [
     "HeldOut",
@@ -44,7 +44,7 @@ def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
     keys = sorted({(benchmark.name, picture.pid) for benchmark in benchmarks for picture in benchmark.train})
     if len(keys) < 2:
         names = ", ".join(benchmark.name for benchmark in benchmarks)
-        raise ValueError(
+        raise InputError(
             f"{names}: training needs at least two identities to tell apart, found {len(keys)}. "
             "Does the pattern for file names take the right part as `pid`?"
         )
@@ -75,7 +75,7 @@ def relabel(benchmarks: Sequence[Benchmark], labels: LabelMap, cameras: LabelMap
     ):
         unknown = sorted(keys - known.keys())
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{len(unknown)} of {len(keys)} {what} to train on are not in the map, which has {len(known)}: "
                 f"{shown(unknown)}. Training goes on only with the data, and the held-out share, it began with"
             )
@@ -126,7 +126,7 @@ def check(benchmark: Benchmark) -> None:
         lowest = -1 if split == "gallery" else 0
         outside = [picture for picture in pictures if picture.pid < lowest]
         if outside:
-            raise ValueError(
+            raise InputError(
                 f"{name}: {len(outside)} of {len(pictures)} pictures of {split} have a pid out of range: "
                 f"{shown([f'{picture.pid} ({picture.path})' for picture in outside])}; expected {lowest} or more. "
                 "Only a gallery holds junk (-1); give each other person a number from 0"
@@ -137,13 +137,13 @@ def check(benchmark: Benchmark) -> None:
     empty = [split for split in needed or ["train"] if not parts[split]]
     if empty:
         sizes = ", ".join(f"{len(pictures)} in {split}" for split, pictures in parts.items())
-        raise ValueError(
+        raise InputError(
             f"{name}: expected pictures in {' and '.join(empty)}, found none ({sizes}). "
             "Is the data set unpacked completely, and `data_dir` the right folder?"
         )
     for split, queries in sets.items():
         if len(unmatched_queries(queries, benchmark.gallery)) == len(queries):
-            raise ValueError(f"{name}: {_why_unmatched(split, queries, benchmark.gallery)}")
+            raise InputError(f"{name}: {_why_unmatched(split, queries, benchmark.gallery)}")
 
 
 def _why_unmatched(split: str, query: Sequence[Picture], gallery: Sequence[Picture]) -> str:
@@ -172,7 +172,7 @@ def _parts(benchmark: Benchmark) -> dict[str, tuple[Picture, ...]]:
 def _refuse_same_names(benchmarks: Sequence[Benchmark]) -> None:
     names = [benchmark.name for benchmark in benchmarks]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"expected one data set or more, each by another name, got {', '.join(names) or 'none'}")
+        raise InputError(f"expected one data set or more, each by another name, got {', '.join(names) or 'none'}")
 
 
 def check_trainable(benchmarks: Sequence[Benchmark]) -> None:
@@ -184,14 +184,14 @@ def check_trainable(benchmarks: Sequence[Benchmark]) -> None:
     _refuse_same_names(benchmarks)
     for benchmark in benchmarks:
         if not benchmark.train:
-            raise ValueError(
+            raise InputError(
                 f"{benchmark.name}: expected training pictures, found none ({len(benchmark.query)} queries, "
                 f"{len(benchmark.gallery)} in the gallery). Some data sets are for testing only, as occluded_reid is; "
                 "then train on another one, and name this one as a test set"
             )
         junk = [picture for picture in benchmark.train if picture.pid < 0]
         if junk:
-            raise ValueError(
+            raise InputError(
                 f"{benchmark.name}: {len(junk)} of {len(benchmark.train)} training pictures have a negative pid: "
                 f"{shown([picture.path for picture in junk])}; expected 0 or more. Junk (-1) belongs in the gallery"
             )

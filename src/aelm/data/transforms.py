@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from aelm.data.decoding import Pixels
-from aelm.types import IMAGENET_MEAN, IMAGENET_STD
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 
 
 class RandomErasing:
@@ -47,11 +47,11 @@ class RandomErasing:
         aspect: float = 0.3,
     ) -> None:
         if not 0 <= probability <= 1:
-            raise ValueError(f"`probability` must lie in [0, 1], got {probability}")
+            raise InputError(f"`probability` must lie in [0, 1], got {probability}")
         if not 0 < area[0] <= area[1] < 1:
-            raise ValueError(f"`area` must be two rising shares between 0 and 1, got {tuple(area)}")
+            raise InputError(f"`area` must be two rising shares between 0 and 1, got {tuple(area)}")
         if not 0 < aspect <= 1:
-            raise ValueError(f"`aspect` must lie in (0, 1], got {aspect}")
+            raise InputError(f"`aspect` must lie in (0, 1], got {aspect}")
         self.probability = probability
         self.area = (area[0], area[1])
         self.fill = fill
@@ -187,11 +187,11 @@ def recipe(
     (64, 32, 3)
     """
     if height < 1 or width < 1:
-        raise ValueError(f"`height` and `width` must be at least 1 pixel, got {height} x {width}")
+        raise InputError(f"`height` and `width` must be at least 1 pixel, got {height} x {width}")
     if not 0 <= flip <= 1:
-        raise ValueError(f"`flip` must lie in [0, 1], got {flip}")
+        raise InputError(f"`flip` must lie in [0, 1], got {flip}")
     if pad < 0:
-        raise ValueError(f"`pad` must be 0 or more pixels, got {pad}")
+        raise InputError(f"`pad` must be 0 or more pixels, got {pad}")
     resize = A.Resize(height, width, interpolation=cv2.INTER_LINEAR)
     train = [resize]
     if flip:

@@ -16,7 +16,7 @@ from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.decoding import reason
 from aelm.devices import on_its_way
 from aelm.embed.embedder import Embedder
-from aelm.types import Batch, Picture
+from aelm.types import Batch, InputError, Picture, RunError
 
 Features = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -43,9 +43,9 @@ def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             first = (str(error).splitlines() or ["no reason given"])[0]
-            raise ValueError(f"`device`: {name!r} cannot be used here: {first}; try auto or cpu") from error
+            raise InputError(f"`device`: {name!r} cannot be used here: {first}; try auto or cpu") from error
     if not names:
-        raise ValueError("`device` must name at least one device, got an empty list; try auto")
+        raise InputError("`device` must name at least one device, got an empty list; try auto")
     return names
 
 
@@ -54,7 +54,7 @@ def check_number(device: torch.device) -> None:
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if count and (device.index or 0) >= count:
         last = f", the last is cuda:{count - 1}" if count > 1 else ": cuda:0"
-        raise RuntimeError(f"torch finds {count} CUDA device{'s' if count > 1 else ''}{last}")
+        raise RunError(f"torch finds {count} CUDA device{'s' if count > 1 else ''}{last}")
 
 
 def default_batch_size(device: str) -> int:
@@ -156,7 +156,7 @@ def preparation(embedder: Embedder) -> Augment:
         ValueError: If the model wants another one.
     """
     if embedder.interpolation != "bilinear":
-        raise ValueError(f"{embedder.name} wants `interpolation` {embedder.interpolation!r}; aelm has only bilinear")
+        raise InputError(f"{embedder.name} wants `interpolation` {embedder.interpolation!r}; aelm has only bilinear")
     return recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
 
 
@@ -168,7 +168,7 @@ def _fetched(embedder: Embedder, batch: Pending) -> tuple[Positions, Features]:
         found = batch.features.numpy().copy()  # page-locked memory is scarce, and used again for the next batches
     if not np.isfinite(found).all():
         half = " float16 may not hold its values: try precision=bf16." if embedder.precision == "16" else ""
-        raise ValueError(f"{embedder.name} gives NaN or infinite values.{half} Has its training diverged?")
+        raise InputError(f"{embedder.name} gives NaN or infinite values.{half} Has its training diverged?")
     return batch.positions.numpy(), found
 
 

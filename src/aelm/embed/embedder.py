@@ -14,6 +14,7 @@ from aelm.checkpoint import KEY, network_of, read_checkpoint
 from aelm.devices import full_precision
 from aelm.models import IFCN, ReIDNetwork
 from aelm.models.onnx import OnnxBackbone, load_onnx, normalisation
+from aelm.types import InputError, InputTypeError
 
 Precision = Literal["32", "bf16", "16"]
 HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -77,7 +78,7 @@ class Embedder:
         """
         wanted = (3, self.height, self.width)
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
-            raise ValueError(
+            raise InputError(
                 f"{self.name} takes uint8 pictures (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
@@ -104,22 +105,22 @@ def load_embedder(path: str | Path, allow: Sequence[str] = (), *, precision: Pre
         ValueError: If it is something else, or names what is not allowed, or ``precision`` is unknown or does not fit.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     path, labels = Path(path), tuple[str, ...]()
     if path.suffix.lower() == ".onnx":
         if precision != "32":
-            raise ValueError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
+            raise InputError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
         network = load_onnx(path)
         backbone = network.backbone
         if not isinstance(backbone, OnnxBackbone):
-            raise TypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
+            raise InputTypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
         (height, width), (mean, std), interpolation = backbone.size, normalisation(backbone), "bilinear"
     else:
         content = read_checkpoint(path)
         network, told = network_of(content, path, allow), content[KEY]["preprocessing"]
         lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in told]
         if lacking:
-            raise ValueError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
+            raise InputError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
         height, width, interpolation = int(told["height"]), int(told["width"]), str(told["interpolation"])
         mean, std, labels = tuple(told["mean"]), tuple(told["std"]), tuple(content[KEY]["labels"])
     with torch.inference_mode():

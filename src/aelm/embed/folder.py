@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aelm.data.sources import Item
 from aelm.embed.embedder import Embedder
 from aelm.files import write_whole
-from aelm.types import Picture
+from aelm.types import InputError, Picture
 
 
 class FeatureFile(NamedTuple):
@@ -48,7 +48,7 @@ def read_features(path: str | Path) -> FeatureFile:
     features = read_array(array)
     pictures = read_table(table)
     if len(features) != len(pictures):
-        raise ValueError(
+        raise InputError(
             f"{array} holds {len(features)} rows and {table} {len(pictures)}: they must be the same pictures"
         )
     return FeatureFile(features, pictures)
@@ -64,10 +64,10 @@ def read_array(path: str | Path) -> Any:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not an array that loads as data: {error}") from error
+        raise InputError(f"{path} is not an array that loads as data: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"{path} must hold floats of shape (rows, columns), found {found}")
+        raise InputError(f"{path} must hold floats of shape (rows, columns), found {found}")
     return array
 
 
@@ -77,13 +77,13 @@ def read_table(path: Path) -> tuple[Picture, ...]:
         rows = csv.DictReader(file)
         missing = {"pid", "camid"} - set(rows.fieldnames or ())
         if missing:
-            raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {rows.fieldnames}")
+            raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {rows.fieldnames}")
         pictures = []
         for row in rows:
             try:
                 pictures.append(Picture(row.get("path") or "", int(row["pid"]), int(row["camid"])))
             except (TypeError, ValueError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {rows.line_num}: pid and camid must be whole numbers, got {row['pid']!r} and "
                     f"{row['camid']!r}"
                 ) from error
@@ -127,16 +127,16 @@ def read_embeddings(folder: str | Path) -> Embeddings:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / META} is not JSON ({error}); embed again") from error
+        raise InputError(f"{folder / META} is not JSON ({error}); embed again") from error
     if not isinstance(meta, dict):
-        raise ValueError(f"{folder / META} must hold a JSON object, found {type(meta).__name__}; embed again")
+        raise InputError(f"{folder / META} must hold a JSON object, found {type(meta).__name__}; embed again")
     if meta.get("format") != FORMAT:
-        raise ValueError(f"{folder / META}: expected format {FORMAT}, found {meta.get('format')!r}; embed again")
+        raise InputError(f"{folder / META}: expected format {FORMAT}, found {meta.get('format')!r}; embed again")
     features = read_array(folder / FEATURES)
     items = read_items(folder / ITEMS)
     expected = (len(items), meta["model"]["dim"])
     if features.dtype != np.float32 or features.shape != expected:
-        raise ValueError(
+        raise InputError(
             f"{folder / FEATURES}: expected {expected} float32 as {ITEMS} and {META} say, found {features.shape} "
             f"{features.dtype}; the files come from different runs: embed again"
         )
@@ -148,7 +148,7 @@ def read_items(path: Path) -> tuple[Item, ...]:
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         rows = csv.DictReader(stream)
         if list(rows.fieldnames or ()) != list(Item._fields):
-            raise ValueError(f"{path}: expected the columns {', '.join(Item._fields)}, found {rows.fieldnames}")
+            raise InputError(f"{path}: expected the columns {', '.join(Item._fields)}, found {rows.fieldnames}")
         return tuple(Item(row["path"], row["pid"], row["camid"]) for row in rows)
 
 
@@ -223,7 +223,7 @@ def check_model(embeddings: Embeddings, embedder: Embedder) -> None:
     """
     made = embeddings.meta["model"]
     if made["sha256"] != embedder.sha256:
-        raise ValueError(
+        raise InputError(
             f"{embeddings.folder} holds embeddings of {made['name']} ({made['dim']} values, sha256 "
             f"{made['sha256'][:12]}), the query's model is {embedder.name} ({embedder.dim} values, sha256 "
             f"{embedder.sha256[:12]}); their scores mean nothing. Use checkpoint={made['checkpoint']}, or embed the "

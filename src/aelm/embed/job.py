@@ -24,6 +24,7 @@ from aelm.embed.batches import Features, Positions, default_batch_size, devices,
 from aelm.embed.embedder import Embedder, Precision, load_embedder
 from aelm.embed.folder import describe, relative, table, write_embeddings
 from aelm.files import write_whole
+from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def open_shards(
     """
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
         if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}")
+            raise InputError(f"`{name}` must be at least 1, got {value}")
     shards = Shards(paths, output / WORK, batch_size, -(-shard_size // batch_size) * batch_size)
     digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
     job = json.dumps({"meta": meta, "paths": digest, "batch_size": batch_size, "rows": shards.rows}, sort_keys=True)
@@ -126,7 +127,7 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
             bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
     if not kept:
         shutil.rmtree(shards.folder)
-        raise ValueError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
+        raise InputError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
     named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
     write_embeddings(output, _parts(shards), named, {**meta, "bad": len(bad)}, shards.folder)
     if bad:

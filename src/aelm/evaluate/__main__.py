@@ -27,6 +27,7 @@ from aelm.files import check_folder
 from aelm.module import ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
 from aelm.retrieval import RankResult, rank_metrics
+from aelm.types import InputError
 
 
 class Tested(NamedTuple):
@@ -101,14 +102,14 @@ def check_sources(config: DictConfig) -> None:
     """Raises ValueError unless a model, or ready features, are given, and nothing that only the other one needs."""
     ready = [key for key in ("query", "gallery", "distances") if config[key] is not None]
     if (config.checkpoint is None) == (config.query is None or config.gallery is None):
-        raise ValueError("give either `checkpoint`, or `query` and `gallery` with ready features")
+        raise InputError("give either `checkpoint`, or `query` and `gallery` with ready features")
     if config.checkpoint is not None and ready:
-        raise ValueError(f"`{ready[0]}` says what is ready, and `checkpoint` what makes it: give one of them")
+        raise InputError(f"`{ready[0]}` says what is ready, and `checkpoint` what makes it: give one of them")
     if config.checkpoint is None:
         needing = [key for key in ("claims", "occlusion", "flip", "distractors", "data_dir") if config[key]]
         needing += [] if OmegaConf.is_missing(config.dataset, "benchmarks") else ["dataset"]
         if needing:
-            raise ValueError(
+            raise InputError(
                 f"`{'`, `'.join(needing)}`: no part in ready features, whose pictures are not looked at. Give "
                 "`checkpoint`, or leave it out"
             )
@@ -123,9 +124,9 @@ def check_numbers(config: DictConfig) -> Ways:
     ways = Ways(**{key: config[key] for key in Ways._fields})
     ways.check()
     if config.bootstrap < 0:
-        raise ValueError(f"`bootstrap` must be 0 for none, or a number of draws; got {config.bootstrap}")
+        raise InputError(f"`bootstrap` must be 0 for none, or a number of draws; got {config.bootstrap}")
     if not all(0 < rate < 1 for rate in config.far):
-        raise ValueError(f"`far` must list rates between 0 and 1, got {list(config.far)}")
+        raise InputError(f"`far` must list rates between 0 and 1, got {list(config.far)}")
     return ways
 
 
@@ -138,7 +139,7 @@ def occlusion_plan(config: DictConfig) -> Plan | None:
     if config.occlusion is None:
         return None
     if config.occlusion != "sweep":
-        raise ValueError(f"`occlusion` must be sweep, or null for none, got {config.occlusion!r}")
+        raise InputError(f"`occlusion` must be sweep, or null for none, got {config.occlusion!r}")
     plan = Plan(tuple(config.occlusion_fractions), tuple(config.occlusion_kinds), config.occlusion_seed)
     plan.check()
     return plan
@@ -157,7 +158,7 @@ def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
     if told:
         return told
     if OmegaConf.is_missing(config.dataset, "benchmarks"):
-        raise ValueError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
+        raise InputError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
     transform = {"_target_": "aelm.data.recipe", "height": embedder.height, "width": embedder.width}
     return {"dataset": {}, "transform": transform, "seed": 0}
 

@@ -33,7 +33,7 @@ from aelm.figures.evidence import occlusion_chart, part_bars
 from aelm.models import ReIDNetwork
 from aelm.module import ReIDModule
 from aelm.report.metrics import write_whole
-from aelm.types import Picture
+from aelm.types import InputError, Picture
 
 DRAWN = "aelm.data.synthetic.synthetic"
 
@@ -89,7 +89,7 @@ def world_of(config: Mapping[str, Any], labels: Sequence[str]) -> World:
         own = [(int(text.rpartition(":")[2]), i) for i, text in enumerate(labels) if text.rpartition(":")[0] == name]
         if node.get("_target_") == DRAWN and own:
             return World(node.get("seed", 0), node.get("size", "small"), node.get("height", 128), tuple(own))
-    raise ValueError(
+    raise InputError(
         "`claims=true` needs a checkpoint of a training on synthetic pedestrians (dataset=synthetic), where the truth "
         f"about each pixel is drawn; this one was trained on {', '.join(benchmarks) or 'data it does not name'}"
     )
@@ -110,7 +110,7 @@ class FurtherShots(Dataset[Example]):
 
     def __init__(self, world: World, people: int | None, prepare: Augment, *, occluded: bool) -> None:
         if people is not None and people < 1:
-            raise ValueError(f"`claims_people` must be at least 1, or null for all, got {people}")
+            raise InputError(f"`claims_people` must be at least 1, or null for all, got {people}")
         count = len(world.people) if people is None else min(people, len(world.people))
         places = np.linspace(0, len(world.people) - 1, count).round().astype(int)
         self.world = world
@@ -279,7 +279,7 @@ def world(embedder: Embedder, told: Mapping[str, Any]) -> World:
         ValueError: If it was trained on others, or keeps its heat maps to itself.
     """
     if not embedder.has_maps:
-        raise ValueError(
+        raise InputError(
             f"{embedder.name} gives embeddings and keeps its maps to itself: `claims=true` needs a checkpoint of aelm"
         )
     return world_of(told, embedder.labels)

@@ -20,7 +20,7 @@ from aelm.data.synthetic import occlude
 from aelm.data.synthetic.occluders import Manner
 from aelm.evaluate.scoring import Test, labels_of
 from aelm.retrieval import RankResult, rank_metrics, resamples
-from aelm.types import Picture
+from aelm.types import InputError, Picture
 
 OnBad = Literal["error", "skip"]
 LARGEST = 0.75  # of a picture that `occlude` hides
@@ -43,12 +43,12 @@ class Plan(NamedTuple):
         """Raises ValueError where the plan cannot be carried out."""
         ordered = list(self.fractions) == sorted(set(self.fractions))
         if not ordered or not any(self.fractions) or not 0 <= self.fractions[0] <= self.fractions[-1] <= LARGEST:
-            raise ValueError(
+            raise InputError(
                 f"`occlusion_fractions` must ascend within 0 .. {LARGEST}, one above 0, got {list(self.fractions)}"
             )
         known = get_args(Manner)
         if not self.kinds or len(set(self.kinds)) < len(self.kinds) or set(self.kinds) - set(known):
-            raise ValueError(f"`occlusion_kinds` must be some of {', '.join(known)}, each once, got {list(self.kinds)}")
+            raise InputError(f"`occlusion_kinds` must be some of {', '.join(known)}, each once, got {list(self.kinds)}")
 
     @property
     def hiding(self) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aelm.retrieval import RankResult, bootstrap, expand_queries, pool_people, rank_metrics, rerank_blocks, verification
-from aelm.types import Picture
+from aelm.types import InputError, Picture
 
 
 class Test(NamedTuple):
@@ -45,12 +45,12 @@ class Ways(NamedTuple):
     def check(self) -> None:
         """Raises ValueError if a number is out of range; asked before pictures are embedded."""
         if self.k1 < 1 or self.k2 < 1 or not 0 <= self.lambda_value <= 1:
-            raise ValueError(
+            raise InputError(
                 f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {self.k1}, {self.k2} and "
                 f"{self.lambda_value}"
             )
         if self.expand_queries < 0:
-            raise ValueError(f"`expand_queries` must be 0 for none, or how many; got {self.expand_queries}")
+            raise InputError(f"`expand_queries` must be 0 for none, or how many; got {self.expand_queries}")
 
 
 def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:

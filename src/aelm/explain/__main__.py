@@ -19,6 +19,7 @@ from aelm.embed.batches import devices, preparation
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.files import check_file, check_folder
 from aelm.report import heatmap_rows
+from aelm.types import InputError
 
 TITLE = "What each classifier looks at, what AELM erases, and what is left for B"
 
@@ -37,16 +38,16 @@ def run(config: DictConfig) -> list[Path]:
         ValueError: If the model keeps its maps to itself, or an option does not fit.
     """
     if (config.images is None) == (config.pair is None):
-        raise ValueError("give either `images` or `pair`: images=crops/ or pair=[a.jpg,b.jpg]")
+        raise InputError("give either `images` or `pair`: images=crops/ or pair=[a.jpg,b.jpg]")
     if config.pair is not None and Path(config.output).suffix.lower() == ".png":
         check_file(config.output)
     else:
         check_folder(config.output)
     if config.pair is None and config.rows < 1:
-        raise ValueError(f"`rows` must be at least 1, got {config.rows}")
+        raise InputError(f"`rows` must be at least 1, got {config.rows}")
     embedder = load_embedder(config.checkpoint, list(config.allow)).to(devices(config.device)[0])
     if not embedder.has_maps:
-        raise ValueError(
+        raise InputError(
             f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint of aelm"
         )
     with full_precision():
@@ -72,7 +73,7 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
     places = {label: i for i, label in enumerate(labels)}
     trained = sorted({label.rpartition(":")[0] for label in labels})
     if name not in trained:
-        raise ValueError(f"`labels` must be one of the data sets of the training, {shown(trained)}, got {name!r}")
+        raise InputError(f"`labels` must be one of the data sets of the training, {shown(trained)}, got {name!r}")
     return [places.get(f"{name}:{item.pid}") for item in items]
 
 
@@ -90,7 +91,7 @@ def draw_pages(
     if bad:
         print(f"{len(bad)} of {len(items)} pictures could not be read: {shown(bad)}")
     if not paths:
-        raise ValueError(f"none of the {len(items)} pictures could be read: {shown(bad)}")
+        raise InputError(f"none of the {len(items)} pictures could be read: {shown(bad)}")
     print(f"{len(items) - len(bad)} pictures in {len(paths)} files in {output}")
     return paths
 
@@ -128,7 +129,7 @@ def prepared(resize: Augment, path: str) -> Tensor:
 def draw_pair(embedder: Embedder, pair: Sequence[str], output: Path) -> Path:
     """The two pictures under the maps that their similarity splits into; ``output`` is a PNG, or a folder for one."""
     if len(pair) != 2:
-        raise ValueError(f"`pair` must name two pictures, got {len(pair)}: {shown(pair)}")
+        raise InputError(f"`pair` must name two pictures, got {len(pair)}: {shown(pair)}")
     image_a, image_b = (prepared(preparation(embedder), path) for path in pair)
     maps, rows = heatmap_rows.paired(embedder.network, image_a, image_b, (Path(pair[0]).name, Path(pair[1]).name))
     parts = ", ".join(f"{name.replace(',', '')} {share:+.3f}" for name, share in heatmap_rows.shares(maps).items())

@@ -19,6 +19,7 @@ from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
 from aelm.files import write_whole
 from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session, sidecar_path
+from aelm.types import InputError, MissingPackageError
 
 INPUT, OUTPUT = "images", "output0"  # as trackers look for them
 NEWEST_IR = 10  # runtimes in use do not read newer ones
@@ -165,7 +166,7 @@ def export_model(
             run = torch_runner(beside)
         difference = largest_difference(graph, run, embedder, preprocessing)
         if not difference <= tolerance:
-            raise ValueError(
+            raise InputError(
                 f"the {format} file differs from PyTorch by {difference:.2g}, more than `tolerance` {tolerance:g}; "
                 "it was not kept"
             )
@@ -182,11 +183,11 @@ def _check(embedder: Embedder, path: Path, format: str, preprocessing: str) -> N
     for name, value, known in (("format", format, get_args(Format)),
                                ("preprocessing", preprocessing, get_args(Preprocessing))):  # fmt: skip
         if value not in known:
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+            raise InputError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
     if isinstance(embedder.network.backbone, OnnxBackbone):
-        raise ValueError(f"{embedder.name} is an ONNX file already; export takes a checkpoint of aelm")
+        raise InputError(f"{embedder.name} is an ONNX file already; export takes a checkpoint of aelm")
     if path.suffix.lower() != SUFFIXES[format]:
-        raise ValueError(f"`output` of format {format} must end in {SUFFIXES[format]}, got {str(path)!r}")
+        raise InputError(f"`output` of format {format} must end in {SUFFIXES[format]}, got {str(path)!r}")
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
 
@@ -204,7 +205,7 @@ def require(*names: str) -> None:
         except ModuleNotFoundError:
             missing.append(name)
     if missing:
-        raise ModuleNotFoundError(f"the export needs {', '.join(missing)}: pip install 'aelm[export]'")
+        raise MissingPackageError(f"the export needs {', '.join(missing)}: pip install 'aelm[export]'")
 
 
 def pictures(embedder: Embedder, count: int, preprocessing: Preprocessing, seed: int = 0) -> Tensor:
@@ -234,7 +235,7 @@ def largest_difference(
         with torch.inference_mode(), full_precision():
             expected, found = graph(images), run(images)
         if found.shape != expected.shape:
-            raise ValueError(
+            raise InputError(
                 f"the exported file gives {tuple(found.shape)} for a batch of {count}, PyTorch {tuple(expected.shape)}"
             )
         gap = float((found - expected).abs().max())

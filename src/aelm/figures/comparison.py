@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from aelm.figures.curves import chart, dress, key, line_style
 from aelm.figures.page import MUTED, drawable, save
+from aelm.types import InputError
 
 LONGEST = 34  # letters of an arm's name
 
@@ -63,7 +64,7 @@ def comparison_chart(
         ValueError: If there is no metric, one has no arm, or ``path`` is no PNG.
     """
     if not metrics or not all(metrics.values()):
-        raise ValueError("nothing to draw: give at least one metric with one arm")
+        raise InputError("nothing to draw: give at least one metric with one arm")
     most = max(len(rows) for rows in metrics.values())
     figure = chart(640, len(metrics) * (62 + 15 * most))
     for row, (heading, arms) in enumerate(metrics.items()):
@@ -106,7 +107,7 @@ def occlusion_chart(
         ValueError: If there is no panel, or ``path`` is no PNG.
     """
     if not panels:
-        raise ValueError("nothing to draw: `panels` is empty; give at least one kind of occluder")
+        raise InputError("nothing to draw: `panels` is empty; give at least one kind of occluder")
     names = list(dict.fromkeys(line.name for lines, _ in panels.values() for line in lines))
     has_differences = any(lines for _, lines in panels.values())
     figure = chart(max(250 * len(panels), 420), 420 if has_differences else 240)

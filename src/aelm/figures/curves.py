@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from aelm.figures.page import DPI, INK, LABEL, MUTED, PAPER, RULE, SMALL, drawable, families, font, save
+from aelm.types import InputError
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; dashes tell them apart in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -90,13 +91,13 @@ def cmc_curve(
         ValueError: If there is no curve, one is empty or leaves 0..1, ``max_rank`` is below 1, or ``path`` is no PNG.
     """
     if not curves:
-        raise ValueError("nothing to draw: `curves` is empty; give at least one test set")
+        raise InputError("nothing to draw: `curves` is empty; give at least one test set")
     if max_rank < 1:
-        raise ValueError(f"`max_rank` must be at least 1, got {max_rank}")
+        raise InputError(f"`max_rank` must be at least 1, got {max_rank}")
     shares = {name: np.asarray(values, dtype=np.float64)[:max_rank] for name, values in curves.items()}
     for name, values in shares.items():
         if values.ndim != 1 or values.size == 0 or not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"the curve of {name!r} must be shares in 0..1 for rank 1, 2, ...; got {curves[name]!r}")
+            raise InputError(f"the curve of {name!r} must be shares in 0..1 for rank 1, 2, ...; got {curves[name]!r}")
 
     figure = chart(480, 320)
     axes = figure.add_subplot()

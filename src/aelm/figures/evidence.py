@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from aelm.figures.curves import COLOURS, chart, dress, key, line_style
 from aelm.figures.page import INK, MUTED, PAPER, SMALL, drawable, font, save
+from aelm.types import InputError
 
 HATCHES = ("", "///")
 Bar = tuple[float, float, float]
@@ -29,11 +30,11 @@ def part_bars(
         ValueError: If there is no panel, a classifier has not one bar a part, or ``path`` is no PNG.
     """
     if not panels:
-        raise ValueError("nothing to draw: `panels` is empty; give at least one stage")
+        raise InputError("nothing to draw: `panels` is empty; give at least one stage")
     for name, heads in panels.items():
         for head, bars in heads.items():
             if len(bars) != len(parts):
-                raise ValueError(f"{name}, {head}: expected {len(parts)} bars, one a part, got {len(bars)}")
+                raise InputError(f"{name}, {head}: expected {len(parts)} bars, one a part, got {len(bars)}")
     figure = chart(480, 40 + 190 * len(panels))
     if title:
         figure.suptitle(drawable(title), color=INK, fontproperties=font(12, bold=True), parse_math=False)
@@ -77,11 +78,11 @@ def occlusion_chart(
         ValueError: If there is no panel, a curve has not one point a fraction, or ``path`` is no PNG.
     """
     if not panels:
-        raise ValueError("nothing to draw: `panels` is empty; give at least one score")
+        raise InputError("nothing to draw: `panels` is empty; give at least one score")
     for score, curves in panels.items():
         for name, points in curves.items():
             if len(points) != len(fractions):
-                raise ValueError(f"{score}, {name}: expected {len(fractions)} points, got {len(points)}")
+                raise InputError(f"{score}, {name}: expected {len(fractions)} points, got {len(points)}")
     figure = chart(320 * len(panels), 300)
     hidden = 100 * np.array(fractions, np.float64)
     for column, (score, curves) in enumerate(panels.items(), 1):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.figures.page import LABEL, MUTED, SCALE, SMALL, TITLE, Image, Page, box_aspect, fit, read_picture, rgb
+from aelm.types import InputError
 
 Map = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -158,19 +159,19 @@ def heatmap_rows(rows: Sequence[HeatmapRow], path: str | Path, *, title: str = "
 
 def _check(rows: Sequence[HeatmapRow]) -> None:
     if not rows:
-        raise ValueError("nothing to draw: `rows` is empty; give at least one picture")
+        raise InputError("nothing to draw: `rows` is empty; give at least one picture")
     wanted = [panel.title for panel in rows[0].panels]
     for index, row in enumerate(rows):
         titles = [panel.title for panel in row.panels]
         if titles != wanted:
-            raise ValueError(f"row {index} has the panels {titles}, row 0 has {wanted}; a column needs one title")
+            raise InputError(f"row {index} has the panels {titles}, row 0 has {wanted}; a column needs one title")
         for panel in row.panels:
             where = f"panel {panel.title!r} of row {index}"
             for name, values in (("heatmap", panel.heatmap), ("mask", panel.mask), ("labels", panel.labels)):
                 if values is not None and (values.ndim != 2 or values.size == 0):
-                    raise ValueError(f"`{name}` of {where} must be (h, w), got {values.shape}")
+                    raise InputError(f"`{name}` of {where} must be (h, w), got {values.shape}")
             if panel.heatmap is not None and not np.isfinite(panel.heatmap).all():
-                raise ValueError(f"`heatmap` of {where} has NaN or infinite values; was it computed in half precision?")
+                raise InputError(f"`heatmap` of {where} has NaN or infinite values; was it computed in half precision?")
 
 
 def _draw_row(page: Page, row: HeatmapRow, image: Image, x: float, y: float, width: float) -> None:

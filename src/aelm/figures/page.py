@@ -19,6 +19,7 @@ from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 
 from aelm.files import write_whole
+from aelm.types import InputError
 
 Image = NDArray[np.uint8]
 
@@ -35,7 +36,7 @@ def read_picture(picture: str | Path | Image) -> Image:
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-            raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
+            raise InputError(f"a picture must be (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
         return picture
     path = Path(picture)
     if not path.is_file():
@@ -44,7 +45,7 @@ def read_picture(picture: str | Path | Image) -> Image:
     encoded = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     if image is None:
-        raise ValueError(f"{str(path)!r} is not a picture OpenCV can read ({encoded.size} bytes); replace or remove it")
+        raise InputError(f"{str(path)!r} is not a picture OpenCV can read ({encoded.size} bytes); replace or remove it")
     return np.ascontiguousarray(image[:, :, ::-1], np.uint8)
 
 
@@ -129,7 +130,7 @@ def png_path(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"`path` must end in .png, got {str(path)!r}; figures are written as PNG only")
+        raise InputError(f"`path` must end in .png, got {str(path)!r}; figures are written as PNG only")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -179,7 +180,7 @@ class Page:
     def __init__(self, width: float, height: float) -> None:
         columns, rows = round(width * SCALE), round(height * SCALE)
         if max(columns, rows) > LARGEST:
-            raise ValueError(
+            raise InputError(
                 f"a figure may have {LARGEST} pixels a side, this one needs {columns} x {rows}; "
                 "draw fewer rows or columns"
             )

@@ -22,6 +22,7 @@ from aelm.figures.page import (
     read_picture,
     rgb,
 )
+from aelm.types import InputError
 
 Verdict = Literal["match", "miss", "ignored", "unknown"]
 
@@ -95,10 +96,10 @@ def ranked_rows(rows: Sequence[RankedRow], path: str | Path, *, title: str = "")
         ValueError: If there is no row, a verdict is unknown, a picture cannot be read, or ``path`` is no PNG.
     """
     if not rows:
-        raise ValueError("nothing to draw: `rows` is empty; give at least one query")
+        raise InputError("nothing to draw: `rows` is empty; give at least one query")
     for result in (result for row in rows for result in row.results):
         if result.verdict not in get_args(Verdict):
-            raise ValueError(f"`verdict` must be one of {', '.join(get_args(Verdict))}, got {result.verdict!r}")
+            raise InputError(f"`verdict` must be one of {', '.join(get_args(Verdict))}, got {result.verdict!r}")
     queries = [read_picture(row.query) for row in rows]
     results = [[read_picture(result.picture) for result in row.results] for row in rows]
     aspect = box_aspect([image for images in (queries, *results) for image in images])

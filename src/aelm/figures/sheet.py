@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aelm.figures.page import MUTED, SCALE, SMALL, TITLE, Image, Page, box_aspect, fit, read_picture
+from aelm.types import InputError
 
 MARGIN = 12.0  # in points
 
@@ -35,11 +36,11 @@ def contact_sheet(
             cannot be read, or ``path`` is no PNG.
     """
     if not images:
-        raise ValueError("nothing to draw: `images` is empty; give at least one picture")
+        raise InputError("nothing to draw: `images` is empty; give at least one picture")
     if columns < 1 or height < 1 or gutter < 0:
-        raise ValueError(f"`columns` and `height` must be at least 1 and `gutter` 0, got {columns}, {height}, {gutter}")
+        raise InputError(f"`columns` and `height` must be at least 1 and `gutter` 0, got {columns}, {height}, {gutter}")
     if captions and len(captions) != len(images):
-        raise ValueError(f"`captions` must be none or one a picture, got {len(captions)} for {len(images)} pictures")
+        raise InputError(f"`captions` must be none or one a picture, got {len(captions)} for {len(images)} pictures")
     pictures = [read_picture(image) for image in images]
     columns = min(columns, len(pictures))
     width = max(1.0, round(height * box_aspect(pictures) * SCALE) / SCALE)

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from aelm.figures.curves import chart, dress, key, line_style
 from aelm.figures.page import drawable, save
+from aelm.types import InputError
 
 REPEATS = ("seed",)  # keys that repeat a point and do not make another
 LONGEST = 24  # letters of a setting along the axis
@@ -36,7 +37,7 @@ def sweep_chart(points: Sequence[SweepPoint], path: str | Path, *, metric: str) 
         ValueError: If there is no point, or ``path`` is no PNG.
     """
     if not points:
-        raise ValueError("nothing to draw: a sweep needs at least one point")
+        raise InputError("nothing to draw: a sweep needs at least one point")
     along, others = arrangement(points)
     ticks = sorted({point.settings.get(along, "") for point in points}, key=_order)
     numeric = all(is_number(tick) for tick in ticks)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aelm.figures.curves import chart, dress, key, line_style
 from aelm.figures.page import INK, TITLE, drawable, font, save
+from aelm.types import InputError
 
 Values = NDArray[np.float64]
 History = Mapping[str, Sequence[tuple[int, float]]]
@@ -50,7 +51,7 @@ def read_history(metrics_csv: str | Path) -> dict[str, list[tuple[int, float]]]:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
         if "step" not in columns:
-            raise ValueError(f"{str(path)!r} must have a `step` column, got {columns}; is it CSVLogger's metrics.csv?")
+            raise InputError(f"{str(path)!r} must have a `step` column, got {columns}; is it CSVLogger's metrics.csv?")
         for row in reader:
             for name in columns:
                 if name in ("step", "epoch") or not row[name]:
@@ -58,7 +59,7 @@ def read_history(metrics_csv: str | Path) -> dict[str, list[tuple[int, float]]]:
                 try:
                     history.setdefault(name, []).append((int(row["step"]), float(row[name])))
                 except ValueError:
-                    raise ValueError(
+                    raise InputError(
                         f"line {reader.line_num} of {str(path)!r} must hold numbers, "
                         f"got step {row['step']!r} and {name} {row[name]!r}"
                     ) from None
@@ -94,7 +95,7 @@ def training_curves(history: History, path: str | Path, *, title: str = "") -> P
     }
     panels = {panel: series for panel, series in panels.items() if series}
     if not panels:
-        raise ValueError(f"nothing to draw: no training metric among {sorted(history)}; expected such as 'train/loss'")
+        raise InputError(f"nothing to draw: no training metric among {sorted(history)}; expected such as 'train/loss'")
 
     # Rows are filled to the brim: five panels are three over two, not three over two and a hole.
     lines = 1 if len(panels) <= 3 else -(-len(panels) // 3)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from aelm.models.ifcn import IFCN
-from aelm.types import HeadOutput
+from aelm.types import HeadOutput, InputError
 
 Fill = Literal["swap", "drop", "zero"]
 Erase = Literal["raw", "attended"]
@@ -89,11 +89,11 @@ class AELM(TwoHeads):
     ) -> None:
         super().__init__(channels, num_ids, embed_dim, neck=neck)
         if not 0 < threshold <= 1:
-            raise ValueError(f"`threshold` must lie in (0, 1], got {threshold}")
+            raise InputError(f"`threshold` must lie in (0, 1], got {threshold}")
         if fill not in get_args(Fill):
-            raise ValueError(f"`fill` must be one of {', '.join(get_args(Fill))}, got {fill!r}")
+            raise InputError(f"`fill` must be one of {', '.join(get_args(Fill))}, got {fill!r}")
         if erase not in get_args(Erase):
-            raise ValueError(f"`erase` must be one of {', '.join(get_args(Erase))}, got {erase!r}")
+            raise InputError(f"`erase` must be one of {', '.join(get_args(Erase))}, got {erase!r}")
         self.threshold = threshold
         self.fill = fill
         self.erase = erase

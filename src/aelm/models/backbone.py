@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from timm.layers import AvgPool2dSame
 from torch import Tensor, nn
 
+from aelm.types import InputError, RunError
+
 log = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict")
@@ -55,7 +57,7 @@ def load_weights(network: nn.Module, path: str | Path, *, at_least: float = 0.95
         ValueError: If it is no weights file, or holds too little of the network, or ``at_least`` is no share.
     """
     if not 0 < at_least <= 1:
-        raise ValueError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
+        raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
     found = {_plain(key): (key, value) for key, value in read_state(path).items()}
     own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     fits = {
@@ -67,7 +69,7 @@ def load_weights(network: nn.Module, path: str | Path, *, at_least: float = 0.95
     left = (key for key, _ in found.values() if key not in used and not key.endswith("num_batches_tracked"))
     report = WeightsReport(sorted(fits), sorted(own.keys() - fits.keys()), sorted(left))
     if len(fits) < at_least * len(own):
-        raise ValueError(
+        raise InputError(
             f"{path} holds {len(fits)} of the backbone's {len(own)} tensors, {at_least:.0%} are needed. "
             f"Missing: {', '.join(report.missing[:3])}; in the file: {', '.join(report.unused[:3])}. "
             "Is it the file of another network? `model.backbone.name` must fit it; "
@@ -95,7 +97,7 @@ def read_data(path: str | Path) -> Any:
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, "cpu", weights_only=True)
     except NOT_DATA as error:
-        raise ValueError(f"{path} does not load as data: {type(error).__name__}: {str(error)[:200]}") from error
+        raise InputError(f"{path} does not load as data: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -118,7 +120,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         else {}
     )
     if not state:
-        raise ValueError(f"{path} holds no tensors by name: expected a state dict, found {type(content).__name__}")
+        raise InputError(f"{path} holds no tensors by name: expected a state dict, found {type(content).__name__}")
     return state
 
 
@@ -169,16 +171,16 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         if stages < 1:
-            raise ValueError(f"`stages` must be at least 1, got {stages}")
+            raise InputError(f"`stages` must be at least 1, got {stages}")
         if last_stride not in (1, 2):
-            raise ValueError(f"`last_stride` must be 1 or 2, got {last_stride}")
+            raise InputError(f"`last_stride` must be 1 or 2, got {last_stride}")
         if output_stride is not None and last_stride == 1:
-            raise ValueError(
+            raise InputError(
                 f"`output_stride`={output_stride} dilates the last stage and `last_stride`=1 changes its stride: "
                 "choose one, with `last_stride=2` for the dilated network"
             )
         if "checkpoint_path" in (options or {}):
-            raise ValueError(
+            raise InputError(
                 "`options.checkpoint_path`: timm may run what such a file holds; `weights` loads it as data"
             )
         given = dict(options or {}) | ({} if output_stride is None else {"output_stride": output_stride})
@@ -199,21 +201,21 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
     """timm's ``features_only`` network with the last ``stages`` maps; errors say what does not fit and what to do."""
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise ValueError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
+        raise InputError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
     try:
         network: nn.Module = timm.create_model(
             name, features_only=True, out_indices=tuple(range(-stages, 0)), pretrained=pretrained, **options
         )
     except (OSError, RuntimeError) as error:
         if not pretrained or "state_dict" in str(error):
-            raise ValueError(f"timm's `{name}` does not work as a backbone: {error}") from error
-        raise RuntimeError(
+            raise InputError(f"timm's `{name}` does not work as a backbone: {error}") from error
+        raise RunError(
             f"the pretrained weights of `{name}` cannot be had ({type(error).__name__}: {str(error)[:200]}). "
             "Give a local file with `model.backbone.weights=FILE`, or start from scratch with "
             "`model.backbone.pretrained=false`"
         ) from error
     except (AssertionError, AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"timm's `{name}` does not work as a backbone with {stages} stages"
             f"{''.join(f' and {key}={value}' for key, value in options.items())} "
             f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
@@ -257,9 +259,9 @@ def remove_last_stride(network: nn.Module, name: str) -> None:
     try:
         after = map_shapes(network)[-1][1:]
     except ValueError as error:
-        raise ValueError(f"`last_stride=1` does not fit `{name}` ({error}); {way_out}") from error
+        raise InputError(f"`last_stride=1` does not fit `{name}` ({error}); {way_out}") from error
     if after != (2 * before[0], 2 * before[1]):
-        raise ValueError(
+        raise InputError(
             f"`last_stride=1` does not fit `{name}`: its last map went from {before} to {after} instead of doubling; "
             f"{way_out}"
         )
@@ -287,7 +289,7 @@ def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
     except (AssertionError, RuntimeError) as error:
         kind = f"{str(picture.dtype).removeprefix('torch.')} on {picture.device}"
         why = (str(error).splitlines() or ["no reason given"])[0]
-        raise ValueError(
+        raise InputError(
             f"the backbone cannot take a picture of {size[0]} x {size[1]} ({kind}): {type(error).__name__}: {why}"
         ) from error
     finally:
@@ -295,7 +297,7 @@ def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
     shapes = [tuple(m.shape) for m in maps]
     tall = size[0] > size[1]
     if not shapes or any(len(s) != 4 or (tall and s[2] < s[3]) for s in shapes):
-        raise ValueError(f"a backbone must return maps (B, C, H, W), channels first; got {shapes or 'nothing'}")
+        raise InputError(f"a backbone must return maps (B, C, H, W), channels first; got {shapes or 'nothing'}")
     return [(s[1], s[2], s[3]) for s in shapes]
 
 

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from aelm.types import InputError
+
 Mode = Literal["rezero", "sequential", "parallel", "residual"]
 
 
@@ -68,11 +70,11 @@ class CoAM(nn.Module):
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, mode: Mode = "rezero") -> None:
         super().__init__()
         if reduction < 1 or channels % reduction:
-            raise ValueError(f"`reduction` must divide the {channels} channels of the map, got {reduction}")
+            raise InputError(f"`reduction` must divide the {channels} channels of the map, got {reduction}")
         if kernel_size % 2 == 0:
-            raise ValueError(f"`kernel_size` must be odd, got {kernel_size}")
+            raise InputError(f"`kernel_size` must be odd, got {kernel_size}")
         if mode not in get_args(Mode):
-            raise ValueError(f"`mode` must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+            raise InputError(f"`mode` must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         self.channel = ChannelGate(channels, reduction)
         self.spatial = SpatialGate(kernel_size)
         self.mode = mode

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aelm.types import HeadOutput
+from aelm.types import HeadOutput, InputError
 
 
 class IFCN(nn.Module):
@@ -45,7 +45,7 @@ class IFCN(nn.Module):
         super().__init__()
         for name, value in (("channels", channels), ("num_ids", num_ids), ("embed_dim", embed_dim)):
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
+                raise InputError(f"`{name}` must be at least 1, got {value}")
         self.num_ids = num_ids
         self.embed_dim = embed_dim
         convolution = nn.Conv2d(channels, embed_dim, 1, bias=False)
@@ -163,7 +163,7 @@ def check_labels(pids: Tensor, num_ids: int) -> None:
         and (pids.min() < 0 or pids.max() >= num_ids)
     ):
         bad = sorted({int(p) for p in pids if p < 0 or p >= num_ids})
-        raise ValueError(
+        raise InputError(
             f"labels must lie in 0 .. {num_ids - 1} ({num_ids} identities), got {bad[:5]}: "
             "number the training identities from 0 (`aelm.data.splits.label_map`)"
         )

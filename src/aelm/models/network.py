@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aelm.models.backbone import as_maps, map_shapes
-from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError
 
 StageOutputs = tuple[tuple[HeadOutput, ...], ...]
 Join = Literal["deepest", "all"]
@@ -58,7 +58,7 @@ class ReIDNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if join not in get_args(Join):
-            raise ValueError(f"`join` must be one of {', '.join(get_args(Join))}, got {join!r}")
+            raise InputError(f"`join` must be one of {', '.join(get_args(Join))}, got {join!r}")
         channels = [shape[0] for shape in map_shapes(backbone)]
         self.backbone = backbone
         self.num_ids = num_ids

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aelm.models import ReIDNetwork
-from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError, MissingPackageError
 
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ class OnnxBackbone(nn.Module):
         entry, *more = self.session.get_inputs()
         if more or len(entry.shape) != 4 or entry.shape[1] != 3 or entry.type not in INPUT_TYPES:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in (entry, *more))
-            raise ValueError(f"{path} takes {found}; expected one input (N, 3, H, W), float or uint8")
+            raise InputError(f"{path} takes {found}; expected one input (N, 3, H, W), float or uint8")
         self.entry, self.numbers = entry.name, INPUT_TYPES[entry.type]
         self.exit = self.session.get_outputs()[0].name
         self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
@@ -92,11 +92,11 @@ class OnnxBackbone(nn.Module):
         try:
             output = self.session.run([self.exit], {self.entry: np.ascontiguousarray(whole)})[0]
         except errors() as error:
-            raise ValueError(
+            raise InputError(
                 f"{self.path} does not run on pictures {tuple(whole.shape)}: {str(error)[:300]}"
             ) from error
         if output.ndim < 2 or len(output) != len(whole) or output[0].size != output.shape[1]:
-            raise ValueError(f"{self.path} gives {output.shape} for {len(whole)} pictures; expected (N, D)")
+            raise InputError(f"{self.path} gives {output.shape} for {len(whole)} pictures; expected (N, D)")
         features: NDArray[np.float32] = np.asarray(output, np.float32).reshape(len(whole), -1)[: len(part)]
         return features
 
@@ -140,14 +140,14 @@ def picture_size(path: Path, shape: list[int | str | None]) -> tuple[int, int]:
     """
     told = sidecar(path)
     if told.get("preprocess", "resize") != "resize":
-        raise ValueError(
+        raise InputError(
             f"{sidecar_path(path)} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To compare "
             'nevertheless, with worse results than the model can give, say "resize" there'
         )
     size = told.get("img_size") or [None, None]
     height, width = (own if isinstance(own, int) else given for own, given in zip(shape[2:], size, strict=True))
     if not isinstance(height, int) or not isinstance(width, int):
-        raise ValueError(
+        raise InputError(
             f"{path} takes pictures of any size ({shape}), and {sidecar_path(path).name} does not say which: "
             'write {"img_size": [256, 128]} there (height, width)'
         )
@@ -171,9 +171,9 @@ def sidecar(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{beside} is not JSON: {error}") from error
+        raise InputError(f"{beside} is not JSON: {error}") from error
     if not isinstance(told, dict):
-        raise ValueError(f"{beside} must hold a JSON object, found {type(told).__name__}")
+        raise InputError(f"{beside} must hold a JSON object, found {type(told).__name__}")
     return told
 
 
@@ -212,7 +212,7 @@ def open_session(path: Path, device: torch.device = CPU) -> Any:
     try:
         session = runtime.InferenceSession(str(path), options, providers(device, runtime.get_available_providers()))
     except errors() as error:
-        raise ValueError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
+        raise InputError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
     # A runtime that is built for CUDA but does not find its libraries takes the CPU too.
     if device.type == "cuda" and CUDA_PROVIDER not in session.get_providers():
         log.warning(
@@ -231,7 +231,7 @@ def onnxruntime() -> Any:
     try:
         import onnxruntime as runtime
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "ONNX models need onnxruntime, which is not installed: pip install 'aelm[export]'"
         ) from error
     return runtime

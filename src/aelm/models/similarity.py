@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aelm.models.ifcn import IFCN
 from aelm.models.network import ReIDNetwork
+from aelm.types import InputError
 
 Maps = tuple[tuple[Tensor, ...], ...]
 
@@ -54,9 +55,9 @@ def similarity_maps(network: ReIDNetwork, images_a: Tensor, images_b: Tensor) ->
     True
     """
     if network.training:
-        raise ValueError("`network` is in training mode, where batch norms mix pictures: call network.eval() first")
+        raise InputError("`network` is in training mode, where batch norms mix pictures: call network.eval() first")
     if len(images_a) != len(images_b) and 1 not in (len(images_a), len(images_b)):
-        raise ValueError(f"pairs need as many pictures on both sides, got {len(images_a)} and {len(images_b)}")
+        raise InputError(f"pairs need as many pictures on both sides, got {len(images_a)} and {len(images_b)}")
     maps_a, maps_b = position_maps(network, images_a), position_maps(network, images_b)
     pooled_a, pooled_b = pooled(maps_a), pooled(maps_b)
     products = [(p * q).sum(1) for ps, qs in zip(pooled_a, pooled_b, strict=True) for p, q in zip(ps, qs, strict=True)]
@@ -77,7 +78,7 @@ def position_maps(network: ReIDNetwork, images: Tensor) -> Maps:
         attended = attention(features)
         heads = [part for part in head.modules() if isinstance(part, IFCN)]
         if not heads:
-            raise ValueError(f"a {type(head).__name__} gives no feature maps; only classifiers of aelm can be split")
+            raise InputError(f"a {type(head).__name__} gives no feature maps; only classifiers of aelm can be split")
         stages.append([part.embedding_maps(attended).float() for part in heads])
     lengths = [[part.mean((2, 3)).norm(dim=1).clamp_min(1e-12) for part in stage] for stage in stages]  # (B,) a head
     units = [

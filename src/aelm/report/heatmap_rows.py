@@ -12,6 +12,7 @@ from aelm.figures import HeatmapRow, Panel
 from aelm.models import ReIDNetwork
 from aelm.models.network import StageOutputs
 from aelm.models.similarity import SimilarityMaps, merged, similarity_maps
+from aelm.types import InputError
 
 LETTERS = "ABCDEFGH"
 
@@ -60,7 +61,7 @@ def explained(
     known = list(pids) or [None] * len(images)
     names = list(captions) or [""] * len(images)
     if not len(known) == len(names) == len(images):
-        raise ValueError(f"got {len(images)} pictures, {len(known)} labels and {len(names)} captions")
+        raise InputError(f"got {len(images)} pictures, {len(known)} labels and {len(names)} captions")
     rows: dict[int, HeatmapRow] = {}
     for told in (True, False):
         chosen = [i for i, pid in enumerate(known) if (pid is not None) == told]

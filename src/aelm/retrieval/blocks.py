@@ -15,6 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from aelm.retrieval.labels import IntArray
 from aelm.retrieval.parallel import ALONE, CACHED, Share, Threads, each_rows, spans
 from aelm.retrieval.product import Metric, finish, gallery_weights, multiply, squared_lengths
+from aelm.types import InputError, InputTypeError
 
 Array = Tensor | NDArray[Any]
 Features = Array | Iterable[Array]
@@ -43,7 +44,7 @@ class GalleryBlocks:
         self.source = source if isinstance(source, (Tensor, np.ndarray)) else self._written(source)
         self._check(self.source)
         if taking_part is not None and len(self.source) != len(taking_part):
-            raise ValueError(
+            raise InputError(
                 f"`gallery_features` has {len(self.source)} rows but `gallery_pids` {len(taking_part)} entries"
             )
         self._representatives: IntArray | None = None
@@ -98,7 +99,7 @@ class GalleryBlocks:
                 file.write(self._place(piece).cpu().numpy().tobytes())
             file.flush()
             if not file.tell():
-                raise ValueError(
+                raise InputError(
                     "`gallery_features` has no rows, an iterable without blocks; has an iterator been used up before?"
                 )
             # The map keeps the file alive after it is closed.
@@ -110,12 +111,12 @@ class GalleryBlocks:
     def _check(self, block: Any) -> None:
         check_features("gallery_features", block)
         if block.shape[1] != self.like.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"`query_features` have {self.like.shape[1]} dimensions but `gallery_features` {block.shape[1]}; "
                 "both sides must come from one model"
             )
         if isinstance(block, Tensor) and block.device.type == "cuda" and block.device != self.like.device:
-            raise ValueError(
+            raise InputError(
                 f"`query_features` lie on {self.like.device} but `gallery_features` on {block.device}; "
                 "move both to one device"
             )
@@ -196,7 +197,7 @@ def query_tensor(features: Array, gallery: Features, name: str = "query_features
     """
     check_features(name, features)
     if len(features) == 0:
-        raise ValueError(f"`{name}` has no rows, so there is nothing to rank")
+        raise InputError(f"`{name}` has no rows, so there is nothing to rank")
     query = as_tensor(features)
     dtype = torch.promote_types(query.dtype, torch.float32)
     if isinstance(gallery, (Tensor, np.ndarray)):
@@ -223,9 +224,9 @@ def check_features(name: str, features: Any) -> None:
         ValueError: If it has not two axes.
     """
     if not isinstance(features, (Tensor, np.ndarray)):
-        raise TypeError(f"`{name}` must be a tensor or an array, got {type(features).__name__}")
+        raise InputTypeError(f"`{name}` must be a tensor or an array, got {type(features).__name__}")
     floating = features.is_floating_point() if isinstance(features, Tensor) else features.dtype.kind == "f"
     if not floating:
-        raise TypeError(f"`{name}` must hold floating-point numbers, got {features.dtype}; convert it to float32")
+        raise InputTypeError(f"`{name}` must hold floating-point numbers, got {features.dtype}; convert it to float32")
     if features.ndim != 2 or features.shape[1] == 0:
-        raise ValueError(f"`{name}` must have shape (pictures, dimensions), got {tuple(features.shape)}")
+        raise InputError(f"`{name}` must have shape (pictures, dimensions), got {tuple(features.shape)}")

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aelm.types import InputError, InputTypeError
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 JUNK = -1
@@ -76,17 +78,17 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
     )
     for side, pids, camids in (("query", labels[0], labels[2]), ("gallery", labels[1], labels[3])):
         if len(pids) == 0:
-            raise ValueError(f"the {side} is empty: `{side}_pids` has no entry, so there is nothing to rank")
+            raise InputError(f"the {side} is empty: `{side}_pids` has no entry, so there is nothing to rank")
         if len(pids) != len(camids):
-            raise ValueError(f"`{side}_pids` has {len(pids)} entries but `{side}_camids` has {len(camids)}")
+            raise InputError(f"`{side}_pids` has {len(pids)} entries but `{side}_camids` has {len(camids)}")
         if (pids < JUNK).any():
-            raise ValueError(
+            raise InputError(
                 f"`{side}_pids` must be -1 (junk) or above, got {pids.min()} at row {int(pids.argmin())}; "
                 "number the identities from 0"
             )
     if (labels.query_pids == JUNK).any():
         rows = np.flatnonzero(labels.query_pids == JUNK)
-        raise ValueError(
+        raise InputError(
             f"pid -1 marks junk, which only the gallery may hold, but {len(rows)} of {len(labels.query_pids)} queries "
             f"have it (rows {first_few(rows)}); drop them from the query set"
         )
@@ -138,9 +140,9 @@ def require_matches(labels: Labels, pairs: OwnPairs) -> None:
     shared = np.intersect1d(labels.query_pids, labels.gallery_pids)
     head = f"none of the {len(labels.query_pids)} queries has a match in the gallery: "
     if len(shared) == 0:
-        raise ValueError(head + "the two sides share no pid; are both numbered by the same label map?")
+        raise InputError(head + "the two sides share no pid; are both numbered by the same label map?")
     cameras = np.union1d(labels.query_camids, labels.gallery_camids)
-    raise ValueError(
+    raise InputError(
         f"{head}{len(shared)} pids occur on both sides, but only in pictures of the query's own camera (camera ids "
         f"seen: {first_few(cameras)}); give each camera, or each side, its own camid"
     )
@@ -164,7 +166,7 @@ def whole_numbers(name: str, values: Any) -> IntArray:
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
-        raise ValueError(f"`{name}` must have one axis, one id for each picture, got shape {array.shape}")
+        raise InputError(f"`{name}` must have one axis, one id for each picture, got shape {array.shape}")
     if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"`{name}` must hold whole numbers, got {array.dtype}; convert with `.astype('int64')`")
+        raise InputTypeError(f"`{name}` must hold whole numbers, got {array.dtype}; convert with `.astype('int64')`")
     return array.astype(np.int64)

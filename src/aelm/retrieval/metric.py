@@ -15,6 +15,7 @@ from aelm.retrieval.parallel import ALONE, Share
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.ranking import rank_pairs
 from aelm.retrieval.result import RankResult, score_ranks
+from aelm.types import InputError
 
 
 class RankMetrics(TorchMetric):
@@ -71,7 +72,7 @@ class RankMetrics(TorchMetric):
         sizes = {len(part) for part in (features, pids, camids, is_query, index)}
         if features.ndim != 2 or len(sizes) != 1:
             shapes = ", ".join(str(tuple(part.shape)) for part in (features, pids, camids, is_query, index))
-            raise ValueError(
+            raise InputError(
                 f"`features` must have shape (B, D), `pids`, `camids`, `is_query` and `index` (B,), got {shapes}"
             )
         self.features.append(features.detach().to(torch.promote_types(features.dtype, torch.float32)))
@@ -87,7 +88,7 @@ class RankMetrics(TorchMetric):
             ValueError: As :func:`rank_metrics`, also when no query has a match, as in a first look at two batches.
         """
         if not len(self.features):
-            raise ValueError("RankMetrics has seen no picture: `update` was not called, or none could be read")
+            raise InputError("RankMetrics has seen no picture: `update` was not called, or none could be read")
         features, is_query, index = (dim_zero_cat(part) for part in (self.features, self.is_query, self.index))
         pids, camids = dim_zero_cat(self.pids), dim_zero_cat(self.camids)
         query, gallery = _rows(index, is_query), _rows(index, ~is_query)

@@ -14,6 +14,7 @@ from aelm.retrieval.labels import JUNK, FloatArray, IntArray, check_labels
 from aelm.retrieval.parallel import Threads, threads
 from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
 from aelm.retrieval.score import Certified, Scores, certify
+from aelm.types import InputError
 
 Values = NDArray[Any]
 IGNORED, MISS, MATCH = -1, 0, 1
@@ -75,13 +76,13 @@ def nearest(
     """
     check_metric(metric)
     if k < 1:
-        raise ValueError(f"`k` must be at least 1, got {k}")
+        raise InputError(f"`k` must be at least 1, got {k}")
     features = query_tensor(query, gallery)
     room = block_memory(features.device) if memory is None else memory
     with torch.no_grad(), full_precision(), threads(features.device) as team:
         blocks = GalleryBlocks(gallery, features)
         if not len(blocks):
-            raise ValueError("`gallery` has no rows, so there is nothing to find")
+            raise InputError("`gallery` has no rows, so there is nothing to find")
         k = min(k, len(blocks))
 
         def attempt(certified: Certified) -> tuple[FloatArray, IntArray]:

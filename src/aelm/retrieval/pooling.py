@@ -10,6 +10,7 @@ from aelm.retrieval.blocks import Array, as_tensor, check_features
 from aelm.retrieval.labels import IntArray, first_few, whole_numbers
 from aelm.retrieval.nearest import nearest
 from aelm.retrieval.product import gallery_weights
+from aelm.types import InputError
 
 
 class Pooled(NamedTuple):
@@ -70,7 +71,7 @@ def pool_tracks(features: Array, tracks: Any, pids: Any, camids: Any) -> Pooled:
     for name, ids in (("pid", people), ("camid", cameras)):
         mixed = np.unique(group[ids != ids[first][group]])
         if len(mixed):
-            raise ValueError(
+            raise InputError(
                 f"a track must have one {name}, but tracks {first_few(kinds[mixed])} have several; "
                 f"number tracks apart for each {name}"
             )
@@ -94,7 +95,7 @@ def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *
         ValueError: If k is below 1 or alpha below 0, dimensions differ, or a row is zero, NaN or infinite.
     """
     if alpha < 0:
-        raise ValueError(f"`alpha` must be at least 0, got {alpha}")
+        raise InputError(f"`alpha` must be at least 0, got {alpha}")
     found = nearest(query_features, gallery_features, k)
     query, gallery = _directions(query_features), as_tensor(gallery_features)
     neighbours = gallery[torch.from_numpy(found.indices).to(gallery.device)].to(query.device, query.dtype)
@@ -127,6 +128,6 @@ def _directions(features: Array, name: str = "features") -> Tensor:
 def _check_lengths(features: Array, ids: dict[str, IntArray]) -> None:
     for name, values in ids.items():
         if len(values) != len(features) or not len(values):
-            raise ValueError(
+            raise InputError(
                 f"`{name}` must have one entry for each of the {len(features)} features, got {len(values)}"
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aelm.retrieval.labels import IntArray, first_few
+from aelm.types import InputError
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -90,10 +91,10 @@ def gallery_weights(
     if not finite.all():
         broken = ~torch.isfinite(features).all(dim=1)
         if broken.any():
-            raise ValueError(f"{_rows(name, broken, rows)} hold NaN or infinite values; has the model diverged?")
-        raise ValueError(f"{_rows(name, ~finite, rows)} are too long for {features.dtype}; rescale or pass float64")
+            raise InputError(f"{_rows(name, broken, rows)} hold NaN or infinite values; has the model diverged?")
+        raise InputError(f"{_rows(name, ~finite, rows)} are too long for {features.dtype}; rescale or pass float64")
     if metric == "cosine" and not weights.all():
-        raise ValueError(
+        raise InputError(
             f"{_rows(name, weights == 0, rows)} are zero vectors, which have no cosine; "
             "drop them or use metric='euclidean'"
         )
@@ -113,7 +114,7 @@ def squared_lengths(features: Tensor) -> Tensor:
 def check_metric(metric: str) -> None:
     """Refuses a metric that does not exist."""
     if metric not in get_args(Metric):
-        raise ValueError(f"`metric` must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+        raise InputError(f"`metric` must be one of {', '.join(get_args(Metric))}, got {metric!r}")
 
 
 def _rows(name: str, bad: Tensor, rows: IntArray | None) -> str:

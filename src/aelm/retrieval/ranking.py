@@ -39,6 +39,7 @@ from aelm.retrieval.parallel import ALONE, CACHED, Share, Threads, each_rows, sp
 from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
 from aelm.retrieval.result import RankResult, score_ranks
 from aelm.retrieval.score import Certified, Scores, certify
+from aelm.types import InputError
 
 CPU = torch.device("cpu")
 
@@ -96,15 +97,15 @@ def rank_metrics(
     """
     labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
     if max_rank < 1:
-        raise ValueError(f"`max_rank` must be at least 1, got {max_rank}")
+        raise InputError(f"`max_rank` must be at least 1, got {max_rank}")
     pairs = own_pairs(labels)
     require_matches(labels, pairs)
     if distances is not None:
         if query_features is not None or gallery_features is not None:
-            raise ValueError("give either features or `distances`, not both: pass None for both features")
+            raise InputError("give either features or `distances`, not both: pass None for both features")
         rank = _rank_distances(distances, labels, pairs)
     elif query_features is None or gallery_features is None:
-        raise ValueError("`query_features` and `gallery_features` are needed unless `distances` are given")
+        raise InputError("`query_features` and `gallery_features` are needed unless `distances` are given")
     else:
         rank = rank_pairs(query_features, gallery_features, labels, pairs, metric, memory)
     return score_ranks(labels, pairs, rank, max_rank)
@@ -129,7 +130,7 @@ def rank_pairs(
     check_metric(metric)
     query = query_tensor(query_features, gallery_features)
     if len(query) != len(labels.query_pids):
-        raise ValueError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
+        raise InputError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
     taking_part = labels.gallery_pids != JUNK
     # Junk is dropped, so columns are counted among what is left.
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
@@ -271,14 +272,14 @@ def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> Int
             begin, end = first + span[0], first + span[1]
             if not np.isfinite(values).all():
                 bad = np.flatnonzero(~np.isfinite(values).all(axis=1)) + begin
-                raise ValueError(f"`distances` holds NaN or infinite values in rows {first_few(bad)}")
+                raise InputError(f"`distances` holds NaN or infinite values in rows {first_few(bad)}")
             values[:, junk] = -np.inf
             rank[pairs.start[begin] : pairs.start[end]] = _rank_as_given(values, some_queries(pairs, begin, end))
 
         with threads(CPU) as team:
             team.each(piece, spans(len(block), max(1, CACHED // (block.shape[1] * 4))))
     if done != len(labels.query_pids) or block.shape[1] != len(labels.gallery_pids):
-        raise ValueError(
+        raise InputError(
             f"`distances` must have shape {len(labels.query_pids), len(labels.gallery_pids)} to fit the ids, "
             f"got {done} rows of {block.shape[1]} entries"
         )

@@ -22,6 +22,7 @@ from aelm.retrieval.nearest import SPARE, BestOfRows, nearest
 from aelm.retrieval.parallel import Threads, each_rows, spans, threads
 from aelm.retrieval.product import Metric, check_metric, gallery_weights, minus_squared_distances, squared_lengths
 from aelm.retrieval.score import Certified, Scores, certify, lengths
+from aelm.types import InputError
 
 # Queries whose distances are made at once.
 ROWS = 1152
@@ -94,7 +95,7 @@ def rerank_blocks(
     (1, 4)
     """
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
-        raise ValueError(
+        raise InputError(
             f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {k1}, {k2} and {lambda_value}"
         )
     items = _all_items(query_features, gallery_features, metric)
@@ -110,7 +111,7 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
     check_features("gallery_features", gallery_features)
     gallery = as_tensor(gallery_features).to(query.device, query.dtype)
     if query.shape[1] != gallery.shape[1] or not len(gallery):
-        raise ValueError(
+        raise InputError(
             f"`gallery_features` must have rows of {query.shape[1]} dimensions, as `query_features` have, "
             f"got shape {tuple(gallery.shape)}"
         )

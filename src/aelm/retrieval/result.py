@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.retrieval.labels import FloatArray, IntArray, Labels, OwnPairs
+from aelm.types import InputError
 
 
 class RankResult(NamedTuple):
@@ -155,7 +156,7 @@ def bootstrap(
         ValueError: If ``samples`` is below 1 or ``confidence`` not between 0 and 1.
     """
     if samples < 1 or not 0 < confidence < 1:
-        raise ValueError(
+        raise InputError(
             f"`samples` must be at least 1 and `confidence` between 0 and 1, got {samples} and {confidence}"
         )
     valid = result.first_rank > 0

@@ -21,6 +21,7 @@ from aelm.retrieval.blocks import GalleryBlocks
 from aelm.retrieval.labels import FloatArray, IntArray
 from aelm.retrieval.parallel import ALONE, Share
 from aelm.retrieval.product import Metric, finish, multiply, prepare_queries, unchecked_weights
+from aelm.types import NotFiniteError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -277,7 +278,7 @@ def certify(scores: Scores, attempt: Callable[[Certified], T], share: Share = AL
         if used <= FULL:
             return result
         if not math.isfinite(used):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"the matrix product on {scores.query.device} gives NaN or infinite values for finite features; "
                 "rescale the features, or pass float64"
             )

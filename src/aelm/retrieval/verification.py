@@ -19,6 +19,7 @@ from aelm.retrieval.labels import JUNK, FloatArray, OwnPairs, check_labels, own_
 from aelm.retrieval.parallel import threads
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.score import Scores, first_bound
+from aelm.types import InputError
 
 # Points of the curve: thresholds at equal steps of the true-accept rate.
 POINTS = 513
@@ -79,18 +80,18 @@ def verification(
     check_metric(metric)
     wanted = np.asarray(far, dtype=np.float64)
     if wanted.ndim != 1 or not len(wanted) or not ((wanted > 0) & (wanted < 1)).all():
-        raise ValueError(f"`far` must list rates between 0 and 1, got {list(far)}")
+        raise InputError(f"`far` must list rates between 0 and 1, got {list(far)}")
     labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
     pairs = own_pairs(labels)
     require_matches(labels, pairs)
     taking_part = labels.gallery_pids != JUNK
     num_impostor = len(labels.query_pids) * int(taking_part.sum()) - len(pairs.query)
     if not num_impostor:
-        raise ValueError("there is no impostor pair: the gallery holds no picture of another person")
+        raise InputError("there is no impostor pair: the gallery holds no picture of another person")
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
     query = query_tensor(query_features, gallery_features)
     if len(query) != len(labels.query_pids):
-        raise ValueError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
+        raise InputError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
     with torch.no_grad(), full_precision(), threads(query.device) as team:
         gallery = GalleryBlocks(gallery_features, query, taking_part)
         scores = Scores(query, gallery, metric)

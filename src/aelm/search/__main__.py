@@ -22,6 +22,7 @@ from aelm.search import answers
 from aelm.search.answers import Found
 from aelm.search.gallery import Gallery, Hit
 from aelm.search.store import GalleryStore
+from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def run(config: DictConfig) -> list[Found]:
     """Searches as ``config`` says, prints the table, and writes ``output`` where one is given."""
     answers.check_output(config.output)
     if config.top_k < 1:
-        raise ValueError(f"`top_k` must be at least 1, got {config.top_k}")
+        raise InputError(f"`top_k` must be at least 1, got {config.top_k}")
     asked = find_items(config.query, config.pattern, key="query")
     place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
     embedder, searched = open_gallery(config, place)
@@ -60,14 +61,14 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
         embedder = load(config, config.checkpoint or own_checkpoint(found), place)
         return embedder, Gallery.open(found, embedder)
     if not config.gallery.uri:
-        raise ValueError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
+        raise InputError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
     uri = str(config.gallery.uri)
     if "://" not in uri and not Path(uri).exists():  # Milvus Lite keeps a folder
         raise FileNotFoundError(
             f"`gallery.uri`: no gallery store {uri}; aelm.GalleryStore makes one, see docs/gallery_store.md"
         )
     if config.checkpoint is None:
-        raise ValueError("a gallery store may serve several models: give `checkpoint`")
+        raise InputError("a gallery store may serve several models: give `checkpoint`")
     embedder = load(config, config.checkpoint, place)
     return embedder, GalleryStore(config.gallery.uri, embedder)
 
@@ -86,7 +87,7 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
         return read_embeddings(path)
     items = find_items(config.gallery, config.pattern, key="gallery")
     if config.checkpoint is None:
-        raise ValueError(f"{path} holds no embeddings that could name a model: give `checkpoint`")
+        raise InputError(f"{path} holds no embeddings that could name a model: give `checkpoint`")
     log.info("%s holds no embeddings: its %d pictures are embedded for this search alone", path, len(items))
     with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
         settings = Settings(
@@ -108,7 +109,7 @@ def own_checkpoint(gallery: Embeddings) -> str:
     """
     path = str(gallery.meta["model"]["checkpoint"])
     if not path or not Path(path).is_file():
-        raise ValueError(
+        raise InputError(
             f"{gallery.folder} was made with {path or 'a model without a file'}, which is gone: give `checkpoint`"
         )
     return path
@@ -124,7 +125,7 @@ def embed_queries(embedder: Embedder, queries: Sequence[Item], batch_size: int) 
     parts = [(queries_of, features) for queries_of, features in batches]
     kept = np.concatenate([positions for positions, _ in parts])
     if not len(kept):
-        raise ValueError(f"no query can be read: {reason(queries[0].path)}")
+        raise InputError(f"no query can be read: {reason(queries[0].path)}")
     if len(kept) < len(queries):
         log.warning("%d of %d queries could not be read and are left out", len(queries) - len(kept), len(queries))
     return [queries[i] for i in kept], np.concatenate([features for _, features in parts])

@@ -17,6 +17,7 @@ from aelm.files import check_file
 from aelm.search import page as search_page
 from aelm.search.gallery import Hit
 from aelm.search.page import Heat, pair_heat, read_pictures
+from aelm.types import InputError
 
 SUFFIXES = (".html", ".png", ".json")
 NO_HEAT = "There is no heat map: a picture is gone, or the model keeps its feature maps to itself."
@@ -37,7 +38,7 @@ def check_output(path: str | None) -> None:
         ValueError: If the name ends in none of ``SUFFIXES``.
     """
     if path is not None and Path(path).suffix.lower() not in SUFFIXES:
-        raise ValueError(f"`output` must end in {', '.join(SUFFIXES)}, got {path!r}; null prints the table only")
+        raise InputError(f"`output` must end in {', '.join(SUFFIXES)}, got {path!r}; null prints the table only")
     if path is not None:
         check_file(path)
 

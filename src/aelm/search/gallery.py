@@ -15,6 +15,7 @@ from aelm.embed.embedder import Embedder
 from aelm.embed.folder import Embeddings, check_model, describe, read_embeddings, relative, write_embeddings
 from aelm.retrieval import nearest
 from aelm.retrieval.blocks import Array, check_features
+from aelm.types import InputError
 
 Rows = NDArray[np.int64]
 BLOCK = 65536  # rows that are looked at together
@@ -73,7 +74,7 @@ class Gallery:
 
     def __init__(self, embedder: Embedder | None = None, *, dim: int = 0) -> None:
         if embedder is None and dim < 1:
-            raise ValueError(
+            raise InputError(
                 "a Gallery needs an `embedder`, or the `dim` of its embeddings; Gallery.open takes a folder"
             )
         self.dim = dim if embedder is None else embedder.dim
@@ -134,15 +135,15 @@ class Gallery:
         check_features("features", features)
         new = np.array(features if isinstance(features, np.ndarray) else features.detach().cpu(), np.float32)
         if new.shape != (len(items), self.dim):
-            raise ValueError(f"`features` must have shape {(len(items), self.dim)}, a row an item, got {new.shape}")
+            raise InputError(f"`features` must have shape {(len(items), self.dim)}, a row an item, got {new.shape}")
         if not np.isfinite(new).all():
-            raise ValueError("`features` hold NaN or infinite values; has the model diverged?")
+            raise InputError("`features` hold NaN or infinite values; has the model diverged?")
         full = [Item(item) if isinstance(item, str) else Item(item.path, plain(item.pid), plain(item.camid))
                 for item in items]  # fmt: skip
         keys = [os.path.abspath(item.path) for item in full]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"`items` names {twice!r} twice; which embedding is meant?")
+            raise InputError(f"`items` names {twice!r} twice; which embedding is meant?")
         self.remove(keys)
         count = len(self._items)
         self._added = with_rows(self._added, count - len(self._base), new)
@@ -186,11 +187,11 @@ class Gallery:
         """
         check_features("query", query)
         if query.shape[1] != self.dim:
-            raise ValueError(
+            raise InputError(
                 f"`query` has {query.shape[1]} dimensions, the gallery {self.dim}; both must come from one model"
             )
         if leave_out and len(leave_out) != len(query):
-            raise ValueError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
+            raise InputError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
         rows = self._wanted(only_camids, except_camids, paths)
         if not len(rows) or not len(query):
             return [[] for _ in range(len(query))]
@@ -210,9 +211,9 @@ class Gallery:
             ValueError: If it is empty, or nothing is known of its model.
         """
         if not self.meta:
-            raise ValueError("this gallery knows no model: make it with Gallery(embedder), so that searches can check")
+            raise InputError("this gallery knows no model: make it with Gallery(embedder), so that searches can check")
         if not len(self):
-            raise ValueError("the gallery is empty, so there is nothing to save")
+            raise InputError("the gallery is empty, so there is nothing to save")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         items = [item._replace(path=relative(item.path, folder)) for item in self.items]

@@ -13,6 +13,7 @@ from aelm.embed.embedder import Embedder
 from aelm.embed.folder import check_model, read_embeddings
 from aelm.retrieval.blocks import Array, check_features
 from aelm.search.gallery import Hit
+from aelm.types import InputError, MissingPackageError
 
 BATCH = 1000  # rows a message; Milvus takes no more than 64 MB
 LIMIT = 16384  # results a query that Milvus gives at most
@@ -61,7 +62,7 @@ class GalleryStore:
         except pymilvus().MilvusException as error:
             if self._client.has_collection(self.collection):
                 self._client.drop_collection(self.collection)
-            raise ValueError(f"Milvus at {self.uri} makes no `index` {index!r}: {error.message}") from error
+            raise InputError(f"Milvus at {self.uri} makes no `index` {index!r}: {error.message}") from error
 
     def __len__(self) -> int:
         return int(self._client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
@@ -86,12 +87,12 @@ class GalleryStore:
         new = np.asarray(features if isinstance(features, np.ndarray) else features.detach().cpu(), np.float32)
         when = list(times) or [0.0] * len(items)
         if new.shape != (len(items), self.dim) or len(when) != len(items):
-            raise ValueError(
+            raise InputError(
                 f"`features` must have shape {(len(items), self.dim)} and `times` {len(items)} entries or none, "
                 f"got {new.shape} and {len(when)}"
             )
         if not np.isfinite(new).all():
-            raise ValueError("`features` hold NaN or infinite values; has the model diverged?")
+            raise InputError("`features` hold NaN or infinite values; has the model diverged?")
         full = [Item(item) if isinstance(item, str) else item for item in items]
         rows = [_row(item, time, feature) for item, time, feature in zip(full, when, new, strict=True)]
         for first in range(0, len(rows), BATCH):
@@ -139,14 +140,14 @@ class GalleryStore:
         """
         check_features("query", query)
         if query.shape[1] != self.dim:
-            raise ValueError(
+            raise InputError(
                 f"`query` has {query.shape[1]} dimensions, the gallery {self.dim}; both must come from one model"
             )
         wanted = k + bool(leave_out)
         if k < 1 or wanted > LIMIT:
-            raise ValueError(f"`k` must lie in 1 .. {LIMIT - bool(leave_out)}, as Milvus has it, got {k}")
+            raise InputError(f"`k` must lie in 1 .. {LIMIT - bool(leave_out)}, as Milvus has it, got {k}")
         if leave_out and len(leave_out) != len(query):
-            raise ValueError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
+            raise InputError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
         if not len(query):
             return []
         rows = np.asarray(query if isinstance(query, np.ndarray) else query.detach().cpu(), np.float32)
@@ -169,7 +170,7 @@ def _id(path: str) -> str:
 def _row(item: Item, time: float, feature: Any) -> dict[str, Any]:
     path = os.path.abspath(item.path)
     if not path.isprintable() and path != path.encode("utf-8", "replace").decode():
-        raise ValueError(f"Milvus takes paths in UTF-8 alone, got {path!r}; rename the file")
+        raise InputError(f"Milvus takes paths in UTF-8 alone, got {path!r}; rename the file")
     told = {"pid": plain(item.pid), "camid": plain(item.camid), "time": float(time)}
     return {"id": _id(path), "path": path, **told, "embedding": feature.tolist()}
 
@@ -210,7 +211,7 @@ def like(pattern: str) -> str:
     '/day\\\\_1/%.jp_g'
     """
     if "[" in pattern:
-        raise ValueError(f"`paths` in a store knows * and ? only, got {pattern!r}")
+        raise InputError(f"`paths` in a store knows * and ? only, got {pattern!r}")
     escaped = "".join("\\" + c if c in "\\%_" else c for c in pattern)
     return escaped.replace("*", "%").replace("?", "_")
 
@@ -243,7 +244,7 @@ def pymilvus() -> Any:
     try:
         import pymilvus as module
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "a gallery store needs pymilvus, which is not installed: pip install 'aelm[gallery]'"
         ) from error
     return module

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aelm.data import ReIDDataset
 from aelm.devices import on_its_way
-from aelm.types import Batch
+from aelm.types import Batch, InputError, NotFiniteError
 
 
 class Average(AveragedModel):
@@ -73,7 +73,7 @@ class Averaging(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         if not 0 < decay < 1:
-            raise ValueError(f"`ema` must lie in (0, 1), or be null for none; got {decay}")
+            raise InputError(f"`ema` must lie in (0, 1), or be null for none; got {decay}")
         super().__init__()
         self.decay = decay
 
@@ -238,7 +238,7 @@ class FiniteTraining(Callback):
             self._stop([f"{told}, over {pictures(trainer, step)}"])
 
     def _stop(self, told: Sequence[str]) -> None:
-        raise FloatingPointError(f"training stopped: {'; '.join(told)}. {left(self.last)}. {CURE}")
+        raise NotFiniteError(f"training stopped: {'; '.join(told)}. {left(self.last)}. {CURE}")
 
 
 def not_finite(state: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from aelm.data.loader import cuda_is_used
 from aelm.files import write_whole
-from aelm.types import Batch
+from aelm.types import Batch, InputError
 
 
 def random_states() -> dict[str, Any]:
@@ -114,7 +114,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         if storage_options is not None or "://" in str(path):
-            raise ValueError(
+            raise InputError(
                 f"checkpoints are written to local files, got {path} with {storage_options}: use a local `run_dir`"
             )
         save_whole(checkpoint, Path(path))
@@ -135,7 +135,7 @@ class StepCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every_n_steps: int) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"`checkpoint_every_n_steps` must be at least 1, or null; got {every_n_steps}")
+            raise InputError(f"`checkpoint_every_n_steps` must be at least 1, or null; got {every_n_steps}")
         self.path = path
         self.every_n_steps = every_n_steps
         self._done = 0

@@ -17,6 +17,7 @@ from aelm.command.build import built
 from aelm.report.metrics import COLUMNS
 from aelm.train.callbacks import Averaging, FiniteTraining, History, Progress
 from aelm.train.saving import RandomStates, StepCheckpoint, WholeCheckpointIO
+from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def checkpoints(config: DictConfig) -> list[pl.Callback]:
     if config.dataset.val_fraction:
         every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
         if every and epochs and 0 < epochs < every:
-            raise ValueError(
+            raise InputError(
                 f"`trainer.check_val_every_n_epoch`={every} never comes in {epochs} epochs (`trainer.max_epochs`), and "
                 "there would be no best.ckpt: validate more often, or hold nobody out with `dataset.val_fraction=0`"
             )
@@ -80,14 +81,14 @@ def timer(trainer: DictConfig) -> Timer:
     try:
         return Timer(None if limit is None else str(limit))
     except MisconfigurationException as error:
-        raise ValueError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit!r}") from error
+        raise InputError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit!r}") from error
 
 
 def check_loops(trainer: DictConfig) -> None:
     """Raises ValueError where a key cuts loops short that must be gone through."""
     for key in SHORTENING:
         if trainer.get(key):
-            raise ValueError(
+            raise InputError(
                 f"`trainer.{key}` would rank against a part of a gallery, or write no checkpoint. For a short trial: "
                 "`trainer.max_epochs=1 trainer.limit_train_batches=10`, and a smaller data set"
             )
@@ -97,7 +98,7 @@ def check_monitor(name: str) -> None:
     """Raises ValueError unless ``name`` is a score that validation gives: Lightning tells after the first epoch."""
     known = [f"val/{score}" for score in COLUMNS]
     if name not in known:
-        raise ValueError(f"`monitor` must be one of {', '.join(known)}, got {name!r}")
+        raise InputError(f"`monitor` must be one of {', '.join(known)}, got {name!r}")
 
 
 def refuse_processes_in_a_sweep(trainer: pl.Trainer) -> None:
@@ -108,7 +109,7 @@ def refuse_processes_in_a_sweep(trainer: pl.Trainer) -> None:
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if sweep and trainer.world_size > 1 and not (environment and environment.creates_processes_externally):
-        raise ValueError(
+        raise InputError(
             f"a sweep (--multirun) cannot start {trainer.world_size} processes for each of its jobs. What works: "
             f"`torchrun --nproc_per_node={trainer.num_devices} -m aelm.train -m ...`, which starts them once for all "
             "jobs; `hydra/launcher=submitit_slurm`, where SLURM starts them; or one process a job (trainer.devices=1)"

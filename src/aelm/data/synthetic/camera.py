@@ -8,6 +8,7 @@ import numpy as np
 from aelm.data.synthetic.paint import Bytes, Floats, Light
 from aelm.data.synthetic.people import CAMERAS, between, stream
 from aelm.data.synthetic.scenes import SCENE_HEIGHT, SCENE_WIDTH, scene
+from aelm.types import InputError
 
 
 class Camera(NamedTuple):
@@ -49,7 +50,7 @@ def camera(seed: int, number: int) -> Camera:
     (True, False)
     """
     if number < 1:
-        raise ValueError(f"cameras count from 1, got {number}")
+        raise InputError(f"cameras count from 1, got {number}")
     world = stream(CAMERAS, seed, 0, 0)
     start_tint, start_side = world.random(), world.random()
     draw = stream(CAMERAS, seed, number, 0)

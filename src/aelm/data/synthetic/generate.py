@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from aelm.data.synthetic.plan import FOLDERS, SIZES
 from aelm.data.synthetic.worker import CANNOT_WRITE, Order, work
+from aelm.types import InputError, RunError
 
 if TYPE_CHECKING:
     from aelm.types import Benchmark
@@ -55,15 +56,15 @@ def synthetic(
         OSError: If ``root`` cannot be written.
     """
     if size not in SIZES:
-        raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {size!r}")
+        raise InputError(f"`size` must be one of {', '.join(SIZES)}, got {size!r}")
     if seed < 0:
-        raise ValueError(f"`seed` must not be negative, got {seed}")
+        raise InputError(f"`seed` must not be negative, got {seed}")
     if height < 16 or height % 2:
-        raise ValueError(f"`height` must be even and at least 16, got {height}")
+        raise InputError(f"`height` must be even and at least 16, got {height}")
     if not 0.0 <= train_occluded <= 1.0:
-        raise ValueError(f"`train_occluded` must lie in 0 .. 1, got {train_occluded}")
+        raise InputError(f"`train_occluded` must lie in 0 .. 1, got {train_occluded}")
     if workers is not None and workers < 0:
-        raise ValueError(f"`workers` must not be negative, got {workers}")
+        raise InputError(f"`workers` must not be negative, got {workers}")
     name = f"synthetic-{size}-s{seed}-h{height}-o{100 * train_occluded:g}-v{VERSION}"
     order = Order(str(Path(root) / name), size, seed, height, train_occluded)
     if not is_complete(order):
@@ -181,7 +182,7 @@ def _share(order: Order, workers: int) -> Iterator[int]:
             if failed := [status for process in processes if (status := process.wait())]:
                 complaints.seek(0)
                 said = complaints.read().decode(errors="replace")[-2000:]
-                kind = OSError if set(failed) == {CANNOT_WRITE} else RuntimeError
+                kind = OSError if set(failed) == {CANNOT_WRITE} else RunError
                 raise kind(f"a drawing process failed, exit status {failed[0]}:\n{said}")
         finally:
             os.close(ours)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from aelm.data.synthetic import objects
 from aelm.data.synthetic.paint import Bytes, Layer, Light, blank
 from aelm.data.synthetic.scenes import Rng
+from aelm.types import InputError
 
 Bools = NDArray[np.bool_]
 
@@ -139,11 +140,11 @@ def occlude(image: Bytes, fraction: float, kind: Manner, generator: Rng) -> tupl
     ((64, 32, 3), True, False)
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"`image` must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        raise InputError(f"`image` must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
     if not 0.0 <= fraction <= 0.75:
-        raise ValueError(f"`fraction` must lie in 0 .. 0.75, got {fraction}")
+        raise InputError(f"`fraction` must lie in 0 .. 0.75, got {fraction}")
     if kind not in MANNERS:
-        raise ValueError(f"`kind` must be one of {', '.join(MANNERS)}, got {kind!r}")
+        raise InputError(f"`kind` must be one of {', '.join(MANNERS)}, got {kind!r}")
     height, width = image.shape[:2]
     if fraction == 0.0:
         return image.copy(), np.zeros((height, width), bool)

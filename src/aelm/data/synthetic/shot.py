@@ -12,6 +12,7 @@ from aelm.data.synthetic.dress import draw_person
 from aelm.data.synthetic.occluders import Kind, cover
 from aelm.data.synthetic.paint import CANVAS_HEIGHT, CANVAS_WIDTH, Bytes, Floats, Layer, blank
 from aelm.data.synthetic.people import OCCLUSIONS, SHOTS, between, person, stream
+from aelm.types import InputError
 
 
 class Shot(NamedTuple):
@@ -77,7 +78,7 @@ def shoot(
         ValueError: If ``height`` is odd or not positive.
     """
     if height < 2 or height % 2:
-        raise ValueError(f"`height` must be even and positive, got {height}")
+        raise InputError(f"`height` must be even and positive, got {height}")
     generator = stream(SHOTS, seed, identity, number, index)
     eye = camera(seed, number)
     who = person(seed, identity)

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from aelm.types import InputError
+
 HIDDEN = 128
 
 
@@ -61,5 +63,5 @@ def truth(picture: str | Path) -> Truth:
         raise FileNotFoundError(f"no mask of {picture}: looked for {path}; only synthetic pictures come with one")
     coded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if coded is None or coded.ndim != 2 or coded.dtype != np.uint8:
-        raise ValueError(f"{path} is not a readable single-channel PNG; delete the folder and generate it again")
+        raise InputError(f"{path} is not a readable single-channel PNG; delete the folder and generate it again")
     return Truth(coded & np.uint8(HIDDEN - 1), coded < HIDDEN)
