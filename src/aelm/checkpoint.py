@@ -120,10 +120,10 @@ def build(node: Any, allow: Sequence[str] = ()) -> Any:
 
     >>> build({"_target_": "aelm.models.CoAM", "_partial_": True, "reduction": 2})(channels=8).mode
     'rezero'
-    >>> build({"_target_": "os.system", "command": "true"})
+    >>> build({"_target_": "os.dup", "fd": 1})
     Traceback (most recent call last):
     ...
-    aelm.types.InputError: the checkpoint asks for `os.system`, not one of aelm's models; if you trust it: allow=['os.system']
+    aelm.types.InputError: the checkpoint asks for `os.dup`, not one of aelm's models; if you trust it: allow=['os.dup']
     """
     if isinstance(node, Mapping):
         values = {key: build(value, allow) for key, value in node.items() if key not in ("_target_", "_partial_")}
