@@ -7,13 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import aelm.models
 from aelm.models import ReIDNetwork
 from aelm.models.backbone import read_data
-from aelm.types import InputError
+from aelm.types import InputError, UserError
 
 KEY = "aelm"  # where the description lies in a Lightning checkpoint
-ALLOWED = {"torch.nn.Identity", *(f"aelm.models.{name}" for name in aelm.models.__all__)}
+# What a description may build without being asked for: the public names of these modules, and some more.
+OWN = ("aelm.models", "aelm.data.benchmarks")
+ALLOWED = ("torch.nn.Identity", "aelm.data.recipe", "aelm.data.synthetic.synthetic")
 LIBRARIES = ("aelm", "torch", "timm", "pytorch-lightning")
 
 
@@ -115,8 +116,19 @@ def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
 
 
-def build(node: Any, allow: Sequence[str] = ()) -> Any:
-    """Builds a plain ``_target_`` description, as Hydra would, out of aelm's models and what ``allow`` names.
+def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
+    """Builds a plain ``_target_`` description: the one builder, of configurations and of what checkpoints describe.
+
+    As in Hydra, ``_partial_`` gives a ``functools.partial``, and descriptions within it are built first.
+
+    Args:
+        node: Plain data, without open interpolations.
+        allow: Dotted names that may be built beside aelm's own models, readers of data sets and ``recipe``: a file of
+            somebody else's must not call anything. None: every name, for the user's own configuration.
+
+    Raises:
+        ValueError: If it names what is not allowed, or a part refuses its values.
+        Exception: What a part of aelm, or the system, refuses, as it was raised.
 
     >>> build({"_target_": "aelm.models.CoAM", "_partial_": True, "reduction": 2})(channels=8).mode
     'rezero'
@@ -125,21 +137,30 @@ def build(node: Any, allow: Sequence[str] = ()) -> Any:
     ...
     aelm.types.InputError: the checkpoint asks for `os.dup`, not one of aelm's models; if you trust it: allow=['os.dup']
     """
-    if isinstance(node, Mapping):
-        values = {key: build(value, allow) for key, value in node.items() if key not in ("_target_", "_partial_")}
-        if "_target_" not in node:
-            return values
-        target = _locate(str(node["_target_"]), allow)
-        return partial(target, **values) if node.get("_partial_") else target(**values)
     if isinstance(node, (list, tuple)):
         return [build(value, allow) for value in node]
-    return node
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: build(value, allow) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in node:
+        return values
+    name = str(node["_target_"])
+    target = _locate(name, allow)
+    if node.get("_partial_"):
+        return partial(target, **values)
+    try:
+        return target(**values)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(f"{name} cannot be built as configured: {type(error).__name__}: {error}") from error
 
 
-def _locate(name: str, allow: Sequence[str]) -> Any:
-    if name not in ALLOWED and name not in allow:
+def _locate(name: str, allow: Sequence[str] | None) -> Any:
+    module, _, attribute = name.rpartition(".")
+    own = module in OWN and attribute in importlib.import_module(module).__all__
+    if allow is not None and not own and name not in ALLOWED and name not in allow:
         raise InputError(
             f"the checkpoint asks for `{name}`, not one of aelm's models; if you trust it: allow=['{name}']"
         )
-    module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)

@@ -5,59 +5,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import hydra
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from aelm.checkpoint import build
-from aelm.command.failures import is_foreseen
-from aelm.data import Loader, ReIDDataModule, Transforms, benchmarks
+from aelm.data import Loader, ReIDDataModule, Transforms
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-# What a checkpoint may ask for beside its network: the readers of data sets, and what is done to pictures.
-DATA_PARTS = (
-    "aelm.data.recipe",
-    "aelm.data.synthetic.synthetic",
-    *(f"aelm.data.benchmarks.{name}" for name in benchmarks.__all__),
-)
 
-
-def built(node: Any) -> Any:
-    """What a ``_target_`` node describes.
-
-    Raises:
-        Exception: What a part of aelm refuses, as the part raised it.
-        ValueError: What any other part refuses, with its name.
-    """
-    try:
-        return hydra.utils.instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if cause is None:
-            raise
-        if is_foreseen(cause) and isinstance(cause, (ValueError, OSError, RuntimeError)):
-            raise cause from None
-        target = node.get("_target_") or "a part"
-        raise InputError(f"{target} cannot be built as configured: {type(cause).__name__}: {cause}") from cause
-
-
-def built_as_told(node: Any, allow: Sequence[str] = ()) -> Any:
-    """What a node out of a checkpoint describes: files of others build aelm's own parts alone, whatever they name.
-
-    Hydra would call anything that is not on its list of the worst; here nothing is called but what is known.
-
-    Args:
-        node: Plain data, or a config, whose interpolations are resolved first.
-        allow: Further dotted names that the user trusts.
-
-    Raises:
-        ValueError: If it names something else.
-    """
-    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return build(plain, [*DATA_PARTS, *allow])
+def built(node: Any, allow: Sequence[str] | None = None) -> Any:
+    """What a config's node describes, its interpolations resolved; see :func:`aelm.checkpoint.build`."""
+    return build(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, allow)
 
 
 def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from aelm.checkpoint import KEY, read_checkpoint
-from aelm.command.build import build_data, built, built_as_told
+from aelm.command.build import build_data, built
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
@@ -64,7 +64,8 @@ def run(config: DictConfig) -> dict[str, float]:
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
     module.flip = config.flip
     data = build_test_data(config, told)
-    trainer = built({**config.trainer, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
+    wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    trainer = built({**wanted, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
     bad = unreadable.left_out(data)
     if not trainer.is_global_zero:
@@ -172,7 +173,7 @@ def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataM
     home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
     whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
     # Neither the sampler nor further augmentation of the training takes part in a test.
-    told = partial(built_as_told, allow=list(config.allow))
+    told = partial(built, allow=list(config.allow))
     transform = told({key: value for key, value in trained["transform"].items() if key != "extra"})
     data = build_data(whole.dataset, transform, None, trained["seed"], make=built if own else told)
     if config.distractors is not None:

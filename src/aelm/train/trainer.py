@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 
@@ -42,7 +42,8 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
         parts.append(Progress())
     extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [WholeCheckpointIO()]}
     # Lightning leaves out its own timer, and with it the limit, where there is another.
-    trainer: pl.Trainer = built({**config.trainer, "max_time": None, **extra})
+    wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    trainer: pl.Trainer = built({**wanted, "max_time": None, **extra})
     refuse_processes_in_a_sweep(trainer)
     return trainer
 
