@@ -11,9 +11,10 @@ from aelm.data.benchmarks import with_distractors
 from aelm.embed.folder import read_features
 from aelm.evaluate import __main__ as evaluate
 from aelm.evaluate import scoring
-from aelm.evaluate.scoring import Test, Ways
+from aelm.evaluate.scoring import Ways
 from aelm.module import ReIDModule
 from aelm.report import metrics
+from aelm.report.metrics import Test
 from aelm.retrieval import bootstrap, expand_queries, pool_people, rank_metrics, rerank, verification
 from aelm.types import Benchmark, Picture
 from tests.tiny import write_checkpoint

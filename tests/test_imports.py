@@ -18,7 +18,7 @@ MAY = {
     "retrieval": "devices",
     "data": "",
     "figures": "files",
-    "module": "models retrieval",
+    "module": "devices models retrieval",
     "checkpoint": "models",
     "report": "files models retrieval data figures module",
     "runs": "files figures report",

@@ -65,8 +65,57 @@ def test_test_scores_equal_rank_metrics_on_the_embeddings():
         features = torch.cat([model.eval()(b.image) for b in batches()])
     result = rank_metrics(features[query], features[~query], pid[query], pid[~query], camid[query], camid[~query])
     assert scores == pytest.approx({f"test/{key}": value for key, value in result.scalars().items()}, abs=1e-6)
-    assert torch.equal(model.features["test"], features)
+    assert torch.equal(model.collected["test"].features, features)
     assert image.shape[0] == 21
+
+
+def test_query_sets_of_one_gallery_are_scored_as_if_alone_and_the_gallery_is_embedded_once(monkeypatch):
+    """Queries 0 to 1 are one set, 2 to 5 another; each with the gallery in a loader of its own is the oracle."""
+
+    def part(first, end, gallery=True):
+        found = []
+        for batch in batches():
+            kept = batch.is_query & (batch.position >= first) & (batch.position < end) | ~batch.is_query & gallery
+            moved = batch.position - torch.where(batch.is_query, first, 6 - (end - first))
+            found.append(Batch(*(field[kept] for field in batch._replace(position=moved))))
+        return DataLoader(found, batch_size=None)
+
+    alone = {}
+    for name, first, end in (("test", 0, 2), ("test_dark", 2, 6)):
+        model = module()
+        trainer().test(model, part(first, end), verbose=False)
+        alone[name] = model.results["test"], model.collected["test"]
+    model, seen = module(), []
+    data = pl.LightningDataModule()
+    data.test_dataloader = lambda: [part(0, 2), part(2, 6, gallery=False)]
+    data.test_names, data.shared_galleries = ["test", "test_dark"], {"test_dark": ("test", 4 - 2)}
+    embed = model.network.embed
+    monkeypatch.setattr(model.network, "embed", lambda images: seen.append(len(images)) or embed(images))
+    trainer().test(model, data, verbose=False)
+    assert sum(seen) == 21
+    for name, (result, collected) in alone.items():
+        assert model.results[name].scalars() == result.scalars()
+        assert torch.equal(model.collected[name].positions, collected.positions)
+        torch.testing.assert_close(model.collected[name].features, collected.features)
+
+
+def test_validation_is_computed_in_full_precision_and_training_as_was_set(monkeypatch):
+    matmul = torch.backends.cuda.matmul
+    model, precision = module(), {}
+    forward = model.network.forward
+    embed = model.network.embed
+    monkeypatch.setattr(
+        model.network, "forward", lambda *a: precision.update(training=matmul.fp32_precision) or forward(*a)
+    )
+    monkeypatch.setattr(
+        model.network, "embed", lambda images: precision.update(validation=matmul.fp32_precision) or embed(images)
+    )
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        trainer().fit(model, pictures(), loader())
+    finally:
+        matmul.fp32_precision = before
+    assert precision == {"training": "tf32", "validation": "ieee"}
 
 
 def test_several_loaders_without_a_data_module_get_numbered_names():

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.utilities import dim_zero_cat
 
+from aelm.devices import full_precision
 from aelm.models.network import ReIDNetwork, StageOutputs
 from aelm.retrieval import RankMetrics, RankResult
 from aelm.types import Batch, InputError
@@ -48,6 +49,19 @@ def as_modules(losses: Mapping[str, Loss]) -> nn.ModuleDict:
     return modules
 
 
+class Collected(NamedTuple):
+    """The features of a test set that a test ranked.
+
+    Attributes:
+        features: ``(n, D)``, each picture once, in the order of ``positions``.
+        positions: ``(n,)`` where the pictures stand in the set, queries first; ascending. All of them, but for pictures
+            that could not be read.
+    """
+
+    features: Tensor
+    positions: Tensor
+
+
 class ReIDModule(pl.LightningModule):
     """Training and exact evaluation of a :class:`aelm.models.ReIDNetwork`.
 
@@ -64,7 +78,8 @@ class ReIDModule(pl.LightningModule):
         description: Plain data that goes into each checkpoint (see :mod:`aelm.checkpoint`).
 
     Batches are :class:`aelm.types.Batch`; a test set is one loader over queries and gallery, whose metric prefix is
-    ``datamodule.val_names[i]`` or ``test_names[i]``.
+    ``datamodule.val_names[i]`` or ``test_names[i]``. Where ``datamodule.shared_galleries`` names another set for it,
+    its loader holds queries alone, which are ranked against the gallery of that set.
     """
 
     def __init__(
@@ -95,9 +110,7 @@ class ReIDModule(pl.LightningModule):
         self.flip = False  # whether evaluation averages each picture with its mirror image
         self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
         self.results: dict[str, RankResult] = {}
-        # Of each test set after a test, in the order of its pictures: features (n, D), and which pictures they are.
-        self.features: dict[str, Tensor] = {}
-        self.positions: dict[str, list[int]] = {}
+        self.collected: dict[str, Collected] = {}  # of each test set, after a test
 
     def forward(self, images: Tensor) -> Tensor:
         """One embedding ``(B, D)`` of unit length a picture ``(B, 3, H, W)``."""
@@ -179,12 +192,12 @@ class ReIDModule(pl.LightningModule):
         self._start_metrics("val", len(self.trainer.num_val_batches))
 
     def on_test_epoch_start(self) -> None:
-        self.results, self.features, self.positions = {}, {}, {}
+        self.results, self.collected = {}, {}
         self._start_metrics("test", len(self.trainer.num_test_batches))
 
     def _start_metrics(self, kind: str, loaders: int) -> None:
-        names = getattr(getattr(self.trainer, "datamodule", None), f"{kind}_names", None)
-        names = names or [kind, *(f"{kind}_{i}" for i in range(1, loaders))]
+        data = getattr(self.trainer, "datamodule", None)
+        names = getattr(data, f"{kind}_names", None) or [kind, *(f"{kind}_{i}" for i in range(1, loaders))]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Processes that train have batch norm statistics of their own; those that share an evaluation must not.
             for buffer in self.buffers():
@@ -198,19 +211,23 @@ class ReIDModule(pl.LightningModule):
         self._collect(batch, dataloader_idx)
 
     def _collect(self, batch: Batch, loader: int) -> None:
-        metric = list(self.metrics.values())[loader]
         if not len(batch.image):  # none of its pictures could be read, and that is to be gone on with
             return
-        metric.update(self(batch.image), batch.pid, batch.camid, batch.is_query, batch.position)
+        with full_precision():  # TF32 is for training
+            features = self(batch.image)
+        metric = list(self.metrics.values())[loader]
+        metric.update(features, batch.pid, batch.camid, batch.is_query, batch.position)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_metrics()
 
     def on_test_epoch_end(self) -> None:
+        shared = getattr(getattr(self.trainer, "datamodule", None), "shared_galleries", {})
+        for name, (source, shift) in shared.items():
+            self.metrics[name].add_gallery(self.metrics[source], shift)
         self._finish_metrics()
         for name, metric in self.metrics.items():
-            self.features[name], positions = in_order(metric)
-            self.positions[name] = positions.tolist()
+            self.collected[name] = in_order(metric)
 
     def _finish_metrics(self) -> None:
         for prefix, metric in self.metrics.items():
@@ -224,11 +241,11 @@ class ReIDModule(pl.LightningModule):
         checkpoint["aelm"] = self.description
 
 
-def in_order(metric: RankMetrics) -> tuple[Tensor, Tensor]:
-    """What a metric collected on all processes, each picture once: features ``(n, D)`` and their positions ``(n,)``."""
+def in_order(metric: RankMetrics) -> Collected:
+    """What a metric collected on all processes, each picture once."""
     with metric.sync_context():
         features, index = dim_zero_cat(metric.features), dim_zero_cat(metric.index)
     positions = torch.unique(index)  # ascending
     result = features.new_empty(len(positions), features.shape[1])
     result[torch.searchsorted(positions, index)] = features
-    return result, positions
+    return Collected(result, positions)

@@ -12,9 +12,9 @@ import torch
 from aelm.data import Loader, recipe
 from aelm.data.dataset import ReIDDataset
 from aelm.data.synthetic import EVALUATION, TRAINING, objects, occluders
-from aelm.evaluate import scoring
 from aelm.evaluate.occlusion import MEAN, Occluded, Plan, Point, curve_csv, rows, scored, scores, sweep, table
 from aelm.evaluate.scoring import labels_of
+from aelm.report.metrics import Test
 from aelm.retrieval import bootstrap, rank_metrics
 from aelm.types import Picture
 
@@ -100,7 +100,7 @@ def world(queries):
     gallery = tuple(picture._replace(camid=2) for picture in queries)
     loaded = ReIDDataset([*queries, *gallery], RESIZE)
     features = pixels(loaded.__getitems__(list(range(8))).image)
-    return scoring.Test(features[:4], features[4:], queries, gallery)
+    return Test(features[:4], features[4:], queries, gallery)
 
 
 @pytest.mark.parametrize("batch", [3, 128])

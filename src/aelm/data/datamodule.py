@@ -40,22 +40,6 @@ class EvaluationSet(NamedTuple):
     gallery: tuple[Picture, ...]
 
 
-def kept(one: EvaluationSet, positions: Sequence[int]) -> EvaluationSet:
-    """What is left of a set of which only some pictures could be read.
-
-    Args:
-        one: The whole set.
-        positions: Where those pictures stand, ascending, counted through queries and gallery.
-
-    >>> a, b, c = (Picture(name, 1, 1) for name in "abc")
-    >>> kept(EvaluationSet("test", (a, b), (c,)), [1, 2])[1:] == ((b,), (c,))
-    True
-    """
-    edge = len(one.query)
-    query = tuple(one.query[i] for i in positions if i < edge)
-    return one._replace(query=query, gallery=tuple(one.gallery[i - edge] for i in positions if i >= edge))
-
-
 def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...]:
     """The test sets of some benchmarks: ``test`` for the first, ``test_<name>`` for others, then ``.._<query set>``.
 
@@ -95,8 +79,8 @@ class ReIDDataModule(pl.LightningDataModule):
 
     It needs neither Lightning's Trainer nor Hydra: ``data.setup()``, then loop over ``data.train_dataloader()``; its
     sampler moves on to the next epoch with each pass. Loaders yield :class:`aelm.types.Batch`. A test loader goes over
-    queries, then gallery; ``Batch.position`` counts through both. Under a Trainer each process gets its own share, so
-    ``use_distributed_sampler`` must be False.
+    queries, then gallery; ``Batch.position`` counts through both (see also :attr:`shared_galleries`). Under a Trainer
+    each process gets its own share, so ``use_distributed_sampler`` must be False.
 
     Args:
         benchmarks: What there is, by name; readers are called when they are needed, on rank zero first.
@@ -170,11 +154,30 @@ class ReIDDataModule(pl.LightningDataModule):
         return [one.name for one in self.test_sets]
 
     @property
+    def shared_galleries(self) -> dict[str, tuple[str, int]]:
+        """Test sets whose loader holds queries alone, since another set's loader holds the same gallery.
+
+        By name: that other set, and by how much the gallery's positions differ. So each gallery is embedded once.
+        """
+        shared, first = {}, dict[int, EvaluationSet]()
+        for one in self.test_sets:
+            source = first.setdefault(id(one.gallery), one)
+            if source is not one:
+                shared[one.name] = source.name, len(one.query) - len(source.query)
+        return shared
+
+    @property
     def unreadable(self) -> dict[str, tuple[str, ...]]:
         """Files of each set (``train``, ``val``, ``test``, ...) that were found bad so far in this process and its
         workers, each once; without ``on_bad_image="skip"`` there are no sets, since one bad file is an error."""
-        skips = self.loader.on_bad_image == "skip"
-        return {name: dataset.unreadable for name, dataset in self._datasets.items() if skips}
+        if self.loader.on_bad_image != "skip":
+            return {}
+        found = {name: dataset.unreadable for name, dataset in self._datasets.items()}
+        galleries = {one.name: {picture.path for picture in one.gallery} for one in self.test_sets}
+        for name, (source, _) in self.shared_galleries.items():
+            if name in found:
+                found[name] += tuple(path for path in found[source] if path in galleries[name])
+        return found
 
     def prepare_data(self) -> None:
         """Reads what is needed, on rank zero alone, so that what has to be drawn or unpacked is so once."""
@@ -224,13 +227,14 @@ class ReIDDataModule(pl.LightningDataModule):
         return self._build("train", self.train_pictures, sampler=self.train_sampler())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        return [self._ranking(one) for one in self.val_sets]
+        return [self._ranking(one, one.gallery) for one in self.val_sets]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         if not self.test_sets:
             names = ", ".join(self.benchmarks)
             raise RunError(f"There is nothing to test on: no queries in {names}, or setup() was not called")
-        return [self._ranking(one) for one in self.test_sets]
+        shared = self.shared_galleries
+        return [self._ranking(one, () if one.name in shared else one.gallery) for one in self.test_sets]
 
     def _benchmarks_for(self, stage: str | None) -> tuple[list[Benchmark], list[Benchmark]]:
         """What is trained on and what is tested on in ``stage``; no reader is called without need."""
@@ -289,8 +293,8 @@ class ReIDDataModule(pl.LightningDataModule):
             processes=self.trainer.num_devices if self.trainer else 1,
         )
 
-    def _ranking(self, one: EvaluationSet) -> DataLoader[Batch]:
-        return self._build(one.name, (*one.query, *one.gallery), len(one.query))
+    def _ranking(self, one: EvaluationSet, gallery: tuple[Picture, ...]) -> DataLoader[Batch]:
+        return self._build(one.name, (*one.query, *gallery), len(one.query))
 
 
 def _used(benchmark: Benchmark, train: bool, test: bool) -> Benchmark:

@@ -15,17 +15,17 @@ from aelm.command.build import build_data, built
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
-from aelm.data.datamodule import kept
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import read_array, read_features
 from aelm.evaluate import evidence, scoring
 from aelm.evaluate.evidence import Destination
 from aelm.evaluate.occlusion import Plan
-from aelm.evaluate.scoring import Test, Ways
+from aelm.evaluate.scoring import Ways
 from aelm.files import check_folder
 from aelm.module import ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
+from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, rank_metrics
 from aelm.types import InputError
 
@@ -70,10 +70,7 @@ def run(config: DictConfig) -> dict[str, float]:
     bad = unreadable.left_out(data)
     if not trainer.is_global_zero:
         return metrics.scores(module.results)
-    tests = {}
-    for one in (kept(whole, module.positions[whole.name]) for whole in data.test_sets):
-        features = module.features[one.name]
-        tests[one.name] = Test(features[: len(one.query)], features[len(one.query) :], one.query, one.gallery)
+    tests = metrics.tests_of(module, data)
     further = unreadable.counts(bad)
     to = Destination(None if config.output is None else Path(config.output), config.figures)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
@@ -86,7 +83,7 @@ def run(config: DictConfig) -> dict[str, float]:
     if config.output is not None:
         unreadable.write_list(bad, Path(config.output))
         if config.figures:
-            ranked_pictures.draw(Path(config.output), module, data, {})
+            ranked_pictures.draw(Path(config.output), module, data, tests, {})
     return scores
 
 

@@ -28,11 +28,10 @@ from aelm.evaluate import claims as summary
 from aelm.evaluate import occlusion as curve
 from aelm.evaluate.claims import PARTS, Found, Mean, cells, measure, shrunk
 from aelm.evaluate.occlusion import SCORES, Occluded, Plan, Row, sweep
-from aelm.evaluate.scoring import Test
 from aelm.figures.evidence import occlusion_chart, part_bars
 from aelm.models import ReIDNetwork
 from aelm.module import ReIDModule
-from aelm.report.metrics import write_whole
+from aelm.report.metrics import Test, write_whole
 from aelm.types import InputError, Picture
 
 DRAWN = "aelm.data.synthetic.synthetic"

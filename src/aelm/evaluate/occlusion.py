@@ -18,7 +18,8 @@ from aelm.data.dataset import ImageTransform
 from aelm.data.decoding import Pixels
 from aelm.data.synthetic import occlude
 from aelm.data.synthetic.occluders import Manner
-from aelm.evaluate.scoring import Test, labels_of
+from aelm.evaluate.scoring import labels_of
+from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, rank_metrics, resamples
 from aelm.types import InputError, Picture
 

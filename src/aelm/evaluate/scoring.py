@@ -1,26 +1,11 @@
 """Every way to score one test: as it is, re-ranked, with pooled or expanded queries; intervals, cameras, thresholds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, bootstrap, expand_queries, pool_people, rank_metrics, rerank_blocks, verification
-from aelm.types import InputError, Picture
-
-
-class Test(NamedTuple):
-    """Features of a test set and whom they show.
-
-    Attributes:
-        query_features: ``(Q, D)``, anything that :func:`aelm.retrieval.rank_metrics` takes.
-        gallery_features: ``(G, D)``.
-        query: The Q pictures.
-        gallery: The G pictures.
-    """
-
-    query_features: Any
-    gallery_features: Any
-    query: Sequence[Picture]
-    gallery: Sequence[Picture]
+from aelm.types import InputError
 
 
 class Ways(NamedTuple):

@@ -6,10 +6,42 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from aelm import files
+from aelm.data import ReIDDataModule
+from aelm.module import ReIDModule
 from aelm.retrieval import RankResult
 from aelm.types import Picture
+
+
+class Test(NamedTuple):
+    """Features of a test set and whom they show.
+
+    Attributes:
+        query_features: ``(Q, D)``, anything that :func:`aelm.retrieval.rank_metrics` takes.
+        gallery_features: ``(G, D)``.
+        query: The Q pictures.
+        gallery: The G pictures.
+    """
+
+    query_features: Any
+    gallery_features: Any
+    query: Sequence[Picture]
+    gallery: Sequence[Picture]
+
+
+def tests_of(module: ReIDModule, data: ReIDDataModule) -> dict[str, Test]:
+    """What a test of ``module`` on ``data`` ranked, by test set; without pictures that could not be read."""
+    tests = {}
+    for one in data.test_sets:
+        features, positions = module.collected[one.name]
+        pictures = [*one.query, *one.gallery]
+        kept = [pictures[position] for position in positions.tolist()]
+        edge = int((positions < len(one.query)).sum())
+        tests[one.name] = Test(features[:edge], features[edge:], kept[:edge], kept[edge:])
+    return tests
+
 
 COLUMNS = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
 

@@ -4,31 +4,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from aelm import figures
 from aelm.data import ReIDDataModule
-from aelm.data.datamodule import EvaluationSet, kept
 from aelm.data.dataset import ReIDDataset, collate
 from aelm.figures.ranking import Verdict
 from aelm.models import ReIDNetwork
 from aelm.module import ReIDModule
 from aelm.report.heatmap_rows import panels
+from aelm.report.metrics import Test
 from aelm.retrieval import RankResult
 from aelm.retrieval.nearest import ranked_rows
+from aelm.types import Picture
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 VERDICTS: Mapping[int, Verdict] = {1: "match", 0: "miss", -1: "ignored"}
 ROWS, RESULTS, PEOPLE = 5, 10, 6
 
 
-def draw(directory: Path, module: ReIDModule, data: ReIDDataModule, history: History) -> list[Path]:
+def draw(
+    directory: Path, module: ReIDModule, data: ReIDDataModule, tests: Mapping[str, Test], history: History
+) -> list[Path]:
     """Draws what a tested module offers into ``directory``; returns the files.
 
     Args:
         directory: Where the PNGs go.
-        module: After a test, with its results and the features that they came from.
+        module: After a test, with its results.
         data: What it was tested on.
+        tests: The features that were ranked, by test set.
         history: Logged values by name; empty for no training curves.
     """
     cmc = {name: result.cmc.tolist() for name, result in module.results.items() if name != "val"}
@@ -36,51 +39,42 @@ def draw(directory: Path, module: ReIDModule, data: ReIDDataModule, history: His
     paths = [figures.cmc_curve(cmc, directory / "cmc.png", mean_ap=mean_ap)]
     if history:
         paths.append(figures.training_curves(history, directory / "training.png"))
-    for one in (kept(whole, module.positions[whole.name]) for whole in data.test_sets):
-        paths += draw_rankings(directory, one, module.results[one.name], module.features[one.name])
-        rows = heatmap_rows(module.network, data, one)
+    for name, test in tests.items():
+        paths += draw_rankings(directory, name, test, module.results[name])
+        rows = heatmap_rows(module.network, data, test.query)
         if rows[0].panels:  # other people's models have none
             title = "What each classifier looks at, and what AELM erases"
-            paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{one.name}.png", title=title))
+            paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{name}.png", title=title))
     return paths
 
 
-def draw_rankings(directory: Path, one: EvaluationSet, result: RankResult, features: Tensor) -> list[Path]:
-    """Ranked rows of the best, the worst and some random queries of a test set.
-
-    Args:
-        directory: Where the PNGs go.
-        one: Queries and gallery.
-        result: Their scores.
-        features: ``(Q + G, D)``, queries first.
-    """
+def draw_rankings(directory: Path, name: str, test: Test, result: RankResult) -> list[Path]:
+    """Ranked rows of the best, the worst and some random queries of a test set, as PNGs in ``directory``."""
     paths = []
     for kind, queries in chosen(result).items():
-        path = directory / f"ranked_{one.name}_{kind}.png"
-        rows = ranking_rows(one, result, features, queries)
-        paths.append(figures.ranked_rows(rows, path, title=f"{one.name}: {kind} queries"))
+        path = directory / f"ranked_{name}_{kind}.png"
+        rows = ranking_rows(test, result, queries)
+        paths.append(figures.ranked_rows(rows, path, title=f"{name}: {kind} queries"))
     return paths
 
 
-def ranking_rows(
-    one: EvaluationSet, result: RankResult, features: Tensor, queries: Sequence[int]
-) -> list[figures.RankedRow]:
+def ranking_rows(test: Test, result: RankResult, queries: Sequence[int]) -> list[figures.RankedRow]:
     """What the drawing of some queries needs: their nearest gallery pictures, and what each counts as."""
-    asked = [one.query[q] for q in queries]
+    asked = [test.query[q] for q in queries]
     found = ranked_rows(
-        features[list(queries)],
-        features[len(one.query) :],
+        test.query_features[list(queries)],
+        test.gallery_features,
         [picture.pid for picture in asked],
-        [picture.pid for picture in one.gallery],
+        [picture.pid for picture in test.gallery],
         [picture.camid for picture in asked],
-        [picture.camid for picture in one.gallery],
+        [picture.camid for picture in test.gallery],
         k=RESULTS,
     )
     rows = []
     for i, (q, picture) in enumerate(zip(queries, asked, strict=True)):
         results = []
         for score, index, verdict in zip(found.scores[i], found.indices[i], found.verdict[i], strict=True):
-            hit = one.gallery[index]
+            hit = test.gallery[index]
             caption = f"id {hit.pid}, cam {hit.camid}"
             results.append(figures.RankedPicture(hit.path, VERDICTS[int(verdict)], float(score), caption))
         title = f"AP {result.average_precision[q]:.2f}, first match at rank {result.first_rank[q]}"
@@ -96,10 +90,10 @@ def chosen(result: RankResult) -> dict[str, list[int]]:
     return {"best": order[:ROWS].tolist(), "worst": order[::-1][:ROWS].tolist(), "random": some.tolist()}
 
 
-def heatmap_rows(network: ReIDNetwork, data: ReIDDataModule, one: EvaluationSet) -> list[figures.HeatmapRow]:
+def heatmap_rows(network: ReIDNetwork, data: ReIDDataModule, queries: Sequence[Picture]) -> list[figures.HeatmapRow]:
     """Heat maps of every classifier, and what AELM would erase, for some people spread over the queries."""
-    picks = np.linspace(0, len(one.query) - 1, min(PEOPLE, len(one.query))).round().astype(int)
-    pictures = [one.query[i] for i in picks]
+    picks = np.linspace(0, len(queries) - 1, min(PEOPLE, len(queries))).round().astype(int)
+    pictures = [queries[i] for i in picks]
     dataset = ReIDDataset(pictures, data.transform.test)
     images = collate(dataset.__getitems__(list(range(len(pictures))))).image
     outputs = network.explain(images.to(network.mean.device))

@@ -81,6 +81,13 @@ class RankMetrics(TorchMetric):
         self.is_query.append(is_query.bool())
         self.index.append(index.long())
 
+    def add_gallery(self, other: "RankMetrics", shift: int = 0) -> None:
+        """Takes over the gallery that this process has given ``other``, its positions moved by ``shift``."""
+        parts = zip(other.features, other.pids, other.camids, other.is_query, other.index, strict=True)
+        for features, pids, camids, is_query, index in parts:
+            rows = ~is_query
+            self.update(features[rows], pids[rows], camids[rows], is_query[rows], index[rows] + shift)
+
     def compute(self) -> RankResult:
         """Ranks everything seen since the last reset.
 

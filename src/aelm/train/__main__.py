@@ -144,7 +144,9 @@ def finish(
         write_facts(facts, Path(config.run_dir) / "run.json")
         print(metrics.table(module.results))
         if config.figures:
-            send_pictures(trainer.logger, ranked_pictures.draw(Path(config.run_dir), module, data, history.values))
+            tests = metrics.tests_of(module, data)
+            paths = ranked_pictures.draw(Path(config.run_dir), module, data, tests, history.values)
+            send_pictures(trainer.logger, paths)
     return scores
 
 
