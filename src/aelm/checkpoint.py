@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aelm.models import ReIDNetwork
-from aelm.models.backbone import read_data
+from aelm.models.weights import read_data
 from aelm.types import InputError, UserError
 
 KEY = "aelm"  # where the description lies in a Lightning checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aelm.models import TimmBackbone
-from aelm.models.backbone import load_weights, read_state
+from aelm.models.weights import load_weights, read_state
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,29 @@ def test_less_than_the_share_is_an_error_unless_allowed(resnet, tmp_path):
             TimmBackbone("resnet18", weights=tmp_path / "w.pth", weights_at_least=wrong)
 
 
-def test_a_tensor_of_another_shape_is_missing_not_loaded(resnet, tmp_path):
+def test_a_tensor_of_another_shape_is_an_error_that_names_it(resnet, tmp_path):
     torch.save(resnet | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, tmp_path / "w.pth")
-    report = load_weights(TimmBackbone("resnet18", pretrained=False).network, tmp_path / "w.pth")
-    assert report.missing == ["conv1.weight"]
-    assert "conv1.weight" in report.unused
+    network = TimmBackbone("resnet18", pretrained=False).network
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match=r"1 of .*: conv1\.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)"):
+        load_weights(network, tmp_path / "w.pth")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_what_stays_random_and_what_is_left_over_is_a_warning_with_names(resnet, tmp_path, caplog):
+    less = {key: value for key, value in resnet.items() if key != "layer4.1.bn2.bias"}
+    torch.save(less, tmp_path / "less.pth")
+    torch.save(resnet | {"layer9.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    for name, told in (("less.pth", r"1 missing (layer4.1.bn2.bias)"), ("more.pth", "2 unused (layer9.weight)")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            load_weights(TimmBackbone("resnet18", pretrained=False).network, tmp_path / name)
+        assert told in caplog.text
+    caplog.clear()
+    torch.save(torchvision(resnet), tmp_path / "w.pth")
+    with caplog.at_level(logging.WARNING):
+        load_weights(TimmBackbone("resnet18", pretrained=False).network, tmp_path / "w.pth")
+    assert not caplog.text, "a classifier that is left over is as it should be"
 
 
 def test_numbers_of_numpy_are_data_whatever_numpy_wrote_them(tmp_path):

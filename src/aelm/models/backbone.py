@@ -1,141 +1,30 @@
 """Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
 
 import itertools
-import logging
-import pickle
-import struct
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import AvgPool2dSame
+from timm.models import FeatureListNet, model_entrypoint
 from torch import Tensor, nn
 
+from aelm.models import osnet, resnet
+from aelm.models.weights import State, load_weights
 from aelm.types import InputError, RunError
 
-log = logging.getLogger(__name__)
-
-WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict")
-# What reading something else as a pickle or as tensors can raise.
-NOT_DATA = (
-    SafetensorError, pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
-    OverflowError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-# Plain numbers as numpy writes them: torchreid keeps its best rank-1 that way, under the module's name of then or now.
-SCALAR: Any = np.float32(0).__reduce__()[0]
-NUMBERS: list[Any] = [
-    np.dtype,
-    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)),
-]
-PREFIXES = ("module.", "model.", "backbone.", "base.", "network.", "encoder.")
-
-
-class WeightsReport(NamedTuple):
-    """Keys ``matched`` were loaded, ``missing`` keep their random start, ``unused`` stood in the file only."""
-
-    matched: list[str]
-    missing: list[str]
-    unused: list[str]
-
-
-def load_weights(network: nn.Module, path: str | Path, *, at_least: float = 0.95) -> WeightsReport:
-    """Loads what fits, by name and shape, from a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file, as data only.
-
-    Args:
-        network: What to fill, in place.
-        path: The file.
-        at_least: Share of the network's tensors that the file must hold.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no weights file, or holds too little of the network, or ``at_least`` is no share.
-    """
-    if not 0 < at_least <= 1:
-        raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
-    found = {_plain(key): (key, value) for key, value in read_state(path).items()}
-    own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    fits = {
-        key: found[_plain(key)][1]
-        for key, value in own.items()
-        if _plain(key) in found and found[_plain(key)][1].shape == value.shape
-    }
-    used = {found[_plain(key)][0] for key in fits}
-    left = (key for key, _ in found.values() if key not in used and not key.endswith("num_batches_tracked"))
-    report = WeightsReport(sorted(fits), sorted(own.keys() - fits.keys()), sorted(left))
-    if len(fits) < at_least * len(own):
-        raise InputError(
-            f"{path} holds {len(fits)} of the backbone's {len(own)} tensors, {at_least:.0%} are needed. "
-            f"Missing: {', '.join(report.missing[:3])}; in the file: {', '.join(report.unused[:3])}. "
-            "Is it the file of another network? `model.backbone.name` must fit it; "
-            "`model.backbone.weights_at_least` lowers the share that is needed"
-        )
-    network.load_state_dict(fits, strict=False)
-    log.info(
-        "%s: %d tensors loaded, %d missing (%s), %d unused (%s)",
-        path, len(fits), len(report.missing), ", ".join(report.missing[:4]) or "none",
-        len(report.unused), ", ".join(report.unused[:4]) or "none",
-    )  # fmt: skip
-    return report
-
-
-def read_data(path: str | Path) -> Any:
-    """What a ``.safetensors`` file or one of ``torch.save`` holds, on the CPU; nothing in the file is executed.
-
-    Raises:
-        ValueError: If it does not load as data.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(NUMBERS):
-            return torch.load(path, "cpu", weights_only=True)
-    except NOT_DATA as error:
-        raise InputError(f"{path} does not load as data: {type(error).__name__}: {str(error)[:200]}") from error
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no weights file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}: give an existing .pth or .safetensors file")
-    content = read_data(path)
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    state = (
-        {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    if not state:
-        raise InputError(f"{path} holds no tensors by name: expected a state dict, found {type(content).__name__}")
-    return state
-
-
-def _plain(key: str) -> str:
-    """A key without the prefixes of other projects, and with one separator (timm flattens `stages.0` to `stages_0`)."""
-    while key.startswith(PREFIXES):
-        key = key.partition(".")[2]
-    return key.replace(".", "_")
+# Networks that timm lacks, by name: each builds a module whose `feature_info` says which children give maps.
+OWN: Mapping[str, Callable[..., nn.Module]] = {**osnet.NETWORKS, **resnet.NETWORKS}
 
 
 class TimmBackbone(nn.Module):
-    """The last stages of a timm network as feature maps, shallow to deep.
+    """The last stages of a timm network, or of one of ours that timm lacks, as feature maps, shallow to deep.
 
     Args:
-        name: A timm model that offers ``features_only``, such as ``resnet50``.
+        name: A timm model that offers ``features_only``, such as ``resnet50``; or a name in ``OWN``, ``osnet_x1_0``.
         stages: How many stages to return, counted from the deepest: 2 is the last two.
         last_stride: Stride of the last stage: 1 sets the strides there to 1 and dilates nothing, which keeps maps large
             (Sun et al. 2018); 2 leaves the network as it is.
@@ -190,7 +79,7 @@ class TimmBackbone(nn.Module):
         if last_stride == 1:
             remove_last_stride(self.network, name)
         if weights is not None:
-            load_weights(self.network, weights, at_least=weights_at_least)
+            load_weights(self.network, weights, at_least=weights_at_least, convert=converter(name))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.network(images)
@@ -199,12 +88,21 @@ class TimmBackbone(nn.Module):
 
 def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
     """timm's ``features_only`` network with the last ``stages`` maps; errors say what does not fit and what to do."""
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+    if name in OWN and pretrained:
+        raise RunError(
+            f"there are no pretrained weights of `{name}` to download. Give a local file with "
+            "`model.backbone.weights=FILE`, or start from scratch with `model.backbone.pretrained=false`"
+        )
+    if name not in OWN and not timm.is_model(name):
+        known = [*(own for own in OWN if name[:5] in own), *timm.list_models(f"*{name[:6]}*")]
+        near = ", ".join(known[:5]) or "see timm.list_models()"
         raise InputError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
+    last = tuple(range(-stages, 0))
     try:
+        if name in OWN:
+            return FeatureListNet(OWN[name](**options), last)
         network: nn.Module = timm.create_model(
-            name, features_only=True, out_indices=tuple(range(-stages, 0)), pretrained=pretrained, **options
+            name, features_only=True, out_indices=last, pretrained=pretrained, **options
         )
     except (OSError, RuntimeError) as error:
         if not pretrained or "state_dict" in str(error):
@@ -221,6 +119,13 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
             f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
         ) from error
     return network
+
+
+def converter(name: str) -> Callable[[State, nn.Module], State] | None:
+    """What timm's file of a network, or ours, has to read tensors of others with; None for nothing."""
+    module = OWN[name].func.__module__ if name in OWN else model_entrypoint(name).__module__
+    convert: Callable[..., State] | None = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+    return convert and (lambda state, network: convert(state, getattr(network, "model", network)))
 
 
 def undilate(network: nn.Module) -> None:
@@ -242,6 +147,8 @@ def remove_last_stride(network: nn.Module, name: str) -> None:
     """
     before = map_shapes(network)[-1][1:]
     info: list[dict[str, Any]] = getattr(network.feature_info, "info", [])  # timm's own table of its stages
+    if name in OWN and info[-2]["reduction"] == info[-1]["reduction"]:
+        return  # OSNet's last stage has stride 1 as it is
     shallow = [stage["module"] for stage in info if stage["reduction"] * 2 == info[-1]["reduction"]]
     keys = list(dict(network.named_modules()))
     # FeatureListNet flattens `stages.2` into `stages_2`; what is defined behind it belongs to the last stage.

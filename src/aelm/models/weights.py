@@ -1,0 +1,234 @@
+"""Files of weights: read as data alone, and put into a backbone by name."""
+
+import logging
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from aelm.types import InputError
+
+log = logging.getLogger(__name__)
+State = dict[str, Tensor]
+
+WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict")
+# What reading something else as a pickle or as tensors can raise.
+NOT_DATA = (
+    SafetensorError, pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
+    OverflowError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+# Plain numbers as numpy writes them: torchreid keeps its best rank-1 that way, under the module's name of then or now.
+SCALAR: Any = np.float32(0).__reduce__()[0]
+NUMBERS: list[Any] = [
+    np.dtype,
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)),
+]
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "base.", "network.", "encoder.")
+COUNTER = "num_batches_tracked"
+# Whoever pickled a module of these made a detector.
+DETECTORS = ("ultralytics.", "models.yolo", "models.common", "mmdet.", "yolox.", "detectron2.")
+# What files hold beside a backbone, and nobody misses there.
+HEADS = re.compile(
+    r"(fc|fc_norm|norm|heads?|classifiers?|last_linear|bottleneck|bnneck|global_pool|pixel_(mean|std)|conv_head|bn2)(?![a-z0-9])"
+)
+
+
+class WeightsReport(NamedTuple):
+    """Keys ``matched`` were loaded, ``missing`` keep their random start, ``unused`` stood in the file only."""
+
+    matched: list[str]
+    missing: list[str]
+    unused: list[str]
+
+
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    at_least: float = 0.95,
+    convert: Callable[[State, nn.Module], State] | None = None,
+) -> WeightsReport:
+    """Loads what fits, by name, from a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file, as data only.
+
+    What stays random is told as a warning, with names and share.
+
+    Args:
+        network: What to fill, in place.
+        path: The file.
+        at_least: Share of the network's tensors that the file must hold.
+        convert: The network's own way to read other people's files, as timm's ``checkpoint_filter_fn``; asked where
+            names or shapes differ. It resizes position tables of another picture size.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no weights file, holds too little of the network, or a tensor of another shape; or if
+            ``at_least`` is no share.
+    """
+    if not 0 < at_least <= 1:
+        raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
+    content = read_state(path)
+    told = {flat(bare(key)): key for key in content}  # as the file has it, for messages
+    own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
+    state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
+    found = {flat(key): value for key, value in state.items()}
+    if convert is not None and any(flat(k) not in found or found[flat(k)].shape != v.shape for k, v in own.items()):
+        try:
+            found = {flat(key): value for key, value in convert(dict(state), network).items()}
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            log.warning("%s cannot be converted to this network: %s: %s", path, type(error).__name__, error)
+    fits = {k: found[flat(k)] for k, value in own.items() if flat(k) in found and found[flat(k)].shape == value.shape}
+    used = {flat(key) for key in fits}
+    unused = sorted(told.get(key, key) for key in found if key not in used)
+    report = WeightsReport(sorted(fits), sorted(own.keys() - fits.keys()), unused)
+    others = [
+        f"{key} {tuple(found[flat(key)].shape)} instead of {tuple(own[key].shape)}"
+        for key in report.missing
+        if flat(key) in found
+    ]
+    shapes = f"; of another shape: {'; '.join(others[:3])}" if others else ""
+    if len(fits) < at_least * len(own):
+        raise InputError(
+            f"{path} holds {len(fits)} of the backbone's {len(own)} tensors, {at_least:.0%} are needed. "
+            f"Missing: {', '.join(report.missing[:3])}; in the file: {', '.join(report.unused[:3])}{shapes}. "
+            "Is it the file of another network? `model.backbone.name` must fit it; "
+            "`model.backbone.weights_at_least` lowers the share that is needed"
+        )
+    if others:
+        raise InputError(
+            f"{path} is of another network, or of another size: {len(others)} of the backbone's {len(own)} tensors are "
+            f"{shapes[2:]}. `model.backbone.name` and `model.backbone.options` must fit it"
+        )
+    network.load_state_dict(fits, strict=False)
+    extra = [key for key in report.unused if not HEADS.match(bare(key))]
+    log.log(
+        logging.WARNING if report.missing or extra else logging.INFO,
+        "%s: %d tensors loaded, %d missing (%s), %d unused (%s)%s",
+        path, len(fits), len(report.missing), ", ".join(report.missing[:8]) or "none",
+        len(report.unused), ", ".join((extra or report.unused)[:8]) or "none",
+        f": {len(report.missing) / len(own):.1%} of the backbone start at random" if report.missing else "",
+    )  # fmt: skip
+    return report
+
+
+def read_data(path: str | Path) -> Any:
+    """What a ``.safetensors`` file or one of ``torch.save`` holds, on the CPU; nothing in the file is executed.
+
+    Raises:
+        ValueError: If it does not load as data.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, "cpu", weights_only=True)
+    except NOT_DATA as error:
+        raise InputError(f"{path} does not load as data: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why a file does not load as data, and the way out, as far as what torch raised tells."""
+    told = " ".join(str(error).split())
+    pickled = re.search(r"(?:GLOBAL|[Uu]nsupported class|class or function) '?([\w.]+)", told)
+    if pickled and pickled[1].startswith(DETECTORS):
+        return f"it is a pickled detector ({pickled[1]}), which finds people and does not tell them apart"
+    if pickled:
+        return (
+            f"it holds pickled code ({pickled[1]}), which loading would run; save its tensors alone, in the project "
+            "that made it: torch.save(model.state_dict(), 'weights.pth')"
+        )
+    cut = any(word in told for word in ("central directory", "Ran out of input", "not fully covered", "too short"))
+    return f"{type(error).__name__}: {told[:200]}{'; is it whole? Copy or download it again' if cut else ''}"
+
+
+def read_state(path: str | Path) -> State:
+    """The tensors of a weights file by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no weights file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}: give an existing .pth or .safetensors file")
+    return state_in(read_data(path), path)
+
+
+def state_in(content: Any, path: str | Path) -> State:
+    """The tensors in what :func:`read_data` read, out of their wrappers; ``path`` is for errors alone.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    state = (
+        {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not state:
+        raise InputError(f"{path} holds no tensors by name: expected a state dict, found {type(content).__name__}")
+    return state
+
+
+def bare(key: str) -> str:
+    """A key without the prefixes of other projects."""
+    while key.startswith(PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def flat(key: str) -> str:
+    """A key with one separator: timm flattens `stages.0` to `stages_0`."""
+    return key.replace(".", "_")
+
+
+# EfficientNets of lukemelas and MobileNetV2s of torchvision number their blocks through; timm counts them by stages.
+STEMS = {
+    **{"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"},
+    **{"features.0.0": "conv_stem", "features.0.1": "bn1", "features.18.0": "conv_head", "features.18.1": "bn2"},
+}
+BLOCK = re.compile(r"(_blocks\.\d+|features\.\d+\.conv|blocks\.\d+\.\d+)\.([\w.]+)\.(\w+)$")
+
+
+def staged(state: State, own: Mapping[str, Any]) -> State:
+    """Tensors of lukemelas' and torchvision's mobile networks under timm's names; any others as they are.
+
+    Blocks, and the layers of a block, come in the same order in both.
+
+    Args:
+        state: The file's.
+        own: The network's, by timm's names.
+    """
+    if not any(stem + ".weight" in state for stem in ("_conv_stem", "features.0.0")):
+        return state
+    theirs, ours = layers_of_blocks(state), layers_of_blocks(own)
+    names = dict(STEMS)
+    for (block, layers), (place, parts) in zip(theirs.items(), ours.items(), strict=False):
+        if len(layers) == len(parts):
+            names |= {f"{block}.{layer}": f"{place}.{part}" for layer, part in zip(layers, parts, strict=True)}
+    split = {key: key.rpartition(".") for key in state}
+    return {f"{names.get(parts[0], parts[0])}.{parts[2]}": state[key] for key, parts in split.items()}
+
+
+def layers_of_blocks(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The layers that each block of a mobile network has, in order.
+
+    >>> layers_of_blocks(["_blocks.0._bn1.weight", "_blocks.0._bn1.bias", "_blocks.1._bn0.bias", "_fc.bias"])
+    {'_blocks.0': ['_bn1'], '_blocks.1': ['_bn0']}
+    """
+    found: dict[str, dict[str, None]] = {}
+    for match in filter(None, map(BLOCK.match, keys)):
+        found.setdefault(match[1], {})[match[2]] = None
+    return {block: list(layers) for block, layers in found.items()}
