@@ -51,6 +51,20 @@ def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
     return {**network, "backbone": backbone}
 
 
+def read_file(path: str | Path) -> Any:
+    """What a checkpoint, or a file of another project, holds, as data on the CPU; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not load as data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no checkpoint {path}; beside it: {', '.join(near) or 'none'}")
+    return read_data(path)
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of aelm as data on the CPU; nothing in it is executed.
 
@@ -58,11 +72,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"no checkpoint {path}; beside it: {', '.join(near) or 'none'}")
-    content = read_data(path)
+    content = read_file(path)
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise InputError(

@@ -1,19 +1,21 @@
-"""One entry for every model that turns pictures into embeddings: a checkpoint of aelm, or an ONNX file of anyone."""
+"""One entry for every model that turns pictures into embeddings: a checkpoint of aelm, or a file of anyone."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from aelm.checkpoint import KEY, network_of, read_checkpoint
+from aelm.checkpoint import KEY, network_of, read_file
 from aelm.devices import full_precision
-from aelm.models import IFCN, ReIDNetwork
+from aelm.models import ReIDNetwork
 from aelm.models.onnx import OnnxBackbone, load_onnx, normalisation
+from aelm.models.trained import load_trained
 from aelm.types import InputError, InputTypeError
 
 Precision = Literal["32", "bf16", "16"]
@@ -33,10 +35,12 @@ class Embedder:
         interpolation: How pictures are resized; ``bilinear`` is OpenCV's, without antialiasing.
         dim: Number D of an embedding's values.
         name: The file's name, without the folder.
-        sha256: Of the file's content: what tells embeddings of one model from those of another.
+        sha256: Of the file's content, and of what is told beside it: what tells embeddings of one model from those of
+            another.
         labels: What each training identity was, ``"market1501:2"``; empty where the file does not say.
         precision: What ``embed`` computes in: ``32``: float32, without TF32; ``bf16`` or ``16``: torch's autocast to
             bfloat16 or float16. Embeddings are float32 in any case.
+        config: The configuration of the training; empty where the file does not hold it.
     """
 
     network: ReIDNetwork
@@ -50,6 +54,7 @@ class Embedder:
     sha256: str
     labels: tuple[str, ...] = ()
     precision: Precision = "32"
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +64,7 @@ class Embedder:
     @property
     def has_maps(self) -> bool:
         """Whether heat maps can be had: other people's ONNX files keep theirs to themselves."""
-        return any(isinstance(module, IFCN) for module in self.network.modules())
+        return any(hasattr(module, "embedding_maps") for module in self.network.modules())
 
     def to(self, device: torch.device | str) -> "Embedder":
         """The same embedder, its network moved to ``device``."""
@@ -91,13 +96,17 @@ class Embedder:
             return self.network.embed(images).float()
 
 
-def load_embedder(path: str | Path, allow: Sequence[str] = (), *, precision: Precision = "32") -> Embedder:
+def load_embedder(
+    path: str | Path, allow: Sequence[str] = (), *, precision: Precision = "32", size: Sequence[int] | None = None
+) -> Embedder:
     """The embedder that a file holds, on the CPU.
 
     Args:
-        path: A checkpoint that ``aelm.train`` wrote, or an ONNX file with BoxMOT's contract (``.onnx``).
+        path: A checkpoint that ``aelm.train`` wrote, an ONNX file with BoxMOT's contract (``.onnx``), or a file that
+            another project trained (``docs/trained_weights.md``).
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
         precision: See :class:`Embedder`.
+        size: Height and width of pictures, for files of others that do not say; None: as file, sidecar or layout say.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -106,7 +115,9 @@ def load_embedder(path: str | Path, allow: Sequence[str] = (), *, precision: Pre
     """
     if precision not in get_args(Precision):
         raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    path, labels = Path(path), tuple[str, ...]()
+    path, labels, config = Path(path), tuple[str, ...](), dict[str, Any]()
+    told: Mapping[str, Any] = {}
+    interpolation = "bilinear"
     if path.suffix.lower() == ".onnx":
         if precision != "32":
             raise InputError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
@@ -114,17 +125,24 @@ def load_embedder(path: str | Path, allow: Sequence[str] = (), *, precision: Pre
         backbone = network.backbone
         if not isinstance(backbone, OnnxBackbone):
             raise InputTypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
-        (height, width), (mean, std), interpolation = backbone.size, normalisation(backbone), "bilinear"
-    else:
-        content = read_checkpoint(path)
-        network, told = network_of(content, path, allow), content[KEY]["preprocessing"]
-        lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in told]
+        (height, width), (mean, std) = backbone.size, normalisation(backbone)
+    elif KEY in (content := read_file(path)):
+        network, says = network_of(content, path, allow), content[KEY]["preprocessing"]
+        lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in says]
         if lacking:
             raise InputError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
-        height, width, interpolation = int(told["height"]), int(told["width"]), str(told["interpolation"])
-        mean, std, labels = tuple(told["mean"]), tuple(told["std"]), tuple(content[KEY]["labels"])
+        height, width, interpolation = int(says["height"]), int(says["width"]), str(says["interpolation"])
+        mean, std, labels = tuple(says["mean"]), tuple(says["std"]), tuple(content[KEY]["labels"])
+        config = content[KEY]["config"]
+    else:
+        network, ((height, width), mean, std, _), told = load_trained(path, content, size)
+        size = None
+    if size is not None:
+        raise InputError(f"`size`: {path.name} says itself how large pictures are, {height} x {width}; leave it out")
     with torch.inference_mode():
         dim = network.embed(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision)
+    if told:
+        digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True)).encode()).hexdigest()
+    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config)

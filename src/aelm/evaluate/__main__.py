@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from aelm.checkpoint import KEY, read_checkpoint
 from aelm.command.build import build_data, built
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
@@ -146,15 +145,13 @@ def occlusion_plan(config: DictConfig) -> Plan | None:
 def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
     """What the checkpoint tells of its training: data set, transform, sampler, seed.
 
-    Other people's ONNX files, and checkpoints written without a configuration, only tell how large pictures must be.
+    Files of others, and checkpoints written without a configuration, only tell how large pictures must be.
 
     Raises:
         ValueError: If nothing says what to test on.
     """
-    is_onnx = Path(config.checkpoint).suffix.lower() == ".onnx"
-    told: dict[str, Any] = {} if is_onnx else read_checkpoint(config.checkpoint)[KEY]["config"]
-    if told:
-        return told
+    if embedder.config:
+        return dict(embedder.config)
     if OmegaConf.is_missing(config.dataset, "benchmarks"):
         raise InputError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
     transform = {"_target_": "aelm.data.recipe", "height": embedder.height, "width": embedder.width}

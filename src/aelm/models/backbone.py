@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from aelm.models.weights import State, load_weights
 from aelm.types import InputError, RunError
 
 # Networks that timm lacks, by name: each builds a module whose `feature_info` says which children give maps.
-OWN: Mapping[str, Callable[..., nn.Module]] = {**osnet.NETWORKS, **resnet.NETWORKS}
+OWN: Mapping[str, partial[Any]] = {**osnet.NETWORKS, **resnet.NETWORKS}
 
 
 class TimmBackbone(nn.Module):
@@ -100,10 +101,9 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
     last = tuple(range(-stages, 0))
     try:
         if name in OWN:
-            return FeatureListNet(OWN[name](**options), last)
-        network: nn.Module = timm.create_model(
-            name, features_only=True, out_indices=last, pretrained=pretrained, **options
-        )
+            network: nn.Module = FeatureListNet(OWN[name](**options), last)
+        else:
+            network = timm.create_model(name, features_only=True, out_indices=last, pretrained=pretrained, **options)
     except (OSError, RuntimeError) as error:
         if not pretrained or "state_dict" in str(error):
             raise InputError(f"timm's `{name}` does not work as a backbone: {error}") from error

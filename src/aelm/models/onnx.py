@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +139,7 @@ def picture_size(path: Path, shape: list[int | str | None]) -> tuple[int, int]:
         ValueError: If neither says, or pictures would have to be prepared in another way than by resizing.
     """
     told = sidecar(path)
-    if told.get("preprocess", "resize") != "resize":
-        raise InputError(
-            f"{sidecar_path(path)} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To compare "
-            'nevertheless, with worse results than the model can give, say "resize" there'
-        )
+    check_resized(told, path)
     size = told.get("img_size") or [None, None]
     height, width = (own if isinstance(own, int) else given for own, given in zip(shape[2:], size, strict=True))
     if not isinstance(height, int) or not isinstance(width, int):
@@ -154,19 +150,29 @@ def picture_size(path: Path, shape: list[int | str | None]) -> tuple[int, int]:
     return height, width
 
 
+def check_resized(told: Mapping[str, Any], path: Path) -> None:
+    """Raises ValueError if what is told about a file asks for more than resizing."""
+    if told.get("preprocess", "resize") != "resize":
+        raise InputError(
+            f"{sidecar_path(path)} or {path.name} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To "
+            'compare nevertheless, with worse results than the model can give, say "resize" in the former'
+        )
+
+
 def sidecar_path(path: Path) -> Path:
     """Where the facts about an exported model stand: ``model.onnx.metadata.json``."""
     return path.with_name(f"{path.name}.metadata.json")
 
 
 def sidecar(path: Path) -> dict[str, Any]:
-    """The facts beside an exported model; none where there is no such file.
+    """The facts beside a model, in ``<file>.metadata.json`` or ``<file>.json``; none where there is no such file.
 
     Raises:
         ValueError: If the file there does not hold facts by name.
     """
-    beside = sidecar_path(path)
-    if not beside.is_file():
+    places = (sidecar_path(path), path.with_name(f"{path.name}.json"))
+    beside = next((place for place in places if place.is_file()), None)
+    if beside is None:
         return {}
     try:
         told = json.loads(beside.read_text(encoding="utf-8"))

@@ -22,12 +22,12 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.first = channels // 2
+        self.IN = nn.InstanceNorm2d(self.first, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.first)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return torch.cat([self.IN(maps[:, : self.half]), self.BN(maps[:, self.half :])], 1)
+        return torch.cat([self.IN(maps[:, : self.first]), self.BN(maps[:, self.first :])], 1)
 
 
 class NonLocal(nn.Module):
@@ -41,14 +41,16 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int, inner: int = 1) -> None:
         super().__init__()
         self.g, self.theta, self.phi = (nn.Conv2d(channels, inner, 1) for _ in range(3))
-        self.W = nn.Sequential(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels))
-        nn.init.zeros_(self.W[1].weight)
+        norm = nn.BatchNorm2d(channels)
+        self.W = nn.Sequential(nn.Conv2d(inner, channels, 1), norm)
+        nn.init.zeros_(norm.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
         value, query, key = (part(maps).flatten(2) for part in (self.g, self.theta, self.phi))  # (B, c, P)
         pairs = query.transpose(1, 2) @ key / query.shape[2]  # (B, P, P)
         gathered = (pairs @ value.transpose(1, 2)).transpose(1, 2).unflatten(2, maps.shape[2:])
-        return maps + self.W(gathered)
+        added: Tensor = self.W(gathered)
+        return maps + added
 
 
 def reid_resnet(depth: int, *, ibn: bool = False, non_local: bool = False, stem: Stem = "usual") -> ResNet:

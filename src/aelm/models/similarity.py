@@ -1,12 +1,11 @@
 """Which positions make two pictures similar: the score, split over the maps that were pooled into it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aelm.models.ifcn import IFCN
 from aelm.models.network import ReIDNetwork
 from aelm.types import InputError
 
@@ -76,9 +75,9 @@ def position_maps(network: ReIDNetwork, images: Tensor) -> Maps:
     stages = []
     for features, attention, head in network.in_use(images):
         attended = attention(features)
-        heads = [part for part in head.modules() if isinstance(part, IFCN)]
+        heads: list[Any] = [part for part in head.modules() if hasattr(part, "embedding_maps")]
         if not heads:
-            raise InputError(f"a {type(head).__name__} gives no feature maps; only classifiers of aelm can be split")
+            raise InputError(f"a {type(head).__name__} gives no feature maps: its embedding cannot be split")
         stages.append([part.embedding_maps(attended).float() for part in heads])
     lengths = [[part.mean((2, 3)).norm(dim=1).clamp_min(1e-12) for part in stage] for stage in stages]  # (B,) a head
     units = [

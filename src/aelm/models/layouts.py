@@ -1,0 +1,125 @@
+"""What a layout is: one way in which a project writes trained models; and the head that most of them end with."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aelm.models.ifcn import precise
+from aelm.models.network import unit
+from aelm.models.weights import State
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
+
+Told = Mapping[str, Any]
+
+
+class Facts(NamedTuple):
+    """How pictures are prepared.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Of RGB / 255.
+        std: Likewise.
+        colour: In which order the network takes colours, ``RGB`` or ``BGR``; mean and std are told as RGB in any case.
+    """
+
+    size: tuple[int, int] = (256, 128)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    colour: str = "RGB"
+
+
+class Parts(NamedTuple):
+    """What a layout builds, empty.
+
+    Attributes:
+        name: The network, in words.
+        backbone: Gives one map, which ``head`` pools.
+        head: Turns the map into the embedding that the original ranks by.
+    """
+
+    name: str
+    backbone: nn.Module
+    head: nn.Module
+
+
+class Layout(NamedTuple):
+    """One way in which a project writes trained models; the first row whose keys are all there is the file's.
+
+    Attributes:
+        name: As the log calls it.
+        keys: Patterns (``re.match``), each of which must fit a key of the file. Keys come without ``module.`` and
+            ``_orig_mod.``, and without the counters of batch norms.
+        rename: Pairs for ``re.sub``, the first that fits: from keys of the file to ``backbone.`` and ``head.``, where
+            the parts have them. A key that none fits is left out.
+        build: Makes the parts from the tensors, by the file's names, and from what file, sidecar and user tell
+            (``img_size``, ``mean``, ``std``, ``colour``, ``feature``, and any further key that the layout reads).
+        convert: Turns what is renamed to ``backbone.network.`` into the names and shapes of ``backbone.network``, as
+            timm's ``checkpoint_filter_fn``; None where there is nothing to do.
+        facts: What pictures need, where nobody tells otherwise.
+        unused: Pattern of the keys that an embedding does not need; any other one that is left out is warned of.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    rename: tuple[tuple[str, str], ...]
+    build: Callable[[State, Told], Parts]
+    convert: Callable[[State, nn.Module], State] | None = None
+    facts: Facts = Facts()
+    unused: str = r"classifier|heads\.(weight|classifier)|pixel_(mean|std)|base\.fc\.|centers"
+
+
+class PooledHead(nn.Module):
+    """Pools a map over its positions and passes it through a neck, as other projects do; knows no identities.
+
+    Args:
+        neck: Linear layers, batch norms and ReLUs, from the pooled map to the embedding.
+        power: Exponent of generalised-mean pooling (GeM); None for the mean.
+        stored: Whether the exponent is one of the file's tensors.
+
+    Shape:
+        features ``(B, C, H, W)`` -> :class:`aelm.types.HeadOutput` with an embedding ``(B, D)`` and no logits. The heat
+        map is what each position brings to the embedding's own length.
+    """
+
+    power: Tensor | None
+
+    def __init__(self, *neck: nn.Module, power: float | None = None, stored: bool = False) -> None:
+        super().__init__()
+        self.neck = nn.Sequential(*neck)
+        self.register_buffer("power", None if power is None else torch.tensor([power]), persistent=stored)
+
+    def forward(self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> HeadOutput:
+        with precise(features.device):
+            pooled = self.pooled_maps(features).mean((2, 3))
+            embedding = self.neck(pooled)
+            heatmap = torch.einsum("behw,be->bhw", self.embedding_maps(features), unit(embedding)) if explain else None
+        return HeadOutput(pooled, embedding, embedding.new_zeros(len(embedding), 0), heatmap)
+
+    def pooled_maps(self, features: Tensor) -> Tensor:
+        """Maps ``(B, C, H, W)`` whose spatial mean is what pooling gives, float32.
+
+        GeM is ``mean(x^p)^(1/p)``: a position's share is that of its ``x^p``, which is exact.
+        """
+        maps = features.float()
+        if self.power is None:
+            return maps
+        powered = maps.clamp(min=1e-6).pow(self.power)
+        return powered * powered.mean((2, 3), keepdim=True).pow(1 / self.power - 1)
+
+    def embedding_maps(self, features: Tensor) -> Tensor:
+        """Maps ``(B, D, H, W)`` whose spatial mean is the embedding.
+
+        Linear layers and batch norms act on each position as on the mean; a ReLU keeps the channels that it keeps of
+        the whole picture.
+        """
+        maps = self.pooled_maps(features).permute(0, 2, 3, 1)  # (B, H, W, C)
+        pooled = maps.mean((1, 2))
+        for layer in self.neck:
+            if isinstance(layer, nn.ReLU):
+                maps = maps * (pooled > 0)[:, None, None]
+            else:
+                maps = layer(maps.flatten(0, 2)).unflatten(0, maps.shape[:3])
+            pooled = layer(pooled)
+        return maps.permute(0, 3, 1, 2)

@@ -1,0 +1,142 @@
+"""Layouts of convolutional networks: torchreid, fast-reid, BoT (reid-strong-baseline), AGW (ReID-Survey)."""
+
+from typing import Any
+
+from torch import nn
+
+from aelm.models.backbone import OWN, TimmBackbone
+from aelm.models.layouts import Facts, Layout, Parts, PooledHead, Told
+from aelm.models.osnet import WIDTHS
+from aelm.models.resnet import BLOCKS, Stem, checkpoint_filter_fn
+from aelm.models.weights import State
+from aelm.types import InputError
+
+
+def fully_connected(state: State) -> list[nn.Module]:
+    """torchreid's ``fc``: linear layer, batch norm, ReLU; none where the file has none."""
+    if "fc.0.weight" not in state:
+        return []
+    out, channels = state["fc.0.weight"].shape
+    return [nn.Linear(channels, out), nn.BatchNorm1d(out), nn.ReLU()]
+
+
+def build_osnet(state: State, told: Told) -> Parts:
+    """OSNet's kind and width, told by the names and shapes of its first layers."""
+    kind = (
+        "ain_" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "ibn_" if "conv2.0.IN.weight" in state else ""
+    )
+    width = state["conv1.conv.weight"].shape[0] / 64
+    name = next((f"osnet_{kind}{told}" for told, factor in WIDTHS.items() if factor == width), "")
+    if name not in OWN:
+        raise InputError(f"there is no OSNet of kind {kind.rstrip('_') or 'plain'!r} and width {width:g}")
+    return Parts(name, TimmBackbone(name, 1, pretrained=False), PooledHead(*fully_connected(state)))
+
+
+def build_resnet(state: State, prefix: str, stem: Stem, last_stride: int) -> tuple[str, nn.Module, int]:
+    """The ResNet that keys behind ``prefix`` are of: its name in words, itself, and the channels of its last map.
+
+    Args:
+        state: By the file's names.
+        prefix: Such as ``base.``.
+        stem: Of the project's networks without IBN; those with IBN have the usual one, but in fast-reid.
+        last_stride: As the project trains.
+    """
+    blocks = tuple(
+        len({key.split(".")[index] for key in state if key.startswith(f"{prefix}layer{stage}.")})
+        for index in [prefix.count(".") + 1]
+        for stage in (1, 2, 3, 4)
+    )
+    deep = f"{prefix}layer1.0.conv3.weight" in state
+    depth = next((depth for depth, counts in BLOCKS.items() if counts == blocks and deep == (depth >= 50)), None)
+    if depth is None:
+        raise InputError(f"there is no ResNet with {blocks} {'bottleneck' if deep else 'basic'} blocks")
+    ibn = f"{prefix}layer1.0.bn1.IN.weight" in state
+    non_local = any(key.startswith(f"{prefix}NL_") for key in state)
+    options = {"ibn": ibn, "non_local": non_local, "stem": "usual" if ibn and stem == "bot" else stem}
+    name = f"resnet{depth}{'_ibn_a' if ibn else ''}{' with non-local blocks' if non_local else ''}"
+    backbone = TimmBackbone(f"reid_resnet{depth}", 1, last_stride=last_stride, pretrained=False, options=options)
+    return name, backbone, 2048 if deep else 512
+
+
+def build_torchreid_resnet(state: State, told: Told) -> Parts:
+    """With ``fc``: last stride 1 and 512 values behind it; without: last stride 2 and the pooled map."""
+    neck = fully_connected(state)
+    name, backbone, _ = build_resnet(state, "", "usual", 1 if neck else 2)
+    return Parts(f"{name}{'_fc512' if neck else ''}", backbone, PooledHead(*neck))
+
+
+def build_bot(state: State, told: Told) -> Parts:
+    """BoT, or AGW with its GeM and non-local blocks; the test feature is behind the BNNeck unless told ``before``."""
+    name, backbone, channels = build_resnet(state, "base.", "bot", 1)
+    power = 3.0 if "global_pool.p" in state else None
+    before = told.get("feature") == "before" or "bottleneck.weight" not in state
+    return Parts(name, backbone, PooledHead(*([] if before else [nn.BatchNorm1d(channels)]), power=power, stored=True))
+
+
+def build_fastreid(state: State, told: Told) -> Parts:
+    """BoT pools the mean, AGW with a fixed GeM, SBS with a learned one, which alone is in the file."""
+    name, backbone, channels = build_resnet(state, "backbone.", "fastreid", 1)
+    neck: list[nn.Module] = []
+    first = state.get("heads.bottleneck.0.weight")
+    if first is not None and first.dim() == 4:  # a 1x1 convolution to fewer values
+        out, channels = first.shape[0], first.shape[1]
+        neck, channels = [nn.Linear(channels, out, bias=False)], out
+    stored = "heads.pool_layer.p" in state
+    power = 3.0 if stored or "non-local" in name else None
+    if told.get("feature") != "before":
+        neck.append(nn.BatchNorm1d(channels))
+    return Parts(name, backbone, PooledHead(*neck, power=power, stored=stored))
+
+
+OSNET = ((r"(conv[1-5]|pool[23])\.", r"backbone.network.\g<0>"), (r"fc\.", "head.neck."))
+RESNET = r"(conv1|bn1|layer[1-4]|NL_[1-4])\."
+FASTREID: dict[str, Any] = {
+    "rename": (
+        (rf"backbone\.(?={RESNET})", "backbone.network."),
+        (r"heads\.bottleneck\.", "head.neck."),
+        (r"heads\.bnneck\.", "head.neck.0."),
+        (r"heads\.pool_layer\.p$", "head.power"),
+    ),
+    "build": build_fastreid,
+    "convert": checkpoint_filter_fn,
+}
+TRUNK = r"layer4\.1\.conv2\.weight"
+NECK = r"heads\.(bottleneck|bnneck)\."
+ROWS: tuple[Layout, ...] = (
+    Layout(
+        "torchreid's OSNet",
+        (r"conv1\.conv\.weight", r"conv2\.0\.conv2a\.conv1\.weight", r"conv5\.conv\.weight"),
+        OSNET,
+        build_osnet,
+    ),
+    Layout(
+        "torchreid's OSNet-AIN",
+        (r"conv1\.conv\.weight", r"conv2\.0\.conv2\.0\.layers\.0\.", r"conv5\.conv\.weight"),
+        OSNET,
+        build_osnet,
+    ),
+    Layout(
+        "torchreid's ResNet",
+        (r"conv1\.weight", TRUNK, r"classifier\.weight"),
+        ((RESNET, r"backbone.network.\g<0>"), (r"fc\.", "head.neck.")),
+        build_torchreid_resnet,
+    ),
+    Layout(
+        "fast-reid's SBS",
+        (rf"backbone\.{TRUNK}", NECK, r"heads\.pool_layer\.p"),
+        **FASTREID,
+        facts=Facts((384, 128)),
+    ),
+    Layout("fast-reid's BoT or AGW", (rf"backbone\.{TRUNK}", NECK), **FASTREID),
+    Layout(
+        "BoT or AGW",
+        (rf"base\.{TRUNK}", r"(bottleneck|classifier)\.weight"),
+        (
+            (rf"base\.(?={RESNET})", "backbone.network."),
+            (r"bottleneck\.", "head.neck.0."),
+            (r"global_pool\.p$", "head.power"),
+        ),
+        build_bot,
+        checkpoint_filter_fn,
+    ),
+)

@@ -1,0 +1,175 @@
+"""Files that other projects trained: which layout they are of, and the model that comes of it.
+
+To add a layout, write a row (:class:`aelm.models.layouts.Layout`) beside the others (``layouts_cnn``), or in a file of
+its own, and see that it is in ``LAYOUTS``: patterns of keys that tell it from the others, where its tensors go, and a
+function that builds the empty backbone and head from the names and shapes of the tensors. The loader does the rest:
+prefixes, wrappers, facts of a sidecar, shapes, what is missing or left over.
+A head is a :class:`aelm.models.layouts.PooledHead`, or a module that takes ``(features, pids=None, *, explain=False)``
+and returns a :class:`aelm.types.HeadOutput`; one with a method ``embedding_maps(features)``, whose spatial mean is the
+embedding, can be explained.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from aelm.models import layouts_cnn
+from aelm.models.layouts import Facts, Layout, Told
+from aelm.models.network import ReIDNetwork
+from aelm.models.onnx import check_resized, sidecar
+from aelm.models.weights import COUNTER, State, state_in
+from aelm.types import InputError
+
+log = logging.getLogger(__name__)
+
+LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS,)  # the first that fits is taken
+GUIDE = "docs/trained_weights.md lists what can be read"
+PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
+# Names in detectors: of torchvision and detectron2, of DETR, of YOLO's numbered layers.
+DETECTOR = re.compile(r"(rpn|roi_heads|bbox_|.*\b(anchor|box_head|bbox_embed|cv2\.\d\.\d)|model\.\d+\.(conv|cv\d|m)\.)")
+
+
+class Trained(NamedTuple):
+    """A file's model in evaluation mode, how its pictures are prepared, and what was told beside the file's tensors."""
+
+    network: ReIDNetwork
+    facts: Facts
+    told: Told
+
+
+def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = None) -> Trained:
+    """The model of a file that another project trained, on the CPU.
+
+    Args:
+        path: The file; ``<file>.json`` or ``<file>.metadata.json`` beside it may tell ``img_size`` and more.
+        content: What :func:`aelm.models.weights.read_data` read from it.
+        size: Height and width of pictures, where the file and its layout do not say or say wrong.
+
+    Raises:
+        ValueError: If the layout is unknown, or tensors are missing or of another shape, or what is told is no fact.
+    """
+    path = Path(path)
+    state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state_in(content, path).items()}
+    state = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    told = {**outer(content), **sidecar(path), **({} if size is None else {"img_size": list(size)})}
+    check_resized(told, path)
+    layout = recognised(state, path)
+    facts = facts_of(layout.facts, state, told, path)
+    try:
+        name, backbone, head = layout.build(state, told)
+    except InputError as error:
+        raise InputError(f"{path} looks like {layout.name}, but {error}") from error
+    fill(nn.ModuleDict({"backbone": backbone, "head": head}), state, layout, path, facts.colour)
+    network = ReIDNetwork(backbone, 0, lambda c: nn.Identity(), lambda c, n: head, facts.mean, facts.std).eval()
+    log.info(
+        "%s: %s, %s; pictures %d x %d %s, mean %s, std %s (of 1)%s",
+        path.name, layout.name, name, *facts.size, facts.colour, *(numbers(v) for v in (facts.mean, facts.std)),
+        f"; told beside it: {', '.join(told)}" if told else "",
+    )  # fmt: skip
+    return Trained(network, facts, told)
+
+
+def numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def outer(content: Any) -> dict[str, Any]:
+    """The facts that BoxMOT writes beside the tensors."""
+    if not isinstance(content, Mapping) or "model_name" not in content:
+        return {}
+    inner = content.get("model_kwargs")
+    found = {**(inner if isinstance(inner, Mapping) else {}), **content}
+    return {key: found[key] for key in ("img_size", "preprocess") if found.get(key) is not None}
+
+
+def facts_of(usual: Facts, state: State, told: Told, path: Path) -> Facts:
+    """The layout's facts, with those of the file (fast-reid's ``pixel_mean``) and then those told in their place.
+
+    Raises:
+        ValueError: If what is told is no fact.
+    """
+    own = {key.removeprefix("pixel_"): (state[key].flatten() / 255).tolist() for key in PIXEL if key in state}
+    try:
+        mean, std = (tuple(map(float, told.get(key, own.get(key, getattr(usual, key))))) for key in ("mean", "std"))
+        height, width = map(int, told.get("img_size", usual.size))
+        found = Facts((height, width), mean, std, str(told.get("colour", usual.colour)))
+    except (TypeError, ValueError):
+        found = Facts((0, 0))
+    if min(found.size) < 1 or found.colour not in ("RGB", "BGR") or {len(found.mean), len(found.std)} != {3}:
+        raise InputError(
+            f"what is told about {path} must be `img_size` [height, width], `mean` and `std` of three numbers each and "
+            f"`colour` RGB or BGR; got {dict(told)}"
+        )
+    return found
+
+
+def recognised(state: State, path: Path) -> Layout:
+    """The layout of a file.
+
+    Raises:
+        ValueError: If it is of none, with what it looks like.
+    """
+    fits = {layout: [any(re.match(p, key) for key in state) for p in layout.keys] for layout in LAYOUTS}
+    for layout, found in fits.items():
+        if all(found):
+            return layout
+    first = ", ".join(list(state)[:4])
+    if any(DETECTOR.match(key) for key in state):
+        why = "it looks like a detector, which finds people and does not tell them apart"
+    elif "fc.weight" in state or "head.weight" in state:
+        why = "it looks like an ImageNet classifier: as the start of a training it goes to `model.backbone.weights`"
+    else:
+        near, found = max(fits.items(), key=lambda item: sum(item[1]) / len(item[1]))
+        lacks = [pattern.replace("\\", "") for pattern, there in zip(near.keys, found, strict=True) if not there]
+        why = f"the nearest layout, {near.name}, has keys such as {' and '.join(lacks)} too"
+    raise InputError(
+        f"{path} is no trained model that aelm knows: {len(state)} tensors such as {first}; {why}. {GUIDE}"
+    )
+
+
+def fill(parts: nn.Module, state: State, layout: Layout, path: Path, colour: str) -> None:
+    """Loads the tensors into the parts, in place.
+
+    Raises:
+        ValueError: If one is missing or of another shape, or the file's backbone has more.
+    """
+    named, left = State(), []
+    for key, value in state.items():
+        place = next((re.sub(old, new, key, count=1) for old, new in layout.rename if re.match(old, key)), None)
+        if place is not None:
+            named[place] = value
+        elif not re.match(layout.unused, key):
+            left.append(key)
+    if layout.convert is not None:
+        start = "backbone.network."
+        inner = {key.removeprefix(start): value for key, value in named.items() if key.startswith(start)}
+        inner = layout.convert(inner, parts.get_submodule("backbone.network"))
+        rest = {key: value for key, value in named.items() if not key.startswith(start)}
+        named = rest | {start + key: value for key, value in inner.items()}
+    own = {key: value for key, value in parts.state_dict().items() if not key.endswith(COUNTER)}
+    missing = [key for key in own if key not in named]
+    shapes = [
+        f"{key} {tuple(named[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in named and named[key].squeeze().shape != value.squeeze().shape
+    ]
+    more = [key for key in named if key not in own and key.startswith("backbone.")]
+    for keys, what in ((missing, "lacks"), (shapes, "has in another shape"), (more, "holds what the network has not,")):
+        if keys:
+            raise InputError(
+                f"{path} looks like {layout.name}, but {what} {len(keys)} of {len(own)} tensors: "
+                f"{', '.join(keys[:4])}. Is it of another network, or was it changed? {GUIDE}"
+            )
+    left += [key for key in named if key not in own]
+    if left:
+        log.warning("%s: %d tensors have no part in embeddings: %s", path, len(left), ", ".join(left[:8]))
+    fits = {key: named[key].reshape(value.shape) for key, value in own.items()}
+    if colour == "BGR":
+        fits = {
+            key: value.flip(1) if value.dim() == 4 and value.shape[1] == 3 else value for key, value in fits.items()
+        }
+    parts.load_state_dict(fits, strict=False)
