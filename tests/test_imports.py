@@ -29,7 +29,7 @@ MAY = {
     "explain": "",
     "compare": "runs",
     "evaluate": "devices models retrieval data figures module report embed",
-    "train": "files devices data report command",
+    "train": "files devices models data module report command",
     "__init__": "models retrieval data module checkpoint embed search",
     "__main__": "",
 }

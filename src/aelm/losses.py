@@ -76,6 +76,36 @@ class TripletLoss(nn.Module):
         return self.weight * batch_hard_triplet(features, pids, self.margin)
 
 
+class DistillationLoss(nn.Module):
+    """Draws each classifier's embedding towards what the moving average of the weights says of the clean picture.
+
+    The average (``ema``) sees each picture without what is pasted in front and nothing is erased from its maps; the
+    network sees both. So A learns to know an occluded person as if nobody stood in front, and B of AELM what its map
+    had before it was erased. No gradient runs into the average.
+
+    Args:
+        weight: Factor of the whole term.
+
+    Shape:
+        outputs of the network, outputs of the average -> scalar: 1 - cosine, mean over pictures and classifiers.
+
+    Reference: Tarvainen and Valpola 2017 (mean teacher), on embeddings; a choice of this project.
+    """
+
+    against_average = True  # the second argument is the average's outputs, not labels
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise InputError(f"`weight` of the distillation must be 0 or more, got {weight}")
+        self.weight = weight
+
+    def forward(self, outputs: StageOutputs, targets: StageOutputs) -> Tensor:
+        pairs = [pair for own, theirs in zip(outputs, targets, strict=True) for pair in zip(own, theirs, strict=True)]
+        apart = [1 - F.cosine_similarity(a.embedding.float(), b.embedding.float().detach()).mean() for a, b in pairs]
+        return self.weight * torch.stack(apart).mean()
+
+
 def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
     """Mean over anchors of ``max(0, hardest positive - hardest negative + margin)``, Euclidean, in float32.
 

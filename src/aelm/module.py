@@ -23,6 +23,17 @@ Loss = Callable[[StageOutputs, Tensor], Tensor]
 Schedule = Callable[[float, float], float]
 
 
+NO_AVERAGE = (
+    "a loss compares with the moving average of the weights, and none is kept: set `ema`, such as ema=0.995, or choose "
+    "another `loss`"
+)
+
+
+def is_against_average(loss: nn.Module) -> bool:
+    """Whether a loss takes the outputs of the average of the weights in place of labels."""
+    return bool(getattr(loss, "against_average", False))
+
+
 class PlainLoss(nn.Module):
     """A loss that is a function, as a module: so all losses of a training are moved, trained and saved alike."""
 
@@ -107,6 +118,8 @@ class ReIDModule(pl.LightningModule):
         self.frozen_epochs = frozen_epochs
         self.description = dict(description or {})
         self._in_training: Callable[[Tensor, Tensor], StageOutputs] | None = None
+        # What the moving average of the weights says of pictures (B, 3, H, W), set by whoever keeps one.
+        self.average: Callable[[Tensor], StageOutputs] | None = None
         self.flip = False  # whether evaluation averages each picture with its mirror image
         self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
         self.results: dict[str, RankResult] = {}
@@ -126,13 +139,32 @@ class ReIDModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         outputs: StageOutputs = (self._in_training or self.network)(batch.image, batch.pid)
-        terms = {name: loss(outputs, batch.pid) for name, loss in self.losses.items()}
+        targets = self.targets(batch) if self.needs_average else None
+        terms = {
+            name: loss(outputs, targets if is_against_average(loss) else batch.pid)
+            for name, loss in self.losses.items()
+        }
         total = torch.stack(list(terms.values())).sum()
         self.log("train/loss", total)  # the bar reads it now and then: `prog_bar` would read it back at every step
         if len(terms) > 1:
             self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
         self._log_heads(outputs, batch.pid)
         return total
+
+    @property
+    def needs_average(self) -> bool:
+        """Whether a loss compares with the moving average of the weights."""
+        return any(is_against_average(loss) for loss in self.losses.values())
+
+    def targets(self, batch: Batch) -> StageOutputs:
+        """What the average says of the clean pictures, or of the same ones where the batch holds no others.
+
+        Raises:
+            ValueError: If there is no average.
+        """
+        if self.average is None:
+            raise InputError(NO_AVERAGE)
+        return self.average(batch.image if batch.clean is None else batch.clean)
 
     def _log_heads(self, outputs: StageOutputs, pids: Tensor) -> None:
         """How well each head classifies, and how much of the map each stage erased."""
@@ -147,8 +179,13 @@ class ReIDModule(pl.LightningModule):
         self.on_train_epoch_start()  # Lightning leaves that out where a run goes on within an epoch
 
     def on_train_epoch_start(self) -> None:
+        backbone = self.network.backbone
         if self.frozen_epochs:  # frozen batch norms keep their statistics too
-            self.network.backbone.train(self.current_epoch >= self.frozen_epochs)
+            backbone.train(self.current_epoch >= self.frozen_epochs)
+        for module in backbone.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Gradients are dropped rather than never computed: so DDP reduces the same parameters at every step.

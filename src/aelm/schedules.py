@@ -53,6 +53,26 @@ def constant(epoch: float, epochs: float, warmup_epochs: float = 0, warmup_facto
     return warmup(epoch, warmup_epochs, warmup_factor)
 
 
+def ramp(epoch: float, epochs: float, start: float = 0.0, full: float = 0.3, stop: float = 0.9) -> float:
+    """From 0 at ``start`` up to 1 at ``full``, and 0 again from ``stop`` on; all three are shares of the training.
+
+    >>> [round(ramp(e, 20, start=0.1, full=0.5, stop=0.9), 2) for e in (0, 2, 6, 10, 17, 18)]
+    [0.0, 0.0, 0.5, 1.0, 1.0, 0.0]
+
+    Raises:
+        ValueError: If the shares do not rise within 0 .. 1.
+    """
+    if not 0 <= start <= full <= 1 or not start < stop <= 1:
+        raise InputError(
+            f"a ramp must rise from `start` to `full` and end at a later `stop`, in shares of the training, "
+            f"got {start}, {full} and {stop}: it would never erase"
+        )
+    share = epoch / epochs
+    if not start <= share < stop:
+        return 0.0
+    return 1.0 if share >= full else (share - start) / (full - start)
+
+
 def warmup(epoch: float, warmup_epochs: float, warmup_factor: float) -> float:
     """From ``warmup_factor`` at epoch 0 linearly to 1 at ``warmup_epochs``, and 1 from there on."""
     if epoch >= warmup_epochs:

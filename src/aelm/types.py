@@ -86,6 +86,7 @@ class Batch(NamedTuple):
         camid: ``(B,)`` int64.
         position: ``(B,)`` int64, where in the data set each picture stands: tells padded duplicates apart.
         is_query: ``(B,)`` bool; False throughout in training.
+        clean: ``(B, 3, H, W)`` uint8, the pictures without pasting and erasing; None where nobody asked for them.
     """
 
     image: Tensor
@@ -93,6 +94,7 @@ class Batch(NamedTuple):
     camid: Tensor
     position: Tensor
     is_query: Tensor
+    clean: Tensor | None = None
 
 
 class HeadOutput(NamedTuple):

@@ -120,9 +120,11 @@ class TrainConfig:
     new_lr_factor: float = MISSING
     decay_norm_and_bias: bool = MISSING
     frozen_epochs: int = MISSING
+    frozen_stages: int = MISSING
     lr_scale: str = MISSING
     checkpoint_every_n_steps: int | None = MISSING
     ema: float | None = MISSING
+    erasing: Any = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
     figures: bool = MISSING
@@ -148,6 +150,7 @@ class EvaluateConfig:
     lambda_value: float = MISSING
     multi_query: bool = MISSING
     expand_queries: int = MISSING
+    centralise: int = MISSING
     bootstrap: int = MISSING
     far: list[float] = MISSING
     claims: bool = MISSING

@@ -258,7 +258,10 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def _tell(self, used: Sequence[Benchmark], held_out: Mapping[str, HeldOut]) -> None:
         """Logs what there is, once; also builds the sampler, which checks that a step can be filled."""
-        batch = f"\n{self.train_sampler().describe()}" if self.train_pictures else ""
+        sampler = self.train_sampler() if self.train_pictures else None
+        if sampler is not None:
+            check_pasting(self.transform, sampler.batch_size, self.num_ids)
+        batch = f"\n{sampler.describe()}" if sampler else ""
         if self._told or self._place()[0] != 0:
             return
         self._told = True
@@ -295,6 +298,16 @@ class ReIDDataModule(pl.LightningDataModule):
 
     def _ranking(self, one: EvaluationSet, gallery: tuple[Picture, ...]) -> DataLoader[Batch]:
         return self._build(one.name, (*one.query, *gallery), len(one.query))
+
+
+def check_pasting(transform: Transforms, batch_size: int, num_ids: int) -> None:
+    """Raises ValueError where every kind of pasting takes a second person's picture, and a batch has none."""
+    pasting = transform.train.pasting
+    if pasting is not None and pasting.needs_others and min(batch_size, num_ids) < 2:
+        raise InputError(
+            f"pasting {', '.join(pasting.kinds)} takes another person's picture out of the batch, and there are "
+            f"{num_ids} identities and {batch_size} pictures a batch: take more, or `transform.pasting_kinds=[object]`"
+        )
 
 
 def _used(benchmark: Benchmark, train: bool, test: bool) -> Benchmark:

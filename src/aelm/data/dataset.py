@@ -4,9 +4,9 @@ import hashlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -72,6 +72,17 @@ class ImageTransform(Protocol):
 
     def __call__(self, image: Pixels) -> Pixels:
         """``(h, w, 3)`` to ``(H, W, 3)``, uint8 RGB."""
+
+
+@runtime_checkable
+class OccludingTransform(ImageTransform, Protocol):
+    """A transform that may put other pictures of the batch in front, as :class:`aelm.data.Augment` does."""
+
+    pasting: object | None
+    clean_view: str
+
+    def views(self, image: Pixels, others: Sequence[Pixels]) -> tuple[Pixels, Pixels]:
+        """The picture as it is trained on, and without what stands in front."""
 
 
 class Sample(NamedTuple):
@@ -166,7 +177,7 @@ class ReIDDataset(Dataset[Sample]):
 
     def __getitem__(self, item: Item) -> Sample:
         batch = self.__getitems__([item])
-        image, *numbers = (field[0] for field in batch)
+        image, *numbers = (field[0] for field in batch[:5])
         pid, camid, position, is_query = (number.item() for number in numbers)
         return Sample(image, int(pid), int(camid), int(position), bool(is_query))
 
@@ -178,19 +189,54 @@ class ReIDDataset(Dataset[Sample]):
     def _batch(self, items: Sequence[Item]) -> Batch:
         epochs, indices = zip(*((0, item) if isinstance(item, int) else item for item in items), strict=True)
         self.transform.seed(batch_seed(self.seed, epochs[0], indices))
-        images = np.empty((0, 3, 0, 0), np.uint8)
+        found = filter(None, map(self._in_place_of, indices))
+        transform = self.transform if isinstance(self.transform, OccludingTransform) else None
+        if transform is not None and transform.pasting is not None:
+            seen, clean, kept = self._stacked(self._pasted(transform, list(found)), len(indices))
+        elif transform is not None and transform.clean_view != "none":
+            seen, clean, kept = self._stacked(((i, *transform.views(image, ())) for i, image in found), len(indices))
+        else:
+            seen, clean, kept = self._stacked(((i, self.transform(image), None) for i, image in found), len(indices))
+        position = torch.tensor(kept, dtype=torch.int64)
+        batch = Batch(seen, self._pids[position], self._camids[position], position, position < self.num_queries)
+        if transform is None or transform.clean_view == "none" or clean is None:
+            return batch
+        if transform.clean_view == "target":
+            return batch._replace(clean=clean)
+        doubled = (torch.cat([field, field]) for field in batch[1:5])
+        return Batch(torch.cat([seen, clean]), *doubled)
+
+    def _pasted(
+        self, transform: OccludingTransform, found: Sequence[tuple[int, Pixels]]
+    ) -> Iterator[tuple[int, Pixels, Pixels]]:
+        """Both views of each picture; what is pasted comes from pictures of other people in the same batch."""
+        pids = self._pids[[index for index, _ in found]].tolist()
+        for (index, image), pid in zip(found, pids, strict=True):
+            others = [other for (_, other), whose in zip(found, pids, strict=True) if whose != pid]
+            yield (index, *transform.views(image, others))
+
+    def _stacked(
+        self, pictures: Iterable[tuple[int, Pixels, Pixels | None]], count: int
+    ) -> tuple[Tensor, Tensor | None, list[int]]:
+        """Views of at most ``count`` pictures as ``(B, 3, H, W)``, and their indices."""
+        blocks: list[Pixels] = []
         kept: list[int] = []
-        for index, picture in filter(None, map(self._in_place_of, indices)):
-            if not kept:
-                # One block of memory, filled picture by picture: it takes a quarter off the time of stacking them.
-                images = np.empty((len(indices), 3, *picture.shape[:2]), np.uint8)
-            if picture.shape[:2] != images.shape[2:]:
-                sizes = f"{images.shape[2:]} and {picture.shape[:2]}"
-                raise InputError(f"The transform must make all pictures the same size, got heights and widths {sizes}")
-            planes(picture, images[len(kept)])
+        for index, *views in pictures:
+            for place, view in enumerate(view for view in views if view is not None):
+                if view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3:
+                    raise InputTypeError(f"The transform must return (H, W, 3) uint8, got {view.shape} {view.dtype}")
+                if not kept:
+                    # One block of memory, filled picture by picture: that takes a quarter off the time of stacking.
+                    blocks.append(np.empty((count, 3, *view.shape[:2]), np.uint8))
+                if view.shape[:2] != blocks[place].shape[2:]:
+                    sizes = f"{blocks[place].shape[2:]} and {view.shape[:2]}"
+                    raise InputError(
+                        f"The transform must make all pictures the same size, got heights and widths {sizes}"
+                    )
+                planes(view, blocks[place][len(kept)])
             kept.append(index)
-        image, position = torch.from_numpy(images[: len(kept)]), torch.tensor(kept, dtype=torch.int64)
-        return Batch(image, self._pids[position], self._camids[position], position, position < self.num_queries)
+        tensors = [torch.from_numpy(block[: len(kept)]) for block in blocks or [np.empty((0, 3, 0, 0), np.uint8)]]
+        return tensors[0], tensors[1] if len(tensors) > 1 else None, kept
 
     def _in_place_of(self, index: int) -> tuple[int, Pixels] | None:
         """Picture ``index``, or if it is replaced another one, with the index that it has; None if it is skipped."""
@@ -213,10 +259,10 @@ class ReIDDataset(Dataset[Sample]):
         return torch.cat([behind[own], behind[~own]]).tolist()
 
     def _image(self, index: int) -> Pixels | None:
-        """Picture ``index``, transformed, ``(H, W, 3)``; None if it cannot be read and that is no error."""
+        """Picture ``index``, ``(h, w, 3)``; None if it cannot be read and that is no error."""
         self._reading.note(index)
         try:
-            image = self.read(index)
+            return self.read(index)
         except BadImageError as error:
             if self._on_bad_image == "error":
                 raise BadImageError(f"{error}. Repair or remove it, or set `dataset.on_bad_image=skip`") from error
@@ -225,10 +271,6 @@ class ReIDDataset(Dataset[Sample]):
                 done = "Skipped" if self._on_bad_image == "skip" else "Replaced by another"
                 log.warning("%s: %s", done, printable(str(error)))
             return None
-        image = self.transform(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InputTypeError(f"The transform must return (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        return image
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 # Importing albumentations asks the network for a newer version unless this is set.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from aelm.data.decoding import Pixels
+from aelm.data.pasting import Occluder, Pasting
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 
 
@@ -94,24 +95,40 @@ def warn_of_successor() -> None:
 warn_of_successor()
 
 
+CleanView = Literal["none", "target", "batch"]
+
+
 class Augment:
-    """A list of albumentations, then random erasing, on one uint8 picture; every draw comes from one seed.
+    """A list of albumentations, then pasting and random erasing, on one uint8 picture; every draw comes from one seed.
 
     Args:
         transforms: What ``A.Compose`` takes. The last of them that changes the size must leave all pictures the same.
-        erasing: Applied behind them; None for none.
+        erasing: Applied last; None for none.
+        pasting: Applied in front of it; None for none.
+        clean_view: What a data set does with each picture as it is in front of pasting and erasing: nothing (``none``),
+            it goes into ``Batch.clean`` (``target``), or into the batch as one more picture (``batch``).
 
     Raises:
-        ValueError: If a transform was given an argument that it does not know.
+        ValueError: If a transform was given an argument that it does not know, or ``clean_view`` is unknown.
 
     >>> Augment([A.Resize(4, 2)])(np.zeros((9, 9, 3), np.uint8)).shape
     (4, 2, 3)
     """
 
-    def __init__(self, transforms: Sequence[A.BasicTransform], erasing: RandomErasing | None = None) -> None:
+    def __init__(
+        self,
+        transforms: Sequence[A.BasicTransform],
+        erasing: RandomErasing | None = None,
+        pasting: Pasting | None = None,
+        clean_view: CleanView = "none",
+    ) -> None:
+        if clean_view not in get_args(CleanView):
+            raise InputError(f"`clean_view` must be one of {', '.join(get_args(CleanView))}, got {clean_view!r}")
         # There is one array to check, so comparing its shape with others is only time.
         self.compose = A.Compose(list(transforms), strict=True, is_check_shapes=False)
         self.erasing = erasing
+        self.pasting = pasting
+        self.clean_view: CleanView = clean_view
         self.seed(0)
 
     def seed(self, seed: int) -> None:
@@ -125,11 +142,26 @@ class Augment:
 
     def __call__(self, image: Pixels) -> Pixels:
         """``(h, w, 3)`` uint8 RGB to ``(H, W, 3)``."""
-        result: Pixels = self.compose(image=image)["image"]
-        if self.erasing is None:
-            return result
-        # Where no transform had to do anything, the result is the caller's own picture.
-        return self.erasing(result.copy() if np.may_share_memory(result, image) else result, self._random)
+        return self.views(image)[0]
+
+    def views(self, image: Pixels, others: Sequence[Pixels] = ()) -> tuple[Pixels, Pixels]:
+        """The picture behind all steps and the one in front of pasting and erasing, each ``(H, W, 3)``.
+
+        Args:
+            image: ``(h, w, 3)`` uint8 RGB; left as it is.
+            others: Pictures of other people, for pasting.
+        """
+        clean: Pixels = self.compose(image=image)["image"]
+        if self.pasting is None and self.erasing is None:
+            return clean, clean
+        # Where no transform had to do anything, what came out is the caller's own picture.
+        shared = self.clean_view != "none" or np.may_share_memory(clean, image)
+        result = clean.copy() if shared else clean
+        if self.pasting is not None:
+            self.pasting(result, others, self._random)
+        if self.erasing is not None:
+            self.erasing(result, self._random)
+        return result, clean
 
 
 @dataclass(frozen=True)
@@ -163,9 +195,13 @@ def recipe(
     pad: int = 10,
     erasing: float = 0.5,
     erasing_area: tuple[float, float] = (0.02, 0.4),
+    pasting: float = 0.0,
+    pasting_area: tuple[float, float] = (0.1, 0.5),
+    pasting_kinds: Sequence[Occluder] = ("person", "object", "patch"),
+    clean_view: CleanView = "none",
     extra: Sequence[A.BasicTransform] = (),
 ) -> Transforms:
-    """BoT's augmentation: resize, flip, pad and crop, erase.
+    """BoT's augmentation: resize, flip, pad and crop, erase; where asked for, something is pasted in front.
 
     Both resizes are bilinear without antialiasing, as trackers do it with OpenCV.
 
@@ -176,7 +212,12 @@ def recipe(
         pad: Black pixels added on each side before a random crop to ``height`` x ``width``; 0 for neither.
         erasing: Share of pictures with a rectangle of the ImageNet mean; 0 for none.
         erasing_area: Smallest and largest share of a picture that is erased.
-        extra: Further albumentations, on uint8 between crop and erasing, such as ``[A.ColorJitter(p=0.2)]``.
+        pasting: Share of pictures that something stands in front of; 0 for none (see :mod:`aelm.data.pasting`).
+        pasting_area: Smallest and largest share of a picture that is then covered, about.
+        pasting_kinds: What is pasted: ``person``, ``object``, ``patch``.
+        clean_view: Where each picture without pasting and erasing goes: ``none``, ``target`` (what the average of the
+            weights sees, for distillation) or ``batch`` (one more picture of the batch).
+        extra: Further albumentations, on uint8 between crop and pasting, such as ``[A.ColorJitter(p=0.2)]``.
 
     Raises:
         ValueError: If a value lies outside its range, or a transform does not know an argument.
@@ -200,4 +241,6 @@ def recipe(
         train += [A.Pad(pad), A.RandomCrop(height, width)]
     fill = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
     eraser = RandomErasing(erasing, erasing_area, (fill[0], fill[1], fill[2])) if erasing else None
-    return Transforms(Augment([*train, *extra], eraser), Augment([resize]), height, width)
+    paster = Pasting(pasting, pasting_area, pasting_kinds) if pasting else None
+    train_on = Augment([*train, *extra], eraser, paster, clean_view)
+    return Transforms(train_on, Augment([resize]), height, width)

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aelm.report.metrics import Test
-from aelm.retrieval import RankResult, bootstrap, expand_queries, pool_people, rank_metrics, rerank_blocks, verification
+from aelm.retrieval import (
+    RankResult,
+    bootstrap,
+    centralise,
+    expand_queries,
+    pool_people,
+    rank_metrics,
+    rerank_blocks,
+    verification,
+)
 from aelm.types import InputError
 
 
@@ -18,6 +27,7 @@ class Ways(NamedTuple):
         lambda_value: Likewise.
         multi_query: Whether to average the queries of one identity and camera.
         expand_queries: With how many gallery neighbours each query is averaged; 0 for not at all.
+        centralise: With how many gallery neighbours queries and gallery are each averaged; 0 for not at all.
     """
 
     rerank: bool = False
@@ -26,6 +36,7 @@ class Ways(NamedTuple):
     lambda_value: float = 0.3
     multi_query: bool = False
     expand_queries: int = 0
+    centralise: int = 0
 
     def check(self) -> None:
         """Raises ValueError if a number is out of range; asked before pictures are embedded."""
@@ -34,8 +45,9 @@ class Ways(NamedTuple):
                 f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {self.k1}, {self.k2} and "
                 f"{self.lambda_value}"
             )
-        if self.expand_queries < 0:
-            raise InputError(f"`expand_queries` must be 0 for none, or how many; got {self.expand_queries}")
+        for name, number in (("expand_queries", self.expand_queries), ("centralise", self.centralise)):
+            if number < 0:
+                raise InputError(f"`{name}` must be 0 for none, or how many; got {number}")
 
 
 def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -45,7 +57,7 @@ def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
 
 
 def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
-    """Scores a test in the ways asked for: ``<name>_reranked``, ``<name>_multi_query``, ``<name>_expanded``."""
+    """Scores a test in the ways asked for: ``<name>_reranked``, ``_multi_query``, ``_expanded``, ``_centralised``."""
     query, gallery, *_ = test
     labels = query_pids, gallery_pids, query_camids, gallery_camids = labels_of(test)
     results = {}
@@ -59,6 +71,8 @@ def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
     if ways.expand_queries:
         expanded = expand_queries(query, gallery, ways.expand_queries)
         results[f"{name}_expanded"] = rank_metrics(expanded, gallery, *labels)
+    if ways.centralise:
+        results[f"{name}_centralised"] = rank_metrics(*centralise(query, gallery, ways.centralise), *labels)
     return results
 
 

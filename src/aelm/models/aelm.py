@@ -76,6 +76,8 @@ class AELM(TwoHeads):
     (torch.Size([2, 6, 3]), torch.bool)
     """
 
+    level: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -95,6 +97,8 @@ class AELM(TwoHeads):
         if erase not in get_args(Erase):
             raise InputError(f"`erase` must be one of {', '.join(get_args(Erase))}, got {erase!r}")
         self.threshold = threshold
+        # What training erases from now; a tensor, so that nothing is compiled anew when it moves.
+        self.register_buffer("level", torch.tensor(threshold), persistent=False)
         self.fill = fill
         self.erase = erase
 
@@ -145,9 +149,14 @@ class AELM(TwoHeads):
         """``features`` (B, C, H, W) with the filling where ``mask`` (B, H, W) says; ``others`` as in `swapped`."""
         return swapped(features, mask, others) if self.fill == "swap" else features * ~mask[:, None]
 
+    def set_strength(self, strength: float) -> None:
+        """How much training erases from now on: 1 from ``threshold`` on, less from a higher one on, 0 nothing."""
+        # Nothing lies as high as 2; the level at strength 1 is the threshold to the last bit.
+        self.level.fill_(2.0 if strength <= 0 else self.threshold + (1 - strength) * (1 - self.threshold))
+
     def mask(self, heatmap: Tensor) -> Tensor:
         """What to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
-        return discriminative_region(heatmap, self.threshold)
+        return discriminative_region(heatmap, self.level if self.training else self.threshold)
 
 
 class RandomAELM(AELM):
@@ -180,7 +189,7 @@ class RandomAELM(AELM):
         numbers = hashed(self.draws + rank * 0x9E3779B1 + torch.arange(B, device=heatmap.device))  # (B,)
         if self.training:
             self.draws += B
-        return shifted(discriminative_region(heatmap, self.threshold), numbers % H, (numbers // H) % W)
+        return shifted(super().mask(heatmap), numbers % H, (numbers // H) % W)
 
 
 def swapped(features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
@@ -227,7 +236,7 @@ def wanted(a: HeadOutput, pids: Tensor | None) -> Tensor:
     return a.logits.argmax(1) if pids is None else pids
 
 
-def discriminative_region(heatmap: Tensor, threshold: float) -> Tensor:
+def discriminative_region(heatmap: Tensor, threshold: float | Tensor) -> Tensor:
     """Positions whose heat, min-max normalised within its map, is at least ``threshold``.
 
     The maximum is always marked; a higher threshold marks no more. A constant map has no range and marks nothing, nor
@@ -235,7 +244,7 @@ def discriminative_region(heatmap: Tensor, threshold: float) -> Tensor:
 
     Args:
         heatmap: ``(B, H, W)``, any float type; compared in float32 at least, without gradient.
-        threshold: In (0, 1].
+        threshold: In (0, 1], or above 1 for nothing; a number or a tensor of one.
 
     Returns:
         ``(B, H, W)`` bool.

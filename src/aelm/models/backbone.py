@@ -174,6 +174,39 @@ def remove_last_stride(network: nn.Module, name: str) -> None:
         )
 
 
+def freeze_stages(backbone: nn.Module, stages: int) -> None:
+    """Makes the first stages of a timm network, and what stands in front of them, constant: no gradients, in place.
+
+    Stages are those of timm's table, as many as it has maps: of a ResNet the first is the stem. Their batch norms keep
+    their statistics if whoever trains leaves modules without trainable parameters in evaluation mode, as
+    :class:`aelm.module.ReIDModule` does.
+
+    Args:
+        backbone: Such as :class:`TimmBackbone`.
+        stages: How many; 0 for none.
+
+    Raises:
+        ValueError: If the backbone has not more stages than that, or is none of timm's.
+    """
+    if stages == 0:
+        return
+    network = next((module for module in backbone.modules() if hasattr(module, "feature_info")), backbone)
+    table: list[dict[str, Any]] = getattr(getattr(network, "feature_info", None), "info", [])
+    names: list[str] = [stage["module"] for stage in table]
+    if not 0 < stages < len(names):
+        raise InputError(
+            f"`frozen_stages` must lie in 0 .. {max(len(names) - 1, 0)} for this backbone, got {stages}"
+            + ("" if names else ": only backbones of timm tell their stages")
+        )
+    # FeatureListNet flattens `stages.2` into `stages_2`.
+    last = names[stages - 1].replace(".", "_")
+    keys = [key.replace(".", "_") for key, _ in network.named_modules()]
+    end = max(i for i, key in enumerate(keys) if key == last or key.startswith(f"{last}_"))
+    for module in list(network.modules())[: end + 1]:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+
+
 def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
     """(C, H, W) of each map that ``backbone`` gives for a picture of 256 x 128; a dry run in eval mode.
 

@@ -2,7 +2,7 @@
 
 from aelm.retrieval.metric import RankMetrics
 from aelm.retrieval.nearest import Nearest, RankedRows, nearest, ranked_rows
-from aelm.retrieval.pooling import Pooled, expand_queries, pool_people, pool_tracks
+from aelm.retrieval.pooling import Pooled, centralise, expand_queries, pool_people, pool_tracks
 from aelm.retrieval.ranking import rank_metrics
 from aelm.retrieval.rerank import rerank, rerank_blocks
 from aelm.retrieval.result import Interval, RankResult, bootstrap, resamples
@@ -17,6 +17,7 @@ __all__ = [
     "RankedRows",
     "Verification",
     "bootstrap",
+    "centralise",
     "expand_queries",
     "nearest",
     "pool_people",

@@ -104,6 +104,35 @@ def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *
     return _directions(total)
 
 
+def centralise(query_features: Array, gallery_features: Array, k: int = 2) -> tuple[Tensor, Tensor]:
+    """Neighbour centralisation: queries and gallery are each averaged with their k nearest gallery features, by cosine.
+
+    No query takes part in another's average, nor in the gallery's: each is answered as if it came alone.
+
+    Args:
+        query_features: ``(Q, D)``.
+        gallery_features: ``(G, D)``.
+        k: Neighbours beside the feature itself; a good value lies below the number of pictures that a person has.
+
+    Returns:
+        ``(Q, D)`` and ``(G, D)``, of unit length.
+
+    Raises:
+        TypeError: If features are not floating-point tensors or arrays.
+        ValueError: If k is below 1, dimensions differ, or a row is zero, NaN or infinite.
+
+    Reference: Yuan et al. 2025 (Pose2ID), who also let queries count as neighbours, and mutual ones alone.
+    """
+    queries = expand_queries(query_features, gallery_features, k)
+    # Each item is its own nearest neighbour, or has an equal one in front of it.
+    found = nearest(gallery_features, gallery_features, min(k + 1, len(gallery_features)))
+    gallery = _directions(gallery_features, "gallery_features")
+    total = torch.zeros_like(gallery)
+    for column in torch.from_numpy(found.indices).to(gallery.device).T:
+        total += gallery[column]
+    return queries, _directions(total, "the mean features")
+
+
 def _mean_directions(features: Array, group: IntArray) -> Tensor:
     directions = _directions(features)
     total = directions.new_zeros(int(group.max()) + 1, directions.shape[1])

@@ -16,12 +16,14 @@ from aelm.checkpoint import describe
 from aelm.command.build import build_data, built, built_optimizer
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
-from aelm.module import ReIDModule
+from aelm.models.backbone import freeze_stages
+from aelm.module import NO_AVERAGE, ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
 from aelm.runs import sweep as sweeps
 from aelm.runs.directory import claim, run_facts, write_facts
-from aelm.train.callbacks import History
+from aelm.train.callbacks import History, erasing_heads
 from aelm.train.trainer import build_trainer
+from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
     kept = {key: recipe[key] for key in ("dataset", "transform", "sampler", "data_dir", "seed", "monitor")}
     preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "mean", "std")}
     network = built(config.model)(num_ids=data.num_ids, mean=transform.mean, std=transform.std)
+    freeze_stages(network.backbone, config.frozen_stages)
     module = ReIDModule(
         network.to(memory_format=torch.channels_last) if config.channels_last else network,
         built(config.loss),
@@ -100,6 +103,13 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
         frozen_epochs=config.frozen_epochs,
         description=describe(plain["model"], data.num_ids, preprocessing, list(data.label_map), kept),
     )
+    if module.needs_average and config.ema is None:
+        raise InputError(NO_AVERAGE)
+    if config.erasing is not None and not erasing_heads(network):
+        raise InputError(
+            "`erasing` is a schedule, and no classifier of this network erases (`model/aelm`): "
+            "choose model/aelm=adversarial or random, or erasing=none"
+        )
     if config.compile:
         module.compile_training()
     return module

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aelm.data import ReIDDataset
 from aelm.devices import on_its_way
+from aelm.models import AELM, ReIDNetwork
+from aelm.models.network import StageOutputs
+from aelm.module import ReIDModule
 from aelm.types import Batch, InputError, NotFiniteError
 
 
@@ -80,13 +84,56 @@ class Averaging(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             # The model itself gets to its device later: asked for it now it would name the CPU.
-            self._average_model = Average(pl_module, trainer.strategy.root_device, self.decay)
+            average = self._average_model = Average(pl_module, trainer.strategy.root_device, self.decay)
+            if isinstance(pl_module, ReIDModule) and isinstance(average.module, ReIDModule):
+                pl_module.average = partial(said_by, average.module.network)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+@torch.no_grad()
+def said_by(network: ReIDNetwork, images: Tensor) -> StageOutputs:
+    """What a network says of whole pictures ``(B, 3, H, W)``, as in use: nothing is erased."""
+    outputs: StageOutputs = network.eval()(images)
+    return outputs
+
+
+class ErasingSchedule(Callback):
+    """Moves how much :class:`aelm.models.AELM` erases, epoch by epoch.
+
+    Args:
+        schedule: From epoch and number of epochs to a strength in 0 .. 1: 1 erases from ``threshold`` on, less from a
+            higher threshold on, and 0 nothing (see :func:`aelm.schedules.ramp`).
+        epochs: Of the training.
+
+    Raises:
+        ValueError: If the schedule erases in no epoch.
+    """
+
+    def __init__(self, schedule: Callable[[float, float], float], epochs: int | None) -> None:
+        if epochs is None or epochs < 0:
+            raise InputError("`erasing` needs a known number of epochs: give `trainer.max_epochs`")
+        if not any(schedule(epoch, epochs) > 0 for epoch in range(epochs)):
+            raise InputError(
+                f"`erasing` erases in none of {epochs} epochs (`trainer.max_epochs`): begin earlier, stop later, or "
+                "`erasing=none` for all of them"
+            )
+        self.schedule = schedule
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        strength = self.schedule(trainer.current_epoch, self.epochs)
+        for head in erasing_heads(pl_module):
+            head.set_strength(strength)
+
+
+def erasing_heads(module: nn.Module) -> list[AELM]:
+    """The classifiers that erase."""
+    return [head for head in module.modules() if isinstance(head, AELM)]
 
 
 class History(Callback):

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 
 from aelm.command.build import built
 from aelm.report.metrics import COLUMNS
-from aelm.train.callbacks import Averaging, FiniteTraining, History, Progress
+from aelm.train.callbacks import Averaging, ErasingSchedule, FiniteTraining, History, Progress
 from aelm.train.saving import RandomStates, StepCheckpoint, WholeCheckpointIO
 from aelm.types import InputError
 
@@ -38,6 +38,8 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
     parts: list[pl.Callback] = [*checkpoints(config), RandomStates(), guard, history, timer(config.trainer)]
     if config.ema is not None:
         parts.append(Averaging(config.ema))
+    if config.erasing is not None:
+        parts.append(ErasingSchedule(built(config.erasing), config.trainer.max_epochs))
     if config.trainer.enable_progress_bar:
         parts.append(Progress())
     extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [WholeCheckpointIO()]}
