@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
-from aelm.losses import IdentityLoss, TripletLoss, batch_hard_triplet
+from aelm.losses import DistillationLoss, IdentityLoss, TripletLoss, batch_hard_triplet
 from aelm.types import HeadOutput
 
 
@@ -49,6 +49,26 @@ def test_wrong_options_are_named():
         IdentityLoss(head_weights=(1, 1, 1))(outputs(), PIDS)
     with pytest.raises(ValueError, match="`margin` must be 0 or more"):
         TripletLoss(-1)
+
+
+def test_distillation_is_one_minus_the_cosine_over_pictures_and_heads():
+    own, theirs = outputs(seed=0), outputs(seed=1)
+    pairs = [(h.embedding, t.embedding) for a, b in zip(own, theirs, strict=True) for h, t in zip(a, b, strict=True)]
+    apart = [1 - (x @ y) / (x.norm() * y.norm()) for h, t in pairs for x, y in zip(h, t, strict=True)]
+    torch.testing.assert_close(DistillationLoss(0.5)(own, theirs), 0.5 * torch.stack(apart).mean())
+    assert DistillationLoss()(own, own).abs() < 1e-6
+    with pytest.raises(ValueError, match="`weight` of the distillation must be 0 or more, got -1"):
+        DistillationLoss(-1)
+
+
+def test_distillation_teaches_the_network_alone():
+    own, theirs = outputs(seed=0), outputs(seed=1)
+    for stage in (*own, *theirs):
+        for head in stage:
+            head.embedding.requires_grad_()
+    DistillationLoss()(own, theirs).backward()
+    assert all(head.embedding.grad.any() for stage in own for head in stage)
+    assert all(head.embedding.grad is None for stage in theirs for head in stage)
 
 
 def slow_triplet(features, pids, margin):

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from aelm.schedules import constant, cosine, multistep
+from aelm.schedules import constant, cosine, multistep, ramp
 
 
 def test_bots_schedule():
@@ -26,3 +26,19 @@ def test_no_warm_up_and_trainings_shorter_than_it():
     assert cosine(0, 5, warmup_epochs=0) == 1
     assert 0 < cosine(4, 5, warmup_epochs=10) < 1
     assert cosine(12, 10, warmup_epochs=10) == pytest.approx(0)
+
+
+def test_a_ramp_rises_stays_and_stops():
+    values = [ramp(e, 100, start=0.1, full=0.4, stop=0.8) for e in range(100)]
+    assert values[:11] == [0.0] * 11
+    assert all(a < b for a, b in itertools.pairwise(values[10:41]))
+    assert values[40:80] == [1.0] * 40
+    assert values[80:] == [0.0] * 20
+    assert ramp(0, 10) == 0
+    assert ramp(0, 10, full=0.0) == 1
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.6, 0.5), (0.5, 0.4, 0.9), (-0.1, 0.3, 0.9), (0, 0.3, 1.2)])
+def test_a_ramp_that_never_erases_is_refused(shares):
+    with pytest.raises(ValueError, match=r"in shares of the training, got .* it would never erase"):
+        ramp(0, 10, *shares)

@@ -299,3 +299,32 @@ def test_where_half_a_batch_away_is_the_same_person_another_one_is_swapped_in():
     for i, y, x in b.mask.nonzero().tolist():
         seen[i, :, y, x] = features[others[i], :, y, x]
     torch.testing.assert_close(b.pooled, aelm.b.embed(seen).mean((2, 3)))
+
+
+@pytest.mark.parametrize("module", [AELM, RandomAELM])
+def test_less_strength_erases_no_more_and_none_nothing(module):
+    aelm, features, pids = world(module, fill="zero")
+    shares = []
+    for strength in (0.0, 0.3, 0.6, 1.0):
+        aelm.set_strength(strength)
+        if module is RandomAELM:
+            aelm.draws.zero_()  # the same shifts each time
+        shares.append(aelm(features, pids)[1].mask)
+    assert not shares[0].any()
+    for less, more in itertools.pairwise(shares):
+        assert (less <= more).all()
+    assert shares[1].sum() < shares[3].sum()
+
+
+def test_full_strength_is_the_threshold_and_evaluation_knows_no_strength():
+    aelm, features, pids = world()
+    a, b = aelm(features, pids)
+    aelm.set_strength(0.0)
+    aelm.set_strength(1.0)
+    assert torch.equal(aelm(features, pids)[1].mask, b.mask)
+    assert torch.equal(b.mask, discriminative_region(a.heatmap, 0.7))
+    aelm.set_strength(0.0)
+    aelm.eval()
+    a, b = aelm(features, pids)
+    assert torch.equal(b.mask, discriminative_region(a.heatmap, 0.7))
+    assert "level" not in aelm.state_dict()

@@ -6,7 +6,7 @@ from torch._subclasses import FakeTensorMode
 
 from aelm.models import TimmBackbone
 from aelm.models import backbone as module
-from aelm.models.backbone import map_shapes
+from aelm.models.backbone import freeze_stages, map_shapes
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,21 @@ def test_what_really_failed_is_told():
     mixed = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4).double(), nn.Conv2d(8, 8, 1))
     with pytest.raises(ValueError, match=r"a picture of 256 x 128 \(float64 on cpu\): RuntimeError: .*type"):
         map_shapes(mixed)
+
+
+@pytest.mark.parametrize(("name", "stages", "still"), [
+    ("resnet10t", 2, ("conv1", "bn1", "layer1")), ("mobilenetv2_100", 2, ("conv_stem", "bn1", "blocks.0", "blocks.1")),
+    ("convnext_atto", 1, ("stem", "stages_0")), ("resnet10t", 0, ()),
+])  # fmt: skip
+def test_first_stages_freeze_with_what_stands_in_front_of_them(name, stages, still):
+    backbone = TimmBackbone(name, pretrained=False, last_stride=2)
+    freeze_stages(backbone, stages)
+    frozen = {key for key, value in backbone.network.named_parameters() if not value.requires_grad}
+    assert frozen == {key for key, _ in backbone.network.named_parameters() if key.startswith(still or "-")}
+
+
+def test_stages_that_cannot_be_frozen_are_named():
+    with pytest.raises(ValueError, match=r"`frozen_stages` must lie in 0 \.\. 4 for this backbone, got 5"):
+        freeze_stages(TimmBackbone("resnet10t", pretrained=False), 5)
+    with pytest.raises(ValueError, match="only backbones of timm tell their stages"):
+        freeze_stages(torch.nn.Conv2d(3, 8, 3), 1)

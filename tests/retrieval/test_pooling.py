@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import expand_queries, pool_people, pool_tracks, rank_metrics
+from aelm.retrieval import centralise, expand_queries, pool_people, pool_tracks, rank_metrics
 
 
 def unit(rows):
@@ -73,3 +73,26 @@ def test_pooling_and_expansion_help_where_pictures_are_noisy():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_centralising_averages_everything_with_its_neighbours_in_the_gallery(k):
+    r = np.random.default_rng(5)
+    query, gallery = r.standard_normal((4, 6)), r.standard_normal((20, 6))
+    centred, others = centralise(query, gallery, k)
+    directions = unit(gallery)
+    for q in range(4):
+        near = np.argsort(-directions @ unit(query)[q])[:k]
+        np.testing.assert_allclose(centred[q], unit(unit(query)[q] + directions[near].sum(0)), atol=1e-9)
+    for g in range(20):
+        near = [i for i in np.argsort(-directions @ directions[g]) if i != g][:k]
+        np.testing.assert_allclose(others[g], unit(directions[g] + directions[near].sum(0)), atol=1e-9)
+
+
+def test_a_query_is_centralised_as_if_it_came_alone():
+    r = np.random.default_rng(6)
+    query, gallery = r.standard_normal((5, 6)), r.standard_normal((20, 6))
+    together, whole = centralise(query, gallery)
+    alone, same = centralise(query[2:3], gallery)
+    torch.testing.assert_close(together[2:3], alone)
+    torch.testing.assert_close(whole, same)

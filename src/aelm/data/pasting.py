@@ -162,13 +162,20 @@ def passer_by(other: Pixels, size: tuple[int, int], share: float, rng: random.Ra
     scale = rng.uniform(0.9, 1.6)
     tall, wide = round(scale * height), round(scale * width)
     thing = Cutout(cv2.resize(other, (wide, tall), interpolation=cv2.INTER_LINEAR), outline(tall, wide, rng))
+    solid = thing.mask > 127
     if rng.random() < 0.35:  # head and shoulders rise from below
-        top = height - round(min(1.3 * share, 0.9) * height)
-        return thing, top, round(rng.uniform(-0.15, 0.15) * width) - (wide - width) // 2
-    # The outline begins at a quarter of the width: what shows is as wide as the share asks for.
-    shown = round(min(share, 0.9) * width + 0.25 * wide)
-    left = shown - wide if rng.random() < 0.5 else width - shown
-    return thing, round(rng.uniform(-0.1, 0.1) * height) - max(tall - height, 0) // 4, left
+        left = round(rng.uniform(-0.15, 0.15) * width) - (wide - width) // 2
+        inside = solid[:, max(-left, 0) : width - left]
+        return thing, height - enough(inside.sum(1), share * height * width, height), left
+    top = round(rng.uniform(-0.1, 0.1) * height) - max(tall - height, 0) // 4
+    inside = solid[max(-top, 0) : height - top]
+    shown = enough(inside.sum(0), share * height * width, width)  # the outline is the same from both sides
+    return thing, top, shown - wide if rng.random() < 0.5 else width - shown
+
+
+def enough(counts: Pixels, area: float, most: int) -> int:
+    """How many of the first rows or columns hold ``area`` pixels, given those of each; ``most`` where they never do."""
+    return min(int(np.searchsorted(np.cumsum(counts), area)) + 1, most)
 
 
 def outline(tall: int, wide: int, rng: random.Random) -> Pixels:
