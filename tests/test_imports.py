@@ -16,7 +16,7 @@ MAY = {
     "models": "",
     "losses": "models",
     "retrieval": "devices",
-    "data": "",
+    "data": "files",
     "figures": "files",
     "module": "devices models retrieval",
     "checkpoint": "models",

@@ -1,10 +1,23 @@
-"""Whole files: written so that they are there or not, to places that were looked at before the work."""
+"""Whole files: written so that they are there or not, to places that were looked at before the work and are held."""
 
+import errno
+import logging
 import os
+import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from aelm.types import RunError
+
+log = logging.getLogger(__name__)
+
+LOCK = ".aelm.lock"  # in a folder that is held; beside a file it is named after the file
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # said by file systems without locks
+PATIENCE = 1.0  # seconds: a process that has just been killed may take a moment to let go
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:
@@ -91,3 +104,85 @@ def _check_way(folder: Path, path: Path, key: str) -> None:
         raise NotADirectoryError(f"`{key}`: {path} cannot be made, {there} is a file and no folder; name another place")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"`{key}`: {path} cannot be written, {there} is closed to this user; name another place")
+
+
+@contextmanager
+def hold_folder(path: str | Path | None, key: str = "output") -> Iterator[bool]:
+    """Holds a folder for the block, so that no other process writes there meanwhile; makes it where there is none.
+
+    The system frees what a killed process held. A folder that was made for this and is still empty at the end goes
+    again. Where the file system has no locks a warning says so, and nothing is held.
+
+    Args:
+        path: As the user wrote it; None: nothing is written, and nothing held.
+        key: What errors call it, and what the user may change.
+
+    Yields:
+        Whether it is held.
+
+    Raises:
+        RunError: If another process holds it; nothing has been touched then.
+        OSError: As :func:`check_folder`.
+    """
+    if path is None:
+        yield False
+        return
+    folder = check_folder(path, key)
+    with _held(folder / LOCK, folder, key, PATIENCE) as is_held:
+        yield is_held
+
+
+@contextmanager
+def hold_file(path: str | Path | None, key: str = "output", *, wait: bool = False) -> Iterator[bool]:
+    """Holds a file, or a folder that appears whole, as :func:`hold_folder` does, by a lock beside it.
+
+    Args:
+        path: As the user wrote it; None: nothing is written, and nothing held.
+        key: What errors call it, and what the user may change.
+        wait: Whether to wait for another process that holds it, instead of an error.
+    """
+    if path is None:
+        yield False
+        return
+    path = Path(path)
+    with _held(path.with_name(f".{path.name}.lock"), path, key, -1 if wait else PATIENCE) as is_held:
+        yield is_held
+
+
+@contextmanager
+def _held(lock: Path, place: Path, key: str, seconds: float) -> Iterator[bool]:
+    from filelock import FileLock, Timeout  # late: a command that writes nothing needs none
+
+    made = [folder for folder in lock.parents if not folder.exists()]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    # Anyone may write to the lock, or one that another user's killed process has left would stay closed to us.
+    taken, is_held = FileLock(lock, mode=0o666, fallback_to_soft=False), False
+    try:
+        taken.acquire(timeout=seconds)
+        is_held = True
+    except Timeout:
+        raise RunError(f"`{key}`: {place} is in use by {_holder(lock)}. Wait for its end, or change `{key}`") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s lies on a file system without locks: nothing keeps other processes from writing there", place)
+    try:
+        if is_held:
+            with suppress(OSError):  # Windows closes a locked file also to its holder
+                told = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+                lock.write_text(told, encoding="utf-8")
+        yield is_held
+    finally:
+        with suppress(OSError):
+            lock.unlink()  # while it is held: who waits for it sees that it is gone, and makes a new one
+        taken.release()
+        for folder in made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8") or "another process"
+    except (OSError, UnicodeDecodeError):
+        return "another process"

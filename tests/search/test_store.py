@@ -1,6 +1,7 @@
 """A gallery in Milvus Lite gives what exact search gives, under every filter; bad addresses are told."""
 
 import logging
+import subprocess
 import sys
 
 import numpy as np
@@ -143,3 +144,15 @@ def test_bad_calls_and_addresses_are_told(people, embedder, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'aelm\[gallery\]'"):
         store.pymilvus()
+
+
+def test_a_file_that_another_process_has_open_is_said_to_be_in_use(people, tmp_path):
+    code = (
+        "from aelm.search.store import connect\n"
+        "try: connect('new/people.db', 5)\n"
+        "except ConnectionError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(
+        "the gallery store 'new/people.db' is in use by another process: a local file serves one program at a time"
+    )

@@ -12,6 +12,7 @@ from aelm.compare.arms import POINT, CurvePoint, occlusion_curves, sort_into_arm
 from aelm.compare.runs import read_runs
 from aelm.compare.tables import Comparison, as_csv, compare, heading, is_score, markdown, runs_csv
 from aelm.figures.comparison import ArmRow, Interval, Line, comparison_chart, occlusion_chart
+from aelm.files import hold_folder
 from aelm.report.metrics import write_whole
 
 
@@ -33,10 +34,11 @@ def run(config: DictConfig) -> Comparison:
     print(text)
     if asked["output"] is not None:
         output = Path(asked["output"])
-        write_whole(output / "comparison.md", text)
-        write_whole(output / "comparison.csv", as_csv(comparison))
-        write_whole(output / "runs.csv", runs_csv(comparison, runs))
-        draw(comparison, output)
+        with hold_folder(output):
+            write_whole(output / "comparison.md", text)
+            write_whole(output / "comparison.csv", as_csv(comparison))
+            write_whole(output / "runs.csv", runs_csv(comparison, runs))
+            draw(comparison, output)
     return comparison
 
 

@@ -18,6 +18,7 @@ from scipy.io.matlab import MatReadError
 
 from aelm.data.layouts import OFFICIAL, find_root
 from aelm.data.listing import read_folder, shown
+from aelm.files import hold_file
 from aelm.types import Benchmark, InputError, Picture
 
 Labels = Literal["detected", "labeled"]
@@ -76,21 +77,27 @@ def extract(mat: Path, labels: Labels) -> Path:
     target = mat.parent / f"images_{labels}"
     if target.is_dir():
         return target
-    _LOG.info("Writing the pictures of %s to %s, once", mat, target)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=mat.parent))
-    try:
-        for file, image in _pictures_of(mat, labels):
-            if not cv2.imwrite(str(partial / file), image[:, :, ::-1]):
-                raise OSError(f"{partial / file}: could not write this picture of {mat}; is the disk full?")
-        partial.chmod(0o755)
+    with hold_file(target, "data_dir", wait=True) as is_alone:
+        if target.is_dir():  # written by the process that was waited for
+            return target
+        if is_alone:
+            for left in mat.parent.glob(f".{target.name}.partial-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        _LOG.info("Writing the pictures of %s to %s, once", mat, target)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=mat.parent))
         try:
-            partial.rename(target)
-        except OSError:
-            # Another process was faster: its pictures are the same.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            for file, image in _pictures_of(mat, labels):
+                if not cv2.imwrite(str(partial / file), image[:, :, ::-1]):
+                    raise OSError(f"{partial / file}: could not write this picture of {mat}; is the disk full?")
+            partial.chmod(0o755)
+            try:
+                partial.rename(target)
+            except OSError:
+                # Another process was faster: its pictures are the same.
+                if not target.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

@@ -16,7 +16,7 @@ def main(config: DictConfig) -> int:
 
 def run(config: DictConfig) -> Outcome:
     """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
-    output = check_folder(config.output)
+    output = check_folder(config.output)  # before pictures are looked for
     items = find_items(config.images, config.pattern)
     outcome = embed_items(config.checkpoint, items, output, settings(config), list(config.allow))
     left_out = f"; {outcome.bad} could not be read, see {output / BAD}" if outcome.bad else ""

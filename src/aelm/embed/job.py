@@ -23,7 +23,7 @@ from aelm.data.sources import Item
 from aelm.embed.batches import Features, Positions, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, Precision, load_embedder
 from aelm.embed.folder import describe, relative, table, write_embeddings
-from aelm.files import write_whole
+from aelm.files import hold_folder, write_whole
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
@@ -185,6 +185,7 @@ def embed_items(
         allow: Dotted names, beyond aelm's own parts, that the checkpoint may build.
 
     Raises:
+        RunError: If another process embeds into ``output``.
         ValueError: If no picture can be read, a setting is out of range, or the model is no model.
     """
     places = devices(settings.device)
@@ -192,15 +193,15 @@ def embed_items(
     embedder = load_embedder(checkpoint, allow, precision=settings.precision)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
     meta = describe(embedder, checkpoint, versions)
-    output.mkdir(parents=True, exist_ok=True)
-    shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
-    todo = shards.missing()
-    if len(places) == 1 or len(todo) <= 1:
-        embed_shards(embedder.to(places[0]), shards, todo, settings)
-    else:
-        start: Any = spawn  # torch gives it no types
-        start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
-    return join(shards, items, output, meta)
+    with hold_folder(output):
+        shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
+        todo = shards.missing()
+        if len(places) == 1 or len(todo) <= 1:
+            embed_shards(embedder.to(places[0]), shards, todo, settings)
+        else:
+            start: Any = spawn  # torch gives it no types
+            start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
+        return join(shards, items, output, meta)
 
 
 def _process(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from aelm.command.build import build_data, built
 from aelm.command.cli import command
@@ -21,7 +22,7 @@ from aelm.evaluate import evidence, scoring
 from aelm.evaluate.evidence import Destination
 from aelm.evaluate.occlusion import Plan
 from aelm.evaluate.scoring import Ways
-from aelm.files import check_folder
+from aelm.files import hold_folder
 from aelm.module import ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
 from aelm.report.metrics import Test
@@ -51,10 +52,14 @@ def run(config: DictConfig) -> dict[str, float]:
         Every score by its name, as ``metrics.json`` holds it.
     """
     check_numbers(config)
-    if config.output is not None:
-        check_folder(config.output)
     check_sources(config)
     plan = occlusion_plan(config)
+    with hold_folder(config.output if rank_zero_only.rank == 0 else None):
+        return tested(config, plan)
+
+
+def tested(config: DictConfig, plan: Plan | None) -> dict[str, float]:
+    """Every score by its name, of a checkpoint or of ready features."""
     if config.checkpoint is None:
         return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow))

@@ -17,7 +17,7 @@ from aelm.data.sources import Item, find_items
 from aelm.devices import full_precision
 from aelm.embed.batches import devices, preparation
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.files import check_file, check_folder
+from aelm.files import check_file, hold_file, hold_folder
 from aelm.report import heatmap_rows
 from aelm.types import InputError
 
@@ -39,12 +39,17 @@ def run(config: DictConfig) -> list[Path]:
     """
     if (config.images is None) == (config.pair is None):
         raise InputError("give either `images` or `pair`: images=crops/ or pair=[a.jpg,b.jpg]")
-    if config.pair is not None and Path(config.output).suffix.lower() == ".png":
-        check_file(config.output)
-    else:
-        check_folder(config.output)
     if config.pair is None and config.rows < 1:
         raise InputError(f"`rows` must be at least 1, got {config.rows}")
+    is_file = config.pair is not None and Path(config.output).suffix.lower() == ".png"
+    if is_file:
+        check_file(config.output)
+    with (hold_file if is_file else hold_folder)(config.output):
+        return explain(config)
+
+
+def explain(config: DictConfig) -> list[Path]:
+    """Draws into an output that is held."""
     embedder = load_embedder(config.checkpoint, list(config.allow)).to(devices(config.device)[0])
     if not embedder.has_maps:
         raise InputError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
-from aelm.files import write_whole
+from aelm.files import hold_file, write_whole
 from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session, sidecar_path
 from aelm.types import InputError, MissingPackageError
 
@@ -149,12 +149,19 @@ def export_model(
 
     Raises:
         ModuleNotFoundError: If what ONNX needs is not installed.
+        RunError: If another process writes to ``path``.
         ValueError: If an option is unknown, the model is an ONNX file already, or the file says something else than
             PyTorch; then nothing is kept.
     """
     path = Path(path)
     _check(embedder, path, format, preprocessing)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold_file(path):
+        return _export(embedder, path, format, preprocessing, opset, tolerance)
+
+
+def _export(
+    embedder: Embedder, path: Path, format: Format, preprocessing: Preprocessing, opset: int, tolerance: float
+) -> Exported:
     beside = path.with_name(f".{os.getpid()}.{path.name}")  # its ending tells the writers the format
     graph, example = Embedding(embedder), pictures(embedder, 2, preprocessing)
     try:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from hydra.types import RunMode
 from pytorch_lightning.utilities import rank_zero_only
 
 from aelm.figures.sweep import SweepPoint, sweep_chart
+from aelm.files import hold_file
 from aelm.report.metrics import write_whole
 
 Row = Mapping[str, str]
@@ -81,7 +81,7 @@ def note(job: Job, results: Mapping[str, float], failure: str, monitor: str) -> 
         **{name: repr(float(value)) for name, value in results.items()}, "error": failure[:500],
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(job.folder):
+    with hold_file(path, wait=True):
         rows = sorted([*(old for old in read(path) if old["job"] != row["job"]), row], key=lambda one: int(one["job"]))
         names = dict.fromkeys(name for one in rows for name in one if name != "error")
         text = io.StringIO(newline="")
@@ -117,16 +117,3 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Waits until no other job, also on another machine that sees the folder, is writing the table."""
-    if os.name != "posix":  # jobs that end at the same moment may there lose a row; their metrics.json stay
-        yield
-        return
-    import fcntl
-
-    with (folder / ".sweep.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

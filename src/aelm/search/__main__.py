@@ -17,6 +17,7 @@ from aelm.embed.batches import Features, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings, relative
 from aelm.embed.job import Settings, embed_items
+from aelm.files import hold_file
 from aelm.report.metrics import write_whole
 from aelm.search import answers
 from aelm.search.answers import Found
@@ -40,6 +41,12 @@ def run(config: DictConfig) -> list[Found]:
         raise InputError(f"`top_k` must be at least 1, got {config.top_k}")
     asked = find_items(config.query, config.pattern, key="query")
     place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
+    with hold_file(config.output):
+        return search(config, asked, place)
+
+
+def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Found]:
+    """Searches, into an output that is held."""
     embedder, searched = open_gallery(config, place)
     queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
     hits = search_each(searched, queries, features, config)

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from aelm.data.sources import Item, plain
 from aelm.embed.embedder import Embedder
@@ -33,7 +35,7 @@ class GalleryStore:
         timeout: Seconds to wait for a server.
 
     Raises:
-        ConnectionError: If there is no Milvus at ``uri``.
+        ConnectionError: If there is no Milvus at ``uri``, or another process has the local file open.
         ModuleNotFoundError: If pymilvus is not installed.
         ValueError: If ``index`` is unknown to Milvus.
     """
@@ -229,10 +231,27 @@ def connect(uri: str, timeout: float) -> Any:
     try:
         return milvus.MilvusClient(uri=uri, timeout=timeout)
     except (milvus.MilvusException, OSError, RuntimeError, ValueError) as error:
+        if "://" not in uri and _is_in_use(uri):
+            raise ConnectionError(
+                f"the gallery store {uri!r} is in use by another process: a local file serves one program at a time. "
+                "Close it there, or run a Milvus server and give its address, http://host:19530"
+            ) from error
         raise ConnectionError(
             f"no Milvus at {uri!r}: {error}. Give a file of your own such as people.db, or http://host:19530 of a "
             "server that runs"
         ) from error
+
+
+def _is_in_use(path: str) -> bool:
+    """Whether another process holds the lock that Milvus Lite takes in its folder, and tells nobody about."""
+    lock = Path(path) / "LOCK"
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except OSError:  # Timeout is one
+        return True
 
 
 def pymilvus() -> Any:

@@ -16,6 +16,7 @@ from aelm.checkpoint import describe
 from aelm.command.build import build_data, built, built_optimizer
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
+from aelm.files import hold_folder
 from aelm.models.backbone import freeze_stages
 from aelm.module import NO_AVERAGE, ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
@@ -31,7 +32,13 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(config: DictConfig) -> float | None:
     """Runs the whole of it; a sweeper gets the best value of the monitored metric, or of its twin on the test set."""
-    with sweeps.point(config.monitor) as results, removed_if_empty(Path(config.run_dir)):
+    # The first of several processes holds the directory for all; who is refused notes nothing in a sweep's table.
+    mine = config.run_dir if rank_zero_only.rank == 0 else None
+    with (
+        removed_if_empty(Path(config.run_dir)),
+        hold_folder(mine, "name"),
+        sweeps.point(config.monitor) as results,
+    ):
         outcome = train_and_test(config)
         results |= outcome.scores | outcome.validated
     return results.get(config.monitor, results.get(config.monitor.replace("val/", "test/", 1)))

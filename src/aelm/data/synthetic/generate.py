@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from aelm.data.synthetic.plan import FOLDERS, SIZES
 from aelm.data.synthetic.worker import CANNOT_WRITE, Order, work
+from aelm.files import hold_file
 from aelm.types import InputError, RunError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def is_complete(order: Order) -> bool:
 def _generate(order: Order, workers: int | None, progress: bool) -> None:
     target = Path(order.target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(target.parent / f".{target.name}.lock") as is_alone:
+    with hold_file(target, "data_dir", wait=True) as is_alone:
         if is_complete(order):
             return
         if is_alone:
@@ -124,22 +124,6 @@ def _publish(partial: Path, order: Order) -> None:
     except OSError:
         if not is_complete(order):
             raise
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[bool]:
-    """Waits for its turn at a lock file; yields False where there are none, as on Windows and some network disks."""
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
-    with path.open("w") as file:
-        is_locked = False
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-            is_locked = True
-        yield is_locked
 
 
 def _draw(order: Order, workers: int | None, progress: bool) -> None:
