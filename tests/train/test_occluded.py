@@ -54,10 +54,13 @@ def test_what_the_average_says_teaches_the_network(trained):
 
 
 def test_both_views_of_a_picture_are_trained_on(trained, monkeypatch):
-    sizes, plain = [], ReIDModule.training_step
-    monkeypatch.setattr(
-        ReIDModule, "training_step", lambda self, batch, i: sizes.append(batch) or plain(self, batch, i)
-    )
+    batches, plain = [], ReIDModule.training_step
+
+    def watched(self, batch, number):
+        batches.append(batch)
+        return plain(self, batch, number)
+
+    monkeypatch.setattr(ReIDModule, "training_step", watched)
     trained(*ONE, "transform.pasting=1.0", "transform.clean_view=batch")
     assert len(batches) == 3
     for batch in batches:
