@@ -22,7 +22,7 @@ from aelm.data.splits import (
     relabel,
     split_table,
 )
-from aelm.data.transforms import Transforms
+from aelm.data.transforms import Augment, Transforms
 from aelm.types import Batch, Benchmark, InputError, Picture, RunError
 
 
@@ -302,7 +302,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
 def check_pasting(transform: Transforms, batch_size: int, num_ids: int) -> None:
     """Raises ValueError where every kind of pasting takes a second person's picture, and a batch has none."""
-    pasting = transform.train.pasting
+    pasting = transform.train.pasting if isinstance(transform.train, Augment) else None
     if pasting is not None and pasting.needs_others and min(batch_size, num_ids) < 2:
         raise InputError(
             f"pasting {', '.join(pasting.kinds)} takes another person's picture out of the batch, and there are "
