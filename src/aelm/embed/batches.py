@@ -146,7 +146,7 @@ def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batc
             shares = [indices[i : i + share] for i in range(0, len(indices), share)]
             parts = list(pool.map(ReIDDataset.__getitems__, twins, shares))
             read = [part for part in parts if len(part.image)]
-            yield Batch(*map(torch.cat, zip(*read, strict=True))) if read else parts[0]
+            yield Batch(*map(torch.cat, zip(*(part[:5] for part in read), strict=True))) if read else parts[0]
 
 
 def preparation(embedder: Embedder) -> Augment:
