@@ -137,6 +137,7 @@ class EvaluateConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     trainer: Any = MISSING
     checkpoint: str | None = MISSING
+    size: list[int] | None = MISSING
     query: str | None = MISSING
     gallery: str | None = MISSING
     distances: str | None = MISSING
@@ -168,6 +169,7 @@ class EmbedConfig:
     """Keys of ``python -m aelm.embed``; ``conf/embed.yaml`` explains them."""
 
     checkpoint: str = MISSING
+    size: list[int] | None = MISSING
     images: str = MISSING
     output: str = MISSING
     pattern: str | None = MISSING
@@ -185,6 +187,7 @@ class SearchConfig:
     """Keys of ``python -m aelm.search``; ``conf/search.yaml`` explains them."""
 
     checkpoint: str | None = MISSING
+    size: list[int] | None = MISSING
     query: str = MISSING
     gallery: Any = MISSING
     output: str | None = MISSING
@@ -210,6 +213,7 @@ class ExportConfig:
     """Keys of ``python -m aelm.export``; ``conf/export.yaml`` explains them."""
 
     checkpoint: str = MISSING
+    size: list[int] | None = MISSING
     output: str = MISSING
     format: str = MISSING
     preprocessing: str = MISSING
@@ -223,6 +227,7 @@ class ExplainConfig:
     """Keys of ``python -m aelm.explain``; ``conf/explain.yaml`` explains them."""
 
     checkpoint: str = MISSING
+    size: list[int] | None = MISSING
     images: str | None = MISSING
     pair: list[str] | None = MISSING
     output: str = MISSING

@@ -157,6 +157,7 @@ class Settings(NamedTuple):
         workers: Processes that load, for each device; None: as many as suit it.
         progress: Whether a bar shows how far it is, and how fast.
         precision: See :class:`aelm.embed.embedder.Embedder`.
+        size: See :func:`aelm.embed.embedder.load_embedder`.
     """
 
     device: str | tuple[str, ...] = "auto"
@@ -165,6 +166,7 @@ class Settings(NamedTuple):
     workers: int | None = None
     progress: bool = True
     precision: Precision = "32"
+    size: Sequence[int] | None = None
 
 
 USUAL = Settings()
@@ -190,7 +192,7 @@ def embed_items(
     """
     places = devices(settings.device)
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
-    embedder = load_embedder(checkpoint, allow, precision=settings.precision)
+    embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
     meta = describe(embedder, checkpoint, versions)
     with hold_folder(output):
@@ -216,7 +218,7 @@ def _process(
     """One of several processes: its own device, and its share of the shards."""
     if places[rank].startswith("cpu"):
         torch.set_num_threads(max(1, torch.get_num_threads() // len(places)))
-    embedder = load_embedder(checkpoint, allow, precision=settings.precision).to(places[rank])
+    embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size).to(places[rank])
     embed_shards(embedder, shards, todo[rank :: len(places)], settings, bar=rank, processes=len(places))
 
 

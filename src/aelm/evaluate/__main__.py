@@ -62,7 +62,7 @@ def tested(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     """Every score by its name, of a checkpoint or of ready features."""
     if config.checkpoint is None:
         return score(config, test_features(config))
-    embedder = load_embedder(config.checkpoint, list(config.allow))
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
     told = training_of(config, embedder)
     world = evidence.world(embedder, told) if config.claims else None
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)

@@ -22,6 +22,7 @@ from aelm.report import heatmap_rows
 from aelm.types import InputError
 
 TITLE = "What each classifier looks at, what AELM erases, and what is left for B"
+NO_IDENTITIES = "What each position brings to the embedding"
 
 
 @command("explain")
@@ -50,10 +51,11 @@ def run(config: DictConfig) -> list[Path]:
 
 def explain(config: DictConfig) -> list[Path]:
     """Draws into an output that is held."""
-    embedder = load_embedder(config.checkpoint, list(config.allow)).to(devices(config.device)[0])
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size).to(devices(config.device)[0])
     if not embedder.has_maps:
         raise InputError(
-            f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint of aelm"
+            f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint, "
+            "or a file that another project trained and whose network pools a map"
         )
     with full_precision():
         if config.pair is not None:
@@ -92,7 +94,8 @@ def draw_pages(
         names = [Path(items[i].path).name for i, _ in part]
         rows = heatmap_rows.explained(embedder.network, images, embedder.labels, [known[i] for i, _ in part], names)
         name = f"{number:06d}_{plain_name(names[0])}.png" if config.rows == 1 else f"page_{number:04d}.png"
-        paths.append(figures.heatmap_rows(rows, output / name, title=TITLE))
+        title = TITLE if embedder.network.num_ids else NO_IDENTITIES
+        paths.append(figures.heatmap_rows(rows, output / name, title=title))
     if bad:
         print(f"{len(bad)} of {len(items)} pictures could not be read: {shown(bad)}")
     if not paths:

@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float:
 def run(config: DictConfig) -> Exported:
     """Exports as ``config`` says, and prints what was written and how far it is from PyTorch."""
     check_file(config.output)
-    embedder = load_embedder(config.checkpoint, list(config.allow))
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
     exported = export_model(
         embedder,
         Path(config.output),

@@ -139,7 +139,7 @@ def export_model(
     Only the batch is open: input ``images`` ``(N, 3, height, width)``, output ``output0`` ``(N, D)`` of unit length.
 
     Args:
-        embedder: A checkpoint of aelm, on the CPU.
+        embedder: A checkpoint, or what another project trained, on the CPU.
         path: The file to write; its ending must fit ``format``. An old one is replaced when the new one is right.
         format: ``onnx``, or ``torch_export`` for ``torch.export.load``.
         preprocessing: ``outside``: pictures come as float RGB / 255, normalised with mean and std. ``inside``: as
@@ -192,7 +192,9 @@ def _check(embedder: Embedder, path: Path, format: str, preprocessing: str) -> N
         if value not in known:
             raise InputError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
     if isinstance(embedder.network.backbone, OnnxBackbone):
-        raise InputError(f"{embedder.name} is an ONNX file already; export takes a checkpoint of aelm")
+        raise InputError(
+            f"{embedder.name} is an ONNX file already; export takes a checkpoint, or another project's trained file"
+        )
     if path.suffix.lower() != SUFFIXES[format]:
         raise InputError(f"`output` of format {format} must end in {SUFFIXES[format]}, got {str(path)!r}")
     if format == "onnx":

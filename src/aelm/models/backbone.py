@@ -124,8 +124,8 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
 def converter(name: str) -> Callable[[State, nn.Module], State] | None:
     """What timm's file of a network, or ours, has to read tensors of others with; None for nothing."""
     module = OWN[name].func.__module__ if name in OWN else model_entrypoint(name).__module__
-    convert: Callable[..., State] | None = getattr(sys.modules[module], "checkpoint_filter_fn", None)
-    return convert and (lambda state, network: convert(state, getattr(network, "model", network)))
+    convert: Callable[[State, nn.Module], State] | None = getattr(sys.modules[module], "checkpoint_filter_fn", None)
+    return convert
 
 
 def undilate(network: nn.Module) -> None:

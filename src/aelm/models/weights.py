@@ -75,6 +75,7 @@ def load_weights(
     """
     if not 0 < at_least <= 1:
         raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
+    network = getattr(network, "model", network)  # timm wraps transformers to get their maps
     content = read_state(path)
     told = {flat(bare(key)): key for key in content}  # as the file has it, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}

@@ -78,7 +78,9 @@ def explained(
 
 
 def found(outputs: StageOutputs, index: int, labels: Sequence[str]) -> str:
-    """Whom each stage's A takes a picture for, and how sure it is."""
+    """Whom each stage's A takes a picture for, and how sure it is; empty where it knows no identities."""
+    if not outputs[-1][0].logits.shape[1]:
+        return ""
     said = []
     for s, heads in enumerate(outputs, 1):
         sure, label = heads[0].logits[index].float().softmax(0).max(0)

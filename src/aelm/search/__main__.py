@@ -82,7 +82,7 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
 
 def load(config: DictConfig, checkpoint: str, place: str) -> Embedder:
     """A model on its device, which computes in the precision that ``config`` names."""
-    return load_embedder(checkpoint, list(config.allow), precision=config.precision).to(place)
+    return load_embedder(checkpoint, list(config.allow), precision=config.precision, size=config.size).to(place)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
@@ -98,8 +98,9 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
     log.info("%s holds no embeddings: its %d pictures are embedded for this search alone", path, len(items))
     with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
         settings = Settings(
-            place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision
-        )
+            place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision,
+            size=config.size,
+        )  # fmt: skip
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)
         # As if a folder of pictures held its embeddings; the file goes with the temporary one.
