@@ -173,6 +173,8 @@ class EmbedConfig:
     images: str = MISSING
     output: str = MISSING
     pattern: str | None = MISSING
+    tracks: bool = MISSING
+    quality: str | None = MISSING
     device: Any = MISSING
     batch_size: int | None = MISSING
     shard_size: int = MISSING

@@ -3,6 +3,7 @@
 import csv
 import glob
 import io
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,33 +17,48 @@ NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
 """What file names tell unless said otherwise: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
 
 LISTS = frozenset({".txt", ".lst", ".csv", ".tsv"})
+TABLE = "crops.csv"  # what aelm.crop writes beside its crops
 
 
 class Item(NamedTuple):
-    """A picture, and whose it is where that is known.
+    """A picture, or a track of pictures shown by one of them, and whose it is where that is known.
 
     Attributes:
         path: The file.
         pid: Identity, in whatever writing; whole numbers without leading zeros, empty where unknown.
         camid: Camera, likewise.
+        track: Number or name of the track in its camera; empty where there are no tracks.
+        start: When the picture was taken, or the first one of the track, in seconds; None where unknown.
+        end: Likewise, the last one.
+        pictures: How many pictures the row stands for.
+        quality: What a picture weighs among those of its track.
     """
 
     path: str
     pid: str = ""
     camid: str = ""
+    track: str = ""
+    start: float | None = None
+    end: float | None = None
+    pictures: int = 1
+    quality: float = 1.0
 
 
-def find_items(source: str | Path, pattern: str | None = NAMES, *, key: str = "images") -> tuple[Item, ...]:
+def find_items(
+    source: str | Path, pattern: str | None = NAMES, *, key: str = "images", quality: str | None = None
+) -> tuple[Item, ...]:
     """The pictures that ``source`` names, each once; they are not opened.
 
     Args:
-        source: A picture; a folder, taken with all folders beneath; a glob pattern (``**`` goes through folders); or a
-            list: a text file with a path a line, or a table (CSV) with the column ``path`` and, if wanted, ``pid`` and
-            ``camid``. Paths of a list start from the list's own folder.
-        pattern: Regular expression with the groups ``pid`` and ``camid`` (or one of them), tried at the start of base
-            names, or, with a ``/`` in it, of paths beneath the folder; names that do not match tell nothing. None
-            reads nothing from names. A table's own columns come first.
+        source: A picture; a folder, taken with all folders beneath, or by the table ``crops.csv`` of ``aelm.crop`` in
+            it; a glob pattern (``**`` goes through folders); or a list: a text file with a path a line, or a table
+            (CSV) with the column ``path`` and, if wanted, ``pid``, ``camid``, ``track`` and ``time``. Paths of a list
+            start from the list's own folder.
+        pattern: Regular expression with some of the groups ``pid``, ``camid``, ``track`` and ``time``, tried at the
+            start of base names, or, with a ``/`` in it, of paths beneath the folder; names that do not match tell
+            nothing. None reads nothing from names. A table's own columns come first.
         key: What errors call ``source``.
+        quality: Column of the table with what a picture weighs in its track, such as ``confidence``; None: all alike.
 
     Raises:
         FileNotFoundError: If there is nothing of this name, or no picture in it.
@@ -50,6 +66,10 @@ def find_items(source: str | Path, pattern: str | None = NAMES, *, key: str = "i
     """
     names = _compiled(pattern)
     path = Path(source)
+    if (path / TABLE).is_file():
+        path /= TABLE
+    if quality is not None and path.suffix.lower() not in (".csv", ".tsv"):
+        raise InputError(f"`quality` names a column of a table, and `{key}` is none: {path}; leave it out")
     if path.is_dir():
         try:
             found = walk_pictures(path)
@@ -63,7 +83,7 @@ def find_items(source: str | Path, pattern: str | None = NAMES, *, key: str = "i
         if is_picture(path.name):
             return (Item(str(path), *_told(path.name, names)),)
         if path.suffix.lower() in LISTS:
-            return _once(_listed(path, names, key))
+            return _once(_listed(path, names, key, quality))
         raise InputError(
             f"`{key}`: {path} is neither a picture ({', '.join(sorted(EXTENSIONS))}) nor a list of them "
             f"({', '.join(sorted(LISTS))})"
@@ -81,18 +101,30 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
         names = None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise InputError(f"`pattern` must be a regular expression, got {pattern!r}: {error}") from error
-    if names is not None and not {"pid", "camid"} & names.groupindex.keys():
-        raise InputError(f"`pattern` must have a group (?P<pid>...) or (?P<camid>...), got {pattern!r}")
+    if names is not None and not {"pid", "camid", "track"} & names.groupindex.keys():
+        raise InputError(f"`pattern` must have a group (?P<pid>...), (?P<camid>...) or (?P<track>...), got {pattern!r}")
     return names
 
 
-def _told(name: str, names: re.Pattern[str] | None) -> tuple[str, str]:
-    """Identity and camera that a name tells."""
+def _told(name: str, names: re.Pattern[str] | None) -> tuple[str, str, str, float | None, float | None]:
+    """Identity, camera, track and time (as first and last) that a name tells."""
     if names is None:
-        return "", ""
+        return "", "", "", None, None
     match = names.match(name if "/" in names.pattern else name.rsplit("/", 1)[-1])
     groups = match.groupdict() if match else {}
-    return plain(groups.get("pid") or ""), plain(groups.get("camid") or "")
+    pid, camid, track = (plain(groups.get(what) or "") for what in ("pid", "camid", "track"))
+    time = _number(groups["time"], f"the time in the name {name}") if groups.get("time") else None
+    return pid, camid, track, time, time
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{what} must be a number, got {text!r}")
+    return value
 
 
 def plain(text: str) -> str:
@@ -105,11 +137,11 @@ def plain(text: str) -> str:
     return str(int(text)) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
 
 
-def _listed(file: Path, names: re.Pattern[str] | None, key: str) -> Sequence[Item]:
+def _listed(file: Path, names: re.Pattern[str] | None, key: str, quality: str | None) -> Sequence[Item]:
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         text = stream.read()
     if file.suffix.lower() in (".csv", ".tsv"):
-        items = _table(file, text, names)
+        items = _table(file, text, names, quality)
     else:
         paths = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
         items = [Item(path, *_told(os.path.basename(path), names)) for path in paths]
@@ -118,22 +150,28 @@ def _listed(file: Path, names: re.Pattern[str] | None, key: str) -> Sequence[Ite
     return [item._replace(path=os.path.join(file.parent, item.path)) for item in items]
 
 
-def _table(file: Path, text: str, names: re.Pattern[str] | None) -> Sequence[Item]:
+def _table(file: Path, text: str, names: re.Pattern[str] | None, quality: str | None) -> Sequence[Item]:
     header = text.partition("\n")[0]
     # Spreadsheets write semicolons wherever the comma is the decimal point.
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    if "path" not in (rows.fieldnames or ()):
-        raise InputError(
-            f"{file}: expected a first line with the column path and, if wanted, pid and camid; "
-            f"found {shown(rows.fieldnames or ()) or 'an empty file'}"
-        )
+    for column in ("path", quality or "path"):
+        if column not in (rows.fieldnames or ()):
+            raise InputError(
+                f"{file}: expected a first line with the column {column} and, if wanted, pid, camid, track and time; "
+                f"found {shown(rows.fieldnames or ()) or 'an empty file'}"
+            )
     items = []
     for row in rows:
         if not row["path"]:
             raise InputError(f"{file}: line {rows.line_num} has no path")
         told = _told(os.path.basename(row["path"]), names)
-        pid, camid = (plain(row.get(what) or "") or told[i] for i, what in enumerate(("pid", "camid")))
-        items.append(Item(row["path"], pid, camid))
+        pid, camid, track = (plain(row.get(what) or "") or told[i] for i, what in enumerate(("pid", "camid", "track")))
+        place = f"{file}: line {rows.line_num}:"
+        time = _number(row["time"], f"{place} time") if row.get("time") else told[3]
+        weight = 1.0 if quality is None else _number(row[quality] or "", f"{place} {quality}")
+        if weight < 0:
+            raise InputError(f"{place} {quality} must not be negative, got {weight:g}")
+        items.append(Item(row["path"], pid, camid, track, time, time, 1, weight))
     return items
 
 

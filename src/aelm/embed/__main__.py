@@ -17,7 +17,7 @@ def main(config: DictConfig) -> int:
 def run(config: DictConfig) -> Outcome:
     """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
     output = check_folder(config.output)  # before pictures are looked for
-    items = find_items(config.images, config.pattern)
+    items = find_items(config.images, config.pattern, quality=config.quality)
     outcome = embed_items(config.checkpoint, items, output, settings(config), list(config.allow))
     left_out = f"; {outcome.bad} could not be read, see {output / BAD}" if outcome.bad else ""
     print(f"{outcome.embedded} pictures embedded in {output}{left_out}")
@@ -28,7 +28,7 @@ def settings(config: DictConfig) -> Settings:
     """How the job runs."""
     device = config.device if isinstance(config.device, str) else tuple(config.device)
     sizes = config.batch_size, config.shard_size, config.workers
-    return Settings(device, *sizes, config.progress, config.precision, config.size)
+    return Settings(device, *sizes, config.progress, config.precision, config.size, config.tracks)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def read_table(path: Path) -> tuple[Picture, ...]:
 
 
 FORMAT = 1
+# Of items.csv: the first ones only where nothing is known of tracks.
+SINGLE, OF_TRACKS = Item._fields[:3], Item._fields[:7]
 FEATURES, ITEMS, META = "features.npy", "items.csv", "meta.json"
 
 
@@ -146,10 +148,17 @@ def read_embeddings(folder: str | Path) -> Embeddings:
 def read_items(path: Path) -> tuple[Item, ...]:
     """The pictures of an ``items.csv``."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        rows = csv.DictReader(stream)
-        if list(rows.fieldnames or ()) != list(Item._fields):
-            raise InputError(f"{path}: expected the columns {', '.join(Item._fields)}, found {rows.fieldnames}")
-        return tuple(Item(row["path"], row["pid"], row["camid"]) for row in rows)
+        rows = csv.reader(stream)
+        columns = tuple(next(rows, ()))
+        if columns not in (SINGLE, OF_TRACKS):
+            raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {', '.join(columns)}")
+        try:
+            return tuple(
+                Item(*row[:4], *(float(time) if time else None for time in row[4:6]), *map(int, row[6:]))
+                for row in rows
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}, line {rows.line_num}: {error}; embed again") from error
 
 
 def write_embeddings(
@@ -171,16 +180,17 @@ def write_embeddings(
         for part in parts:
             file.write(np.ascontiguousarray(part, "<f4").data)
 
-    text = json.dumps({**meta, "pictures": len(items)}, indent=2) + "\n"
+    text = json.dumps({**meta, "pictures": sum(item.pictures for item in items)}, indent=2) + "\n"
+    columns = OF_TRACKS if any(item.track for item in items) else SINGLE
     write_whole(scratch / FEATURES, write_features)
-    write_whole(scratch / ITEMS, lambda file: file.write(table(Item._fields, items)))
+    write_whole(scratch / ITEMS, lambda file: file.write(table(columns, (item[: len(columns)] for item in items))))
     write_whole(scratch / META, lambda file: file.write(text.encode()))
     (folder / META).unlink(missing_ok=True)  # its presence says that the others are complete
     for name in (FEATURES, ITEMS, META):
         os.replace(scratch / name, folder / name)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     """A CSV file's content; any file name survives, also one that is no UTF-8.
 
     >>> table(["path"], [['a "b",\\nc.jpg']])

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +25,7 @@ from aelm.data.sources import Item
 from aelm.embed.batches import Features, Positions, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, Precision, load_embedder
 from aelm.embed.folder import describe, relative, table, write_embeddings
+from aelm.embed.tracks import PICTURES, pool, tracks_of
 from aelm.files import hold_folder, write_whole
 from aelm.types import InputError
 
@@ -112,11 +115,13 @@ class Outcome(NamedTuple):
     bad: int
 
 
-def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any]) -> Outcome:
+def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any], *, tracks: bool) -> Outcome:
     """Makes the result out of all shards: features, items, meta, and the list of bad pictures; removes the shards.
 
+    Where ``tracks`` are pooled, the single pictures go into the folder ``track_pictures`` beneath.
+
     Raises:
-        ValueError: If no picture could be read.
+        ValueError: If no picture could be read, or the tracks are none.
     """
     kept, bad = [], []
     for number in range(len(shards)):
@@ -129,7 +134,17 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
         shutil.rmtree(shards.folder)
         raise InputError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
     named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
-    write_embeddings(output, _parts(shards), named, {**meta, "bad": len(bad)}, shards.folder)
+    meta, parts = {**meta, "bad": len(bad)}, partial(_parts, shards)
+    pooled = pool(named, parts) if tracks else None
+    if pooled is None:
+        write_embeddings(output, parts(), named, meta, shards.folder)
+    else:
+        home = output / PICTURES
+        home.mkdir(exist_ok=True)
+        beneath = [one._replace(path=one.path if os.path.isabs(one.path) else f"../{one.path}") for one in named]
+        write_embeddings(home, parts(), beneath, meta, shards.folder)
+        write_embeddings(output, [pooled.features], pooled.items, {**meta, "tracks": len(pooled.items)}, shards.folder)
+        log.info("pooled into %d tracks; the single pictures' embeddings are in %s", len(pooled.items), home)
     if bad:
         write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder / BAD)
     else:
@@ -158,6 +173,7 @@ class Settings(NamedTuple):
         progress: Whether a bar shows how far it is, and how fast.
         precision: See :class:`aelm.embed.embedder.Embedder`.
         size: See :func:`aelm.embed.embedder.load_embedder`.
+        tracks: Whether the pictures of a track become one row, where items have tracks.
     """
 
     device: str | tuple[str, ...] = "auto"
@@ -167,6 +183,7 @@ class Settings(NamedTuple):
     progress: bool = True
     precision: Precision = "32"
     size: Sequence[int] | None = None
+    tracks: bool = True
 
 
 USUAL = Settings()
@@ -188,8 +205,12 @@ def embed_items(
 
     Raises:
         RunError: If another process embeds into ``output``.
-        ValueError: If no picture can be read, a setting is out of range, or the model is no model.
+        ValueError: If no picture can be read, a setting is out of range, the model is no model, or only some pictures
+            have a track.
     """
+    tracks = settings.tracks and any(item.track for item in items)
+    if tracks:
+        tracks_of(items)
     places = devices(settings.device)
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
     embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size)
@@ -203,7 +224,7 @@ def embed_items(
         else:
             start: Any = spawn  # torch gives it no types
             start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
-        return join(shards, items, output, meta)
+        return join(shards, items, output, meta, tracks=tracks)
 
 
 def _process(

@@ -99,7 +99,7 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
     with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
         settings = Settings(
             place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision,
-            size=config.size,
+            size=config.size, tracks=False,
         )  # fmt: skip
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)

@@ -76,7 +76,7 @@ def as_json(found: Sequence[Found], facts: Mapping[str, Any]) -> str:
     """The results for programs."""
     queries = [
         {
-            **query._asdict(),
+            **{"path": query.path, "pid": query.pid, "camid": query.camid},
             "match": bool(hits),
             "results": [{"rank": rank, **hit._asdict()} for rank, hit in enumerate(hits, 1)],
         }

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from aelm.data.sources import Item, plain
 from aelm.embed.embedder import Embedder
-from aelm.embed.folder import Embeddings, check_model, describe, read_embeddings, relative, write_embeddings
+from aelm.embed.folder import (
+    ITEMS,
+    Embeddings,
+    check_model,
+    describe,
+    read_embeddings,
+    read_items,
+    relative,
+    write_embeddings,
+)
+from aelm.embed.tracks import PICTURES
 from aelm.retrieval import nearest
 from aelm.retrieval.blocks import Array, check_features
 from aelm.types import InputError
@@ -29,12 +39,16 @@ class Hit(NamedTuple):
         score: Cosine similarity with the query, at most 1.
         pid: Identity, empty where unknown.
         camid: Camera, likewise.
+        track: Number of the track whose best picture it is; empty for a picture of its own.
+        pictures: How many pictures the track has; :meth:`Gallery.pictures` tells which.
     """
 
     path: str
     score: float
     pid: str
     camid: str
+    track: str = ""
+    pictures: int = 1
 
 
 def with_rows(held: NDArray[Any], used: int, new: NDArray[Any]) -> NDArray[Any]:
@@ -86,6 +100,7 @@ class Gallery:
         self._added: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
         self._room = np.empty(0, bool)
         self._row: dict[str, int] | None = None  # of each path; made when it is first needed
+        self._tracks: dict[tuple[str, str], list[str]] | None = None  # pictures of each track, likewise
 
     @classmethod
     def open(cls, folder: str | Path | Embeddings, embedder: Embedder | None = None) -> "Gallery":
@@ -138,7 +153,7 @@ class Gallery:
             raise InputError(f"`features` must have shape {(len(items), self.dim)}, a row an item, got {new.shape}")
         if not np.isfinite(new).all():
             raise InputError("`features` hold NaN or infinite values; has the model diverged?")
-        full = [Item(item) if isinstance(item, str) else Item(item.path, plain(item.pid), plain(item.camid))
+        full = [Item(item) if isinstance(item, str) else item._replace(pid=plain(item.pid), camid=plain(item.camid))
                 for item in items]  # fmt: skip
         keys = [os.path.abspath(item.path) for item in full]
         if len(set(keys)) < len(keys):
@@ -204,8 +219,20 @@ class Gallery:
             hits.append([hit for hit in near if not own or os.path.abspath(hit.path) != own][:k])
         return hits
 
+    def pictures(self, hit: Hit | Item) -> list[str]:
+        """The pictures of the track that a hit shows, in their order; the hit's own where no others are known."""
+        if self._tracks is None:
+            self._tracks = {}
+            home = None if self.folder is None else self.folder / PICTURES
+            for item in read_items(home / ITEMS) if home is not None and (home / ITEMS).is_file() else ():
+                path = os.path.normpath(os.path.join(str(home), item.path))
+                self._tracks.setdefault((item.camid, item.track), []).append(path)
+        return self._tracks.get((hit.camid, hit.track), [hit.path]) if hit.track else [hit.path]
+
     def save(self, folder: str | Path) -> None:
         """Writes it as a folder of embeddings, which may be the one that it was opened from.
+
+        Of tracks it keeps the embedding and the best picture; their other pictures stay known in that folder alone.
 
         Raises:
             ValueError: If it is empty, or nothing is known of its model.
@@ -225,7 +252,8 @@ class Gallery:
         return path if self.folder is None else os.path.join(self.folder, path)
 
     def _hit(self, row: int, score: float) -> Hit:
-        return Hit(self._path(row), score, self._items[row].pid, self._items[row].camid)
+        item = self._items[row]
+        return Hit(self._path(row), score, item.pid, item.camid, item.track, item.pictures)
 
     def _rows(self) -> dict[str, int]:
         if self._row is None:
