@@ -122,7 +122,8 @@ def test_the_table_says_which_pictures_are_a_track(embedded, world, images):
 
 def test_quality_is_a_column_of_the_table(embedded, world):
     found = embedded("quality=confidence")
-    assert [item.path for item in found.items] == [f"{world[1]}/crops/{n}" for n in ("door/1_0.png", "door/2_0.png", "gate/1_0.png")]  # fmt: skip
+    best = ("door/1_0.png", "door/2_0.png", "gate/1_0.png")
+    assert [item.path for item in found.items] == [f"{world[1]}/crops/{one}" for one in best]
     with pytest.raises(ValueError, match="expected a first line with the column sharpness"):
         embedded("quality=sharpness")
     with pytest.raises(ValueError, match="`quality` names a column of a table"):

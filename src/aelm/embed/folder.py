@@ -161,6 +161,10 @@ def read_items(path: Path) -> tuple[Item, ...]:
             raise InputError(f"{path}, line {rows.line_num}: {error}; embed again") from error
 
 
+def _time(text: str) -> float | None:
+    return float(text) if text else None
+
+
 def write_embeddings(
     folder: Path, parts: Iterable[NDArray[np.float32]], items: Sequence[Item], meta: Mapping[str, Any], scratch: Path
 ) -> None:

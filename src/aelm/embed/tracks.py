@@ -1,5 +1,6 @@
 """Tracks: the pictures of one person that a tracker followed through one camera, as one embedding."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def tracks_of(items: Sequence[Item]) -> dict[tuple[str, str], list[int]]:
                 f"{one} shows {shown([pid or 'nobody known' for pid in pids])}, which are two tracks with one number: "
                 "number them apart"
             )
-        for before, after in zip(of_track, of_track[1:], strict=False):
+        for before, after in itertools.pairwise(of_track):
             if before.start is not None and after.start is not None and after.start < before.start:
                 raise InputError(
                     f"the times of {one} run backwards: {after.path} at {after.start:g} follows {before.start:g}. Sort "

@@ -4,7 +4,7 @@ from aelm.retrieval.metric import RankMetrics
 from aelm.retrieval.nearest import Nearest, RankedRows, nearest, ranked_rows
 from aelm.retrieval.pooling import Pooled, centralise, expand_queries, pool_people, pool_tracks
 from aelm.retrieval.ranking import rank_metrics
-from aelm.retrieval.rerank import rerank, rerank_blocks
+from aelm.retrieval.rerank import neighbour_graph, rerank, rerank_blocks
 from aelm.retrieval.result import Interval, RankResult, bootstrap, resamples
 from aelm.retrieval.verification import Verification, verification
 
@@ -20,6 +20,7 @@ __all__ = [
     "centralise",
     "expand_queries",
     "nearest",
+    "neighbour_graph",
     "pool_people",
     "pool_tracks",
     "rank_metrics",

@@ -118,10 +118,66 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
     gallery_weights(query, metric, "query_features")
     gallery_weights(gallery, metric)
     items = torch.cat([query, gallery])
-    if metric == "cosine":  # by defined lengths: items are the same on every machine
-        for part in torch.split(items, TURNED):
-            part.copy_(part.double() / torch.from_numpy(lengths(part)).to(part.device)[:, None])
+    if metric == "cosine":
+        _to_unit(items)
     return items
+
+
+def _to_unit(items: Tensor) -> None:
+    """Brings rows to unit length in place, by defined lengths: items are the same on every machine."""
+    for part in torch.split(items, TURNED):
+        part.copy_(part.double() / torch.from_numpy(lengths(part)).to(part.device)[:, None])
+
+
+def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 20, k2: int = 6) -> sparse.csr_array:
+    """Which of N items are similar: ``(N, N)``, symmetric, the k nearest of each item and nothing on the diagonal.
+
+    Args:
+        features: ``(N, D)``; brought to unit length.
+        k: How many at most.
+        rerank: Entries are the share that two items have of their k-reciprocal neighbours (1 minus the Jaccard
+            distance, as re-ranking has it with ``lambda_value=0``) instead of cosines.
+        k1: See :func:`rerank`.
+        k2: Likewise.
+
+    Raises:
+        TypeError: If features are no floating-point tensor or array.
+        ValueError: If a number is below 1, a value is not finite or a row is zero.
+
+    >>> graph = neighbour_graph(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), k=1)
+    >>> [[round(float(value), 2) for value in row] for row in graph.toarray()]
+    [[0.0, 0.8, 0.0], [0.8, 0.0, 0.6], [0.0, 0.6, 0.0]]
+    """
+    if min(k, k1, k2) < 1:
+        raise InputError(f"`k`, `k1` and `k2` must be at least 1, got {k}, {k1} and {k2}")
+    items = query_tensor(features, features, "features").clone()
+    gallery_weights(items, "cosine", "features")
+    _to_unit(items)
+    N, k = len(items), min(k, len(items) - 1)
+    kept = min(N, max(k + 1, REMEMBERED * (k1 + 1) if rerank else 0))
+    with torch.no_grad(), full_precision(), threads(items.device) as team:
+        near = all_neighbours(items, kept, team)
+    if rerank:
+        codes = _average(_encode(items, near, k1), near, k2)
+        by_neighbour = sparse.csc_array(codes)
+        blocks = [
+            _largest(1 - _jaccard(sparse.csr_array(codes[low:high]), by_neighbour), low, k + 1)
+            for low, high in spans(N, TURNED)
+        ]
+        column, value = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    else:
+        column, value = near.item[:, : k + 1], 1 - near.distance[:, : k + 1] / 2
+    row = np.repeat(np.arange(N), column.shape[1])
+    graph = sparse.coo_array((value.ravel().astype(np.float32), (row, column.ravel())), shape=(N, N))
+    apart = graph.row != graph.col
+    graph = sparse.coo_array((graph.data[apart], (graph.row[apart], graph.col[apart])), shape=(N, N))
+    return sparse.csr_array(graph.maximum(graph.T))
+
+
+def _largest(values: Values, first: int, count: int) -> tuple[IntArray, Values]:
+    """Columns and values of the largest entries of some rows, of which number ``first`` is the topmost."""
+    column = np.argpartition(-values, min(count, values.shape[1]) - 1, axis=1)[:, :count]
+    return column, np.take_along_axis(values, column, axis=1)
 
 
 class Neighbours(NamedTuple):

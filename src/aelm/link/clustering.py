@@ -1,0 +1,191 @@
+"""Average linkage under constraints, for ten tracks and for a hundred thousand.
+
+Two groups of tracks are joined while the mean similarity of their pairs reaches the threshold, the most similar groups
+first, and never two that hold a pair which cannot be one person. A mean reaches the threshold only where a pair does:
+so groups are looked for within the connected parts of the graph of pairs that reach it. A part is small where the model
+is good, and scikit-learn clusters it from its matrix. Pairs that cannot be get a distance there so large that no mean
+with one of them comes under the threshold, and pairs that must be get one below all others.
+
+Where a model is weak or the threshold low, one part may hold most of the tracks: its matrix does not fit into memory,
+and scikit-learn's clustering over a sparse graph knows no constraints and leaves pairs out of its means. There the same
+linkage runs over the graph: the mean of cosines of two groups is the product of their mean embeddings, so it needs no
+matrix. A test holds both to the same result.
+"""
+
+import heapq
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import AgglomerativeClustering
+
+from aelm.link.constraints import Constraints, Rows
+
+Values = NDArray[np.float32]
+LARGEST = 3000  # tracks of a part that is clustered from its matrix
+
+
+class Similarities(NamedTuple):
+    """The pairs of N tracks that may be similar enough.
+
+    Attributes:
+        near: ``(N, N)`` symmetric: similarities of each track and its nearest ones.
+        features: ``(N, D)`` of unit length, whose product is the similarity of every pair; None: pairs that ``near``
+            does not hold have similarity 0.
+    """
+
+    near: sparse.csr_array
+    features: Values | None
+
+    def matrix(self, rows: Rows) -> NDArray[np.float64]:
+        """Similarities of all pairs of some tracks."""
+        if self.features is None:
+            return np.asarray(self.near[rows][:, rows].toarray(), np.float64)
+        some = self.features[rows].astype(np.float64)
+        return np.asarray(some @ some.T)
+
+
+def cluster(similarities: Similarities, threshold: float, constraints: Constraints, *, largest: int = LARGEST) -> Rows:
+    """A number for each track, ``(N,)`` from 0: equal for those that are one person.
+
+    Args:
+        similarities: Of the pairs.
+        threshold: Mean similarity from which two groups are one person.
+        constraints: What must and cannot be.
+        largest: Tracks of a part from which on it is clustered without its matrix.
+    """
+    near = similarities.near
+    kept = sparse.coo_array(near)
+    enough = kept.data >= threshold
+    rows, columns = kept.row[enough], kept.col[enough]
+    edges = np.concatenate([np.stack([rows, columns]), constraints.same.T], axis=1)
+    graph = sparse.coo_array((np.ones(edges.shape[1], np.int8), tuple(edges)), shape=near.shape)
+    part = connected_components(graph, directed=False)[1]
+    order = np.argsort(part, kind="stable").astype(np.int64)
+    person = np.zeros(len(order), np.int64)
+    first = 0
+    for members in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+        if len(members) == 1:
+            labels = np.zeros(1, np.int64)
+        elif len(members) <= largest:
+            labels = from_matrix(similarities.matrix(members), members, threshold, constraints)
+        else:
+            labels = from_graph(similarities, members, threshold, constraints)
+        person[members] = labels + first
+        first += int(labels.max()) + 1
+    return np.unique(person, return_inverse=True)[1].astype(np.int64)
+
+
+def from_matrix(similarity: NDArray[np.float64], members: Rows, threshold: float, constraints: Constraints) -> Rows:
+    """Clusters a part by scikit-learn; ``similarity`` is that of all pairs of its ``members``."""
+    distance = 1 - similarity
+    distance[constraints.cannot(members, members)] = 8.0 * len(members) ** 2  # a mean holds at most n^2 / 4 pairs
+    group = constraints.group[members]
+    distance[group[:, None] == group] = -1  # before all others
+    np.fill_diagonal(distance, 0)
+    how = AgglomerativeClustering(
+        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=np.nextafter(1 - threshold, 3)
+    )
+    return np.asarray(how.fit_predict(distance), np.int64)
+
+
+def from_graph(similarities: Similarities, members: Rows, threshold: float, constraints: Constraints) -> Rows:
+    """Clusters a part over its graph, with the same result; only groups that the graph joins are compared."""
+    groups = Groups(similarities, members, threshold, constraints)
+    waiting = [entry for group in groups.alive() if (entry := groups.nearest(group)) is not None]
+    heapq.heapify(waiting)
+    while waiting:
+        _, group, version, other, other_version = heapq.heappop(waiting)
+        if groups.version[group] != version:  # it has grown, and has another entry, or is part of another group
+            continue
+        if groups.version[other] == other_version:
+            if groups.cannot(group, other):
+                groups.forbid(group, other)
+            else:
+                groups.join(group, other)
+        # Means only shrink where groups join, so what this entry was compared with need not be looked at before.
+        entry = groups.nearest(group)
+        if entry is not None:
+            heapq.heappush(waiting, entry)
+    return groups.labels()
+
+
+Entry = tuple[float, int, int, int, int]
+"""Minus the similarity of a group and its nearest one, and both with the versions that were compared."""
+
+
+class Groups:
+    """The groups of a part while they grow; each is known by the place of its first track among the members."""
+
+    def __init__(self, similarities: Similarities, members: Rows, threshold: float, constraints: Constraints) -> None:
+        self.members, self.threshold, self.constraints = members, threshold, constraints
+        near = sparse.csr_array(similarities.near[members][:, members])
+        first: dict[int, int] = {}
+        self.root = np.array([first.setdefault(g, i) for i, g in enumerate(constraints.group[members].tolist())])
+        self.places: dict[int, Rows] = {}
+        for place, root in enumerate(self.root.tolist()):
+            self.places[root] = np.append(self.places.get(root, np.empty(0, np.int64)), place)
+        self.version = np.zeros(len(members), np.int64)
+        self.size = np.bincount(self.root, minlength=len(members))
+        self.total: Values | None = None
+        if similarities.features is not None:
+            self.total = np.zeros((len(members), similarities.features.shape[1]), np.float32)
+            np.add.at(self.total, self.root, similarities.features[members])
+        # Neighbours of each group's tracks, and their similarities.
+        self.edges = {
+            root: tuple(np.concatenate([part[near.indptr[p] : near.indptr[p + 1]] for p in places])
+                        for part in (near.indices, near.data))
+            for root, places in self.places.items()
+        }  # fmt: skip
+        self.forbidden: dict[int, set[int]] = {}
+
+    def alive(self) -> Iterator[int]:
+        """The groups that there are."""
+        return iter(list(self.places))
+
+    def nearest(self, group: int) -> Entry | None:
+        """The most similar group that may be joined with this one; None where none reaches the threshold."""
+        neighbours, values = self.edges[group]
+        found, inverse = np.unique(self.root[neighbours], return_inverse=True)
+        if self.total is not None:
+            mean = self.total[found] @ self.total[group] / (self.size[found] * self.size[group])
+        else:
+            mean = np.bincount(inverse, values, len(found)) / (self.size[found] * self.size[group])
+        mean[found == group] = -np.inf
+        if group in self.forbidden:
+            mean[np.isin(found, self.root[list(self.forbidden[group])])] = -np.inf
+        best = int(np.argmax(mean)) if len(mean) else 0
+        if not len(mean) or mean[best] < self.threshold:
+            return None
+        other = int(found[best])
+        return -float(mean[best]), group, int(self.version[group]), other, int(self.version[other])
+
+    def cannot(self, a: int, b: int) -> bool:
+        """Whether two groups hold a pair that cannot be one person."""
+        left, right = (self.members[self.places[group]] for group in (a, b))
+        return bool(self.constraints.cannot(left, right).any())
+
+    def forbid(self, a: int, b: int) -> None:
+        """Keeps two groups apart, and what they grow into."""
+        self.forbidden.setdefault(a, set()).add(b)
+        self.forbidden.setdefault(b, set()).add(a)
+
+    def join(self, a: int, b: int) -> None:
+        """Makes one group of two, known as ``a``."""
+        places = self.places.pop(b)
+        self.root[places] = a
+        self.places[a] = np.concatenate([self.places[a], places])
+        self.size[a] += self.size[b]
+        if self.total is not None:
+            self.total[a] += self.total[b]
+        self.edges[a] = tuple(np.concatenate(pair) for pair in zip(self.edges[a], self.edges.pop(b), strict=True))
+        if b in self.forbidden:
+            self.forbidden.setdefault(a, set()).update(self.forbidden.pop(b))
+        self.version[[a, b]] += 1
+
+    def labels(self) -> Rows:
+        """The number of each member's group, from 0."""
+        return np.unique(self.root, return_inverse=True)[1].astype(np.int64)

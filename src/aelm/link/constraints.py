@@ -1,0 +1,158 @@
+"""Which tracks must and which cannot be one person: by their times, and by what people have corrected."""
+
+import csv
+import io
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components, shortest_path
+
+from aelm.data.listing import shown
+from aelm.data.sources import Item
+from aelm.embed.tracks import name
+from aelm.types import InputError
+
+log = logging.getLogger(__name__)
+
+Rows = NDArray[np.int64]
+COLUMNS = ("answer", "a", "b")
+SAME, DIFFERENT = ANSWERS = ("same", "different")
+
+
+class Correction(NamedTuple):
+    """What a person has said of two tracks.
+
+    Attributes:
+        answer: ``same`` or ``different``.
+        a: A track, as the table of people calls it: ``door:7``.
+        b: Another one.
+    """
+
+    answer: str
+    a: str
+    b: str
+
+
+def read_corrections(path: str | Path) -> tuple[Correction, ...]:
+    """Reads a table with the columns ``answer``, ``a`` and ``b``; of several answers for one pair the last one counts.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a column is missing or a row is malformed, with its line.
+    """
+    with Path(path).open(encoding="utf-8-sig", newline="", errors="surrogateescape") as stream:
+        rows = csv.DictReader(stream)
+        if missing := set(COLUMNS) - set(rows.fieldnames or ()):
+            raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}, {', '.join(sorted(missing))} missing")
+        found = []
+        for row in rows:
+            one = Correction(*((row[column] or "").strip() for column in COLUMNS))
+            if one.answer not in ANSWERS or not one.a or not one.b or one.a == one.b:
+                raise InputError(
+                    f"{path}, line {rows.line_num}: expected same or different and two tracks, such as "
+                    f"same,door:7,gate:3; got {','.join(one)}"
+                )
+            found.append(one)
+    return merged(found)
+
+
+def merged(corrections: Iterable[Correction]) -> tuple[Correction, ...]:
+    """One answer a pair: the last."""
+    return tuple({frozenset((one.a, one.b)): one for one in corrections}.values())
+
+
+def as_table(corrections: Iterable[Correction]) -> str:
+    """The corrections as :func:`read_corrections` reads them."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerows([COLUMNS, *corrections])
+    return text.getvalue()
+
+
+class Constraints:
+    """What is known of pairs of N tracks before they are compared.
+
+    Two tracks of one camera that overlap in time are two people; times without an end or start tell nothing. What a
+    person has said comes before that: a tracker may follow one person twice.
+
+    Args:
+        tracks: N tracks.
+        corrections: One answer a pair.
+
+    Attributes:
+        group: ``(N,)`` int64, equal for tracks that must be one person.
+
+    Raises:
+        ValueError: If two tracks have one name, a correction names a track that is not there, or corrections
+            contradict each other.
+    """
+
+    def __init__(self, tracks: Sequence[Item], corrections: Sequence[Correction] = ()) -> None:
+        places: dict[str, int] = {}
+        for place, item in enumerate(tracks):
+            if places.setdefault(name(item), place) != place:
+                raise InputError(f"two tracks are called {name(item)}: number the tracks of a camera apart")
+        if unknown := [track for one in corrections for track in one[1:] if track not in places]:
+            raise InputError(
+                f"corrections name tracks that are not there: {shown(unknown)}; there is {next(iter(places))}"
+            )
+        cameras = {camid: number for number, camid in enumerate(dict.fromkeys(item.camid for item in tracks))}
+        self.camera = np.array([cameras[item.camid] for item in tracks], np.int64)
+        self.start, self.end = (
+            np.array([np.nan if time is None else time for time in times], np.float64)
+            for times in ([item.start for item in tracks], [item.end for item in tracks])
+        )
+        pairs: Mapping[str, Rows] = {
+            answer: np.array(
+                [(places[one.a], places[one.b]) for one in corrections if one.answer == answer], np.int64
+            ).reshape(-1, 2)
+            for answer in ANSWERS
+        }
+        self.same = pairs[SAME]
+        size = (len(tracks), len(tracks))
+        joined = sparse.coo_array((np.ones(len(self.same), np.int8), tuple(self.same.T)), shape=size)
+        self.group: Rows = connected_components(joined, directed=False)[1].astype(np.int64)
+        self._refuse_contradictions(tracks, pairs[DIFFERENT], joined)
+        low, high = np.sort(pairs[DIFFERENT], axis=1).T
+        self._different = np.sort(low * len(tracks) + high)
+
+    def _refuse_contradictions(self, tracks: Sequence[Item], different: Rows, joined: sparse.coo_array) -> None:
+        wrong = different[self.group[different[:, 0]] == self.group[different[:, 1]]]
+        if not len(wrong):
+            return
+        a, b = wrong[0].tolist()
+        before = shortest_path(joined, directed=False, unweighted=True, indices=[a], return_predecessors=True)[1][0]
+        chain = [b]
+        while chain[-1] != a:
+            chain.append(int(before[chain[-1]]))
+        told = " = ".join(name(tracks[place]) for place in reversed(chain))
+        raise InputError(
+            f"corrections contradict each other at {len(wrong)} pair{'s' if len(wrong) > 1 else ''}: {name(tracks[a])} "
+            f"and {name(tracks[b])} are `different`, but `same` by {told}; take one of these lines out"
+        )
+
+    def overlapping(self, a: Rows, b: Rows) -> NDArray[np.bool_]:
+        """``(len(a), len(b))``: whether two tracks were in one camera at one time."""
+        found: NDArray[np.bool_] = (
+            (self.camera[a][:, None] == self.camera[b])
+            & (self.start[a][:, None] <= self.end[b])
+            & (self.start[b] <= self.end[a][:, None])
+        )
+        return found
+
+    def cannot(self, a: Rows, b: Rows) -> NDArray[np.bool_]:
+        """``(len(a), len(b))``: whether two tracks cannot be one person."""
+        found = self.overlapping(a, b) & (self.group[a][:, None] != self.group[b])
+        if len(self._different):
+            low, high = np.minimum(a[:, None], b), np.maximum(a[:, None], b)
+            found |= np.isin(low * len(self.group) + high, self._different)
+        return found
+
+    def overruled(self) -> list[tuple[int, int]]:
+        """Pairs that a person called the same although they overlap in one camera."""
+        return [(a, b) for a, b in self.same.tolist() if self.overlapping(np.array([a]), np.array([b])).any()]
