@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search", "compare")
+COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search", "link", "compare")
 
 
 def main() -> None:

@@ -211,6 +211,27 @@ class SearchConfig:
 
 
 @dataclass
+class LinkConfig:
+    """Keys of ``python -m aelm.link``; ``conf/link.yaml`` explains them."""
+
+    embeddings: str = MISSING
+    output: str = MISSING
+    checkpoint: str | None = MISSING
+    threshold: float | None = MISSING
+    metrics: str | None = MISSING
+    far: float = MISSING
+    corrections: str | None = MISSING
+    neighbours: int = MISSING
+    rerank: bool = MISSING
+    k1: int = MISSING
+    k2: int = MISSING
+    heatmaps: bool = MISSING
+    page_people: int = MISSING
+    device: Any = MISSING
+    allow: list[str] = MISSING
+
+
+@dataclass
 class ExportConfig:
     """Keys of ``python -m aelm.export``; ``conf/export.yaml`` explains them."""
 
@@ -263,6 +284,7 @@ def register() -> None:
     store.store("embed_schema", EmbedConfig)
     store.store("search_schema", SearchConfig)
     store.store("compare_schema", CompareConfig)
+    store.store("link_schema", LinkConfig)
 
 
 def check_keys(config: DictConfig) -> None:

@@ -165,7 +165,10 @@ def _table(file: Path, text: str, names: re.Pattern[str] | None, quality: str | 
         if not row["path"]:
             raise InputError(f"{file}: line {rows.line_num} has no path")
         told = _told(os.path.basename(row["path"]), names)
-        pid, camid, track = (plain(row.get(what) or "") or told[i] for i, what in enumerate(("pid", "camid", "track")))
+        pid, camid, track = (
+            plain(row.get(what) or "") or before
+            for what, before in zip(("pid", "camid", "track"), told[:3], strict=True)
+        )
         place = f"{file}: line {rows.line_num}:"
         time = _number(row["time"], f"{place} time") if row.get("time") else told[3]
         weight = 1.0 if quality is None else _number(row[quality] or "", f"{place} {quality}")

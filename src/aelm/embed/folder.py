@@ -153,16 +153,16 @@ def read_items(path: Path) -> tuple[Item, ...]:
         if columns not in (SINGLE, OF_TRACKS):
             raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {', '.join(columns)}")
         try:
-            return tuple(
-                Item(*row[:4], *(float(time) if time else None for time in row[4:6]), *map(int, row[6:]))
-                for row in rows
-            )
+            return tuple(_item(*row) for row in rows)
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}, line {rows.line_num}: {error}; embed again") from error
 
 
-def _time(text: str) -> float | None:
-    return float(text) if text else None
+def _item(
+    path: str, pid: str, camid: str, track: str = "", start: str = "", end: str = "", pictures: str = "1"
+) -> Item:
+    first, last = (float(time) if time else None for time in (start, end))
+    return Item(path, pid, camid, track, first, last, int(pictures))
 
 
 def write_embeddings(

@@ -13,6 +13,7 @@ matrix. A test holds both to the same result.
 """
 
 import heapq
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 
 from aelm.link.constraints import Constraints, Rows
+
+log = logging.getLogger(__name__)
 
 Values = NDArray[np.float32]
 LARGEST = 3000  # tracks of a part that is clustered from its matrix
@@ -67,6 +70,8 @@ def cluster(similarities: Similarities, threshold: float, constraints: Constrain
     order = np.argsort(part, kind="stable").astype(np.int64)
     person = np.zeros(len(order), np.int64)
     first = 0
+    sizes = np.bincount(part)
+    log.info("%d tracks in %d parts, the largest of %d", len(part), len(sizes), sizes.max())
     for members in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
         if len(members) == 1:
             labels = np.zeros(1, np.int64)

@@ -147,7 +147,7 @@ class Constraints:
 
     def cannot(self, a: Rows, b: Rows) -> NDArray[np.bool_]:
         """``(len(a), len(b))``: whether two tracks cannot be one person."""
-        found = self.overlapping(a, b) & (self.group[a][:, None] != self.group[b])
+        found: NDArray[np.bool_] = self.overlapping(a, b) & (self.group[a][:, None] != self.group[b])
         if len(self._different):
             low, high = np.minimum(a[:, None], b), np.maximum(a[:, None], b)
             found |= np.isin(low * len(self.group) + high, self._different)

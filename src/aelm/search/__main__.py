@@ -53,7 +53,7 @@ def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Found]
     found = [Found(query, near) for query, near in zip(queries, hits, strict=True)]
     print(answers.table(found, no_match(config)))
     if config.output is not None:
-        write(Path(config.output), found, config, embedder, len(searched))
+        write(Path(config.output), found, config, embedder, searched)
     return found
 
 
@@ -168,7 +168,9 @@ def no_match(config: DictConfig) -> str:
     return f"No picture that the filters let through scores {config.min_score:g} or more."
 
 
-def write(output: Path, found: Sequence[Found], config: DictConfig, embedder: Embedder, size: int) -> None:
+def write(
+    output: Path, found: Sequence[Found], config: DictConfig, embedder: Embedder, searched: Gallery | GalleryStore
+) -> None:
     """One file, of the kind that its name says."""
     output.parent.mkdir(parents=True, exist_ok=True)
     suffix = output.suffix.lower()
@@ -176,13 +178,14 @@ def write(output: Path, found: Sequence[Found], config: DictConfig, embedder: Em
         answers.draw(found, output)
         return
     name = config.gallery if isinstance(config.gallery, str) else config.gallery.uri
-    facts: dict[str, Any] = {"gallery": name, "pictures": size, "model": embedder.name}
+    facts: dict[str, Any] = {"gallery": name, "pictures": len(searched), "model": embedder.name}
     for key in ("top_k", "min_score", "only_camids", "except_camids", "other_cameras", "paths"):
         facts[key] = list(config[key]) if isinstance(config[key], ListConfig) else config[key]
     if suffix == ".json":
         text = answers.as_json(found, facts)
     else:
-        text = answers.page(found, facts, no_match(config), embedder, heatmaps=config.heatmaps)
+        of_track = {"pictures_of": searched.pictures} if isinstance(searched, Gallery) else {}
+        text = answers.page(found, facts, no_match(config), embedder, heatmaps=config.heatmaps, **of_track)
     write_whole(output, text)
 
 

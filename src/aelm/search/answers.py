@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,18 +102,30 @@ def draw(found: Sequence[Found], path: Path) -> None:
     figures.ranked_rows(rows, path, title="Search result" if len(rows) == 1 else "Search results")
 
 
-def page(found: Sequence[Found], facts: Mapping[str, str], no_match: str, embedder: Embedder, *, heatmaps: bool) -> str:
-    """The results as a page of HTML, with the heat map of each pair where ``heatmaps`` says so."""
+def page(
+    found: Sequence[Found],
+    facts: Mapping[str, str],
+    no_match: str,
+    embedder: Embedder,
+    *,
+    heatmaps: bool,
+    pictures_of: Callable[[Hit], Sequence[str]] = lambda hit: [hit.path],
+) -> str:
+    """The results as a page of HTML, with the heat map of each pair where ``heatmaps`` says so.
+
+    ``pictures_of`` tells the pictures of the track that a hit stands for.
+    """
     answers = []
     for query, hits in found:
         asked, *pictures = read_pictures([query.path, *paths(hits)])
         heat: Sequence[Heat | None] = pair_heat(embedder, asked, pictures) if heatmaps else [None] * len(hits)
         results = [
             search_page.Result(
-                search_page.Shown(hit.path, picture, told(hit.pid, hit.camid)),
+                search_page.Shown(hit.path, picture, told(hit.pid, hit.camid, hit.track, hit.pictures)),
                 hit.score,
                 verdict(query, hit) or "",
                 warm,
+                [one for one in read_pictures(search_page.some(pictures_of(hit), hit.path)) if one is not None],
             )
             for hit, picture, warm in zip(hits, pictures, heat, strict=True)
         ]
@@ -152,13 +164,14 @@ def verdict(query: Item, hit: Hit) -> Verdict | None:
     return "match" if query.pid == hit.pid else "miss"
 
 
-def told(pid: str, camid: str) -> str:
-    """Identity and camera as a caption.
+def told(pid: str, camid: str, track: str = "", pictures: int = 1) -> str:
+    """Identity, camera and track as a caption.
 
-    >>> told("7", "2"), told("", "2"), told("", "")
-    ('id 7, cam 2', 'cam 2', '')
+    >>> told("7", "2"), told("", "2"), told("", ""), told("", "2", "5", 9)
+    ('id 7, cam 2', 'cam 2', '', 'cam 2, track 5 (9 pictures)')
     """
-    return ", ".join(f"{name} {value}" for name, value in (("id", pid), ("cam", camid)) if value)
+    of_track = f"{track} ({pictures} pictures)" if track else ""
+    return ", ".join(f"{name} {value}" for name, value in (("id", pid), ("cam", camid), ("track", of_track)) if value)
 
 
 def empty() -> Pixels:

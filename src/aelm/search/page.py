@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,8 @@ def _prepared(embedder: Embedder, pictures: Sequence[Pixels]) -> Tensor:
 
 
 TALLEST, WIDEST = 288, 432  # of a picture in the page, in pixels
+SMALL = 96  # height of a track's other pictures
+OTHERS = 8  # of them, at most
 FINE = 64  # rows of a heat map's picture; the browser smooths the rest
 QUALITY = 88
 VERDICTS = {"match": "✓", "miss": "✗", "": ""}
@@ -107,12 +110,14 @@ class Result(NamedTuple):
         score: Cosine similarity with the query.
         verdict: ``match``, ``miss``, or empty where it is not known whether it is the same person.
         heat: What made the two similar; None where that is not known.
+        others: Other pictures of the track that ``shown`` stands for.
     """
 
     shown: Shown
     score: float
     verdict: str = ""
     heat: Heat | None = None
+    others: Sequence[Image] = ()
 
 
 class Answer(NamedTuple):
@@ -144,6 +149,11 @@ def render(answers: Sequence[Answer], facts: Mapping[str, str], no_match: str, n
         "answers": "\n".join(_answer(answer, no_match, no_heat) for answer in answers),
         "footer": "Made by aelm. Scores are cosine similarities of the embeddings, at most 1.",
     }
+    return filled(values)
+
+
+def filled(values: Mapping[str, str]) -> str:
+    """The page with its contents, which are HTML."""
     # In one pass, so that braces in a file name stay what they are.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template())
 
@@ -168,12 +178,25 @@ def _answer(answer: Answer, no_match: str, no_heat: str) -> str:
     results = "".join(_result(result, rank, no_heat) for rank, result in enumerate(answer.results, 1))
     found = f"<ol>{results}</ol>" if results else f'<p class="no-match"><b>No match</b>{text(no_match)}</p>'
     return (
-        f'<section class="asked-for"><figure class="query" data-path="{text(query.path)}">{_box(query)}'
+        f'<section class="asked-for"><figure class="query" data-path="{text(query.path)}">{box(query)}'
         f"<figcaption><strong>Query</strong>{_name(query)}{text(query.told)}</figcaption></figure>{found}</section>"
     )
 
 
 def _result(result: Result, rank: int, no_heat: str) -> str:
+    return hit(result, str(rank), VERDICTS[result.verdict], no_heat)
+
+
+def hit(result: Result, label: str, mark: str, no_heat: str, attributes: str = "") -> str:
+    """One picture of a list, to be clicked on.
+
+    Args:
+        result: What it shows; a score that is NaN is left out.
+        label: What stands under it at the left, such as its rank.
+        mark: A sign behind that.
+        no_heat: What is said where it has no heat map.
+        attributes: Further ones of the button, as HTML.
+    """
     shown, heat = result.shown, result.heat
     low, high = (0.0, 0.0) if heat is None else (min(m.min() for m in heat), max(m.max() for m in heat))
     warm = (
@@ -181,17 +204,33 @@ def _result(result: Result, rank: int, no_heat: str) -> str:
         if heat is None
         else f'data-heat-a="{heat_uri(heat.on_query, low, high)}" data-heat-b="{heat_uri(heat.on_result, low, high)}"'
     )
+    score = "" if math.isnan(result.score) else f"{result.score:.3f}"
+    width = f"{100 * min(max(result.score, 0), 1):.1f}" if score else "0"
+    others = "".join(f'<img src="{picture_uri(picture, SMALL)}" alt="">' for picture in result.others)
+    others = others and f'<span class="others" hidden>{others}</span>'
     return (
         f'<li><button type="button" class="hit {result.verdict}" data-path="{text(shown.path)}" '
-        f'data-score="{result.score:.3f}" {warm}>{_box(shown)}'
-        f'<span class="line"><span class="rank">{rank}<i>{VERDICTS[result.verdict]}</i></span>'
-        f'<span class="score">{result.score:.3f}</span></span>'
-        f'<span class="bar"><i style="width:{100 * min(max(result.score, 0), 1):.1f}%"></i></span>'
-        f'<span class="told">{_name(shown)}{text(shown.told)}</span></button></li>'
+        f'data-score="{score}" {warm}{attributes}>{box(shown)}'
+        f'<span class="line"><span class="rank">{text(label)}<i>{mark}</i></span>'
+        f'<span class="score">{score}</span></span>'
+        f'<span class="bar"><i style="width:{width}%"></i></span>'
+        f'<span class="told">{_name(shown)}{text(shown.told)}</span>'
+        f"{others}</button></li>"
     )
 
 
-def _box(shown: Shown) -> str:
+def some(paths: Sequence[str], shown: str) -> list[str]:
+    """A few of the pictures of a track, spread over it, without the one that is shown.
+
+    >>> some(["a", "b", "c"], "b")
+    ['a', 'c']
+    """
+    others = [path for path in paths if os.path.abspath(path) != os.path.abspath(shown)]
+    return [others[i] for i in np.linspace(0, len(others) - 1, min(OTHERS, len(others))).round().astype(int)]
+
+
+def box(shown: Shown) -> str:
+    """A picture in its frame."""
     if shown.picture is None:
         return '<span class="box gone">the file is gone or cannot be read</span>'
     return f'<span class="box"><img src="{picture_uri(shown.picture)}" alt="" loading="lazy"></span>'
@@ -201,10 +240,10 @@ def _name(shown: Shown) -> str:
     return f'<bdi class="name" title="{text(shown.path)}">{text(os.path.basename(shown.path))}</bdi>'
 
 
-def picture_uri(picture: Image) -> str:
+def picture_uri(picture: Image, tallest: int = TALLEST) -> str:
     """A picture as the source of an ``<img>``: a JPEG, not larger than the page shows it."""
     height, width = picture.shape[:2]
-    small = fit(picture, WIDEST, TALLEST) if height > TALLEST or width > WIDEST else picture
+    small = fit(picture, WIDEST, tallest) if height > tallest or width > WIDEST else picture
     return _uri("jpeg", cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 
 
