@@ -147,7 +147,7 @@ def test_the_python_interface_is_refused_too(world):
     embedder = load_embedder("model.ckpt")
     with hold_folder(world / "place"), pytest.raises(RunError, match="place is in use"):
         embed_items("model.ckpt", [Item("crops")], world / "place", Settings("cpu"))
-    with hold_file(world / "x.onnx"), pytest.raises(RunError, match="x.onnx is in use"):
+    with hold_file(world / "x.onnx"), pytest.raises(RunError, match=r"x\.onnx is in use"):
         export_model(embedder, "x.onnx")
 
 

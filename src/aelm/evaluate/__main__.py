@@ -54,7 +54,7 @@ def run(config: DictConfig) -> dict[str, float]:
     check_numbers(config)
     check_sources(config)
     plan = occlusion_plan(config)
-    with hold_folder(config.output if rank_zero_only.rank == 0 else None):
+    with hold_folder(config.output if getattr(rank_zero_only, "rank", 0) == 0 else None):
         return tested(config, plan)
 
 

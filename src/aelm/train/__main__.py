@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def main(config: DictConfig) -> float | None:
     """Runs the whole of it; a sweeper gets the best value of the monitored metric, or of its twin on the test set."""
     # The first of several processes holds the directory for all; who is refused notes nothing in a sweep's table.
-    mine = config.run_dir if rank_zero_only.rank == 0 else None
+    mine = config.run_dir if getattr(rank_zero_only, "rank", 0) == 0 else None
     with (
         removed_if_empty(Path(config.run_dir)),
         hold_folder(mine, "name"),
