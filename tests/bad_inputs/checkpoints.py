@@ -87,7 +87,7 @@ ROWS = [
     Row("a pickle of no torch", "export", BAD, ["does not load as data"], written(pickle.dumps(Bomb()))),
     Row("a checkpoint that names os.system", "evaluate", BAD, ["asks for `os.system`", "allow=['os.system']"],
         saved({"state_dict": {}, "aelm": HOSTILE})),
-    Row("weights alone", "export", BAD, ["is not a checkpoint of `python -m aelm.train`", "model.backbone.weights"],
+    Row("weights alone", "export", BAD, ["no trained model that aelm knows", "nearest layout", "model.backbone.weights"],
         saved({"conv1.weight": torch.zeros(1)})),
     Row("a checkpoint that says nothing of its network", "embed", BAD, ["holds no description of its network"],
         saved(undescribed)),

@@ -95,7 +95,7 @@ class PooledHead(nn.Module):
             pooled = self.pooled_maps(features).mean((2, 3))
             embedding = self.neck(pooled)
             heatmap = torch.einsum("behw,be->bhw", self.embedding_maps(features), unit(embedding)) if explain else None
-        return HeadOutput(pooled, embedding, embedding.new_zeros(len(embedding), 0), heatmap)
+        return HeadOutput(pooled, embedding, embedding.new_zeros(embedding.shape[0], 0), heatmap)
 
     def pooled_maps(self, features: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` whose spatial mean is what pooling gives, float32.

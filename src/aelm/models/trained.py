@@ -121,13 +121,14 @@ def recognised(state: State, path: Path) -> Layout:
     if any(DETECTOR.match(key) for key in state):
         why = "it looks like a detector, which finds people and does not tell them apart"
     elif "fc.weight" in state or "head.weight" in state:
-        why = "it looks like an ImageNet classifier: as the start of a training it goes to `model.backbone.weights`"
+        why = "it looks like an ImageNet classifier"
     else:
         near, found = max(fits.items(), key=lambda item: sum(item[1]) / len(item[1]))
         lacks = [pattern.replace("\\", "") for pattern, there in zip(near.keys, found, strict=True) if not there]
         why = f"the nearest layout, {near.name}, has keys such as {' and '.join(lacks)} too"
     raise InputError(
-        f"{path} is no trained model that aelm knows: {len(state)} tensors such as {first}; {why}. {GUIDE}"
+        f"{path} is no trained model that aelm knows: {len(state)} tensors such as {first}; {why}. {GUIDE}; "
+        "weights to start a training from go to `model.backbone.weights`"
     )
 
 

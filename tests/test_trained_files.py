@@ -1,0 +1,117 @@
+"""Trained files of other projects through the commands: every layout as a file, in the outer forms that people have."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aelm.data.decoding import decode, read_bytes
+from aelm.data.transforms import recipe
+from aelm.embed import __main__ as embed
+from aelm.embed.embedder import load_embedder
+from aelm.explain import __main__ as explain
+from aelm.export import __main__ as export
+from aelm.search import __main__ as search
+from tests.models.other_files import SMALL, bot, osnet, state
+from tests.pictures_on_disk import person
+from tests.pictures_on_disk import write as write_picture
+from tests.tiny import write_checkpoint
+
+SIZE = "size=[64,32]"
+
+
+def wrapped(prefix="", **more):
+    """As training code saves: tensors under ``state_dict``, beside an optimizer and a best score by numpy."""
+    return lambda tensors: {"state_dict": {prefix + key: value for key, value in tensors.items()}, **more}
+
+
+FILES = {
+    "osnet.pth.tar": (osnet(0.25), wrapped("module.", epoch=3, rank1=np.float32(0.5), optimizer={"state": {}})),
+    "osnet_ibn.bin": (osnet(kind="ibn"), lambda tensors: {f"_orig_mod.{key}": value for key, value in tensors.items()}),
+    "osnet_ain.safetensors": (osnet(0.25, "ain"), dict),
+    "boxmot.pt": (osnet(0.25), wrapped(model_name="osnet_x0_25", num_classes=11, preprocess="resize", model_kwargs={})),
+    "torchreid.pth": (SMALL["torchreid_resnet18"], dict),
+    "fastreid.pth": (SMALL["fastreid_bot_r18"], lambda tensors: {"model": tensors, "iteration": 9}),
+    "fastreid_sbs.pth": (SMALL["fastreid_sbs_r18_ibn"], lambda tensors: {"model": tensors}),
+    "bot.pth": (SMALL["bot_r18"], dict),
+    "agw.pth": (bot(18, power=True), dict),
+}
+
+
+def write(folder, name):
+    shapes, outer = FILES[name]
+    content = outer(state(shapes))
+    if name.endswith(".safetensors"):
+        save_file(content, folder / name)
+    else:
+        torch.save(content, folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Three people, each seen by two cameras: one is asked for, the other searched in."""
+    root = tmp_path_factory.mktemp("world")
+    for pid in range(3):
+        for camid, side in ((1, "query"), (2, "gallery")):
+            (root / side).mkdir(exist_ok=True)
+            write_picture(root / side / f"{pid:04}_c{camid}.jpg", person(pid))
+    return root
+
+
+@pytest.fixture(scope="module")
+def crops(world):
+    return world / "gallery"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_layout_as_a_file_is_evaluated_embedded_and_explained(name, tmp_path, world, crops, composed, tested):
+    path = write(tmp_path, name)
+    options = ["dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0"]
+    scores = tested(path, *options, SIZE)
+    assert scores["test/mAP"] == 1, "the two pictures of a person are the same"
+    given = [f"checkpoint={path}", SIZE, f"images={crops}", "device=cpu"]
+    embed.run(composed("embed", *given, f"output={tmp_path}/out", "progress=false"))
+    files = sorted(crops.iterdir())
+    images = np.stack([recipe(64, 32).test(decode(read_bytes(str(file)), str(file))) for file in files])
+    expected = load_embedder(path, size=(64, 32)).embed(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+    assert np.allclose(np.load(tmp_path / "out" / "features.npy"), expected, atol=1e-5)
+    drawn = explain.run(composed("explain", *given, f"output={tmp_path}/heat"))
+    pair = f"pair=[{files[0]},{files[1]}]"
+    drawn += explain.run(composed("explain", *given[:2], "device=cpu", pair, f"output={tmp_path}/pair.png"))
+    assert len(drawn) == 2
+    assert all(file.stat().st_size > 1000 for file in drawn)
+
+
+def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
+    pytest.importorskip("onnxruntime")
+    path = write(tmp_path, "osnet.pth.tar")
+    given = [f"checkpoint={path}", SIZE]
+    query = sorted(crops.iterdir())[0]
+    page = tmp_path / "page.html"
+    options = [f"query={query}", f"gallery={crops}", f"output={page}", "device=cpu", "progress=false", "top_k=2"]
+    found = search.run(composed("search", *given, *options))
+    assert len(found[0].hits) == 2
+    assert "data-heat-a" in page.read_text()
+    written = export.run(composed("export", *given, f"output={tmp_path}/osnet.onnx"))
+    assert written.difference < 1e-5
+    told = json.loads(written.sidecar.read_text())
+    assert (told["img_size"], told["output_shape"]) == ([64, 32], ["N", 512])
+    images = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
+    onnx, own = load_embedder(tmp_path / "osnet.onnx"), load_embedder(path, size=(64, 32))
+    assert torch.allclose(onnx.embed(images), own.embed(images), atol=1e-5)
+
+
+def test_what_is_told_beside_a_file_makes_another_model(tmp_path):
+    path = write(tmp_path, "osnet.pth.tar")
+    plain, sized = load_embedder(path), load_embedder(path, size=(64, 32))
+    assert (plain.height, plain.width, sized.height, sized.width) == (256, 128, 64, 32)
+    assert plain.sha256 != sized.sha256
+
+
+def test_a_checkpoint_that_says_its_size_takes_no_other(tmp_path):
+    write_checkpoint(tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match=r"`size`: best\.ckpt says itself how large pictures are"):
+        load_embedder(tmp_path / "best.ckpt", size=(64, 32))
