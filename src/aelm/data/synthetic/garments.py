@@ -25,7 +25,7 @@ def pattern(kind: str, down: Floats, around: Floats) -> Bytes:
     """Where the second colour of a garment shows.
 
     Args:
-        kind: One of ``people.PATTERNS``.
+        kind: One of ``people.PATTERNS``, or ``blobs``, ``halves`` and ``broad`` of the varied people.
         down: Distance from the top, in body heights.
         around: Angle in radians.
     """
@@ -43,6 +43,12 @@ def pattern(kind: str, down: Floats, around: Floats) -> Bytes:
         shown = (down > 0.13) & (down < 0.2)
     elif kind == "yoke":
         shown = down < 0.105
+    elif kind == "blobs":
+        shown = np.sin(down * 97.0 + 2.0 * np.sin(arc * 61.0)) + np.sin(arc * 83.0 + 1.7 * np.sin(down * 71.0)) > 0.7
+    elif kind == "halves":
+        shown = (around > 0.0) & (down > -1.0)
+    elif kind == "broad":
+        shown = np.mod(down + 0.03, 0.16) < 0.07
     else:
         shown = np.zeros(np.broadcast_shapes(down.shape, around.shape), bool)
     return np.asarray(shown, np.uint8)
@@ -112,7 +118,7 @@ def sleeve_texture(person: Person, length: float, worn: float) -> Texture:
         length: Of this piece, in body heights.
         worn: Where this piece begins, in body heights below the shoulder.
     """
-    kind = person.pattern if person.pattern in ("hoops", "pinstripes", "check", "dots") else "plain"
+    kind = person.pattern if person.pattern in ("hoops", "pinstripes", "check", "dots", "blobs", "broad") else "plain"
 
     def texture(along: Floats, angle: Floats) -> Bytes:
         index = pattern(kind, along * np.float32(length) + np.float32(worn), angle * np.float32(0.5))

@@ -43,6 +43,8 @@ SIZES = {
     # The training set of `small` with two and a half times its test people: differences between methods show.
     "evidence": Size(150, 3, 250, 4, 2, 2, 40, 60),
     "standard": Size(600, 5, 250, 6, 3, 3, 120, 250),
+    # Drawn by `varied`, for training alone: the test people only tell whether training goes well.
+    "varied": Size(3000, 1, 100, 6, 2, 1, 0, 0),
 }
 
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from aelm.data.synthetic import varied
 from aelm.data.synthetic.plan import SIZES, Task, plan
 from aelm.data.synthetic.shot import shoot
 from aelm.data.synthetic.truth import encode, mask_path
@@ -47,8 +48,9 @@ def _write(path: Path, picture: NDArray[np.uint8], options: list[int]) -> None:
 
 def work(order: Order, part: int = 0, parts: int = 1) -> Iterator[Task]:
     """Draws every ``parts``-th picture of a set, beginning with number ``part``; yields each when it is written."""
+    take = varied.shoot if order.size == "varied" else shoot
     for task in order.tasks()[part::parts]:
-        shot = shoot(
+        shot = take(
             order.seed,
             task.identity,
             task.camera,
