@@ -1,0 +1,139 @@
+"""The frames of a camera: a video file, or a folder of pictures."""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import cv2
+
+from aelm.data.decoding import BadImageError, Pixels, decode, read_bytes
+from aelm.data.headers import read_header
+from aelm.data.listing import is_picture
+from aelm.types import InputError
+
+ENDED = 25  # so many frames in a row that cannot be decoded are taken for the end of a video
+
+
+class Footage(ABC):
+    """Numbered frames of one size.
+
+    Attributes:
+        path: Where they come from.
+        size: Height and width.
+        fps: Frames a second.
+        first: Number of the first frame.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    fps: float
+    first: int
+
+    @abstractmethod
+    def has(self, frame: int) -> bool:
+        """Whether there should be a frame of this number."""
+
+    @abstractmethod
+    def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Pixels | None]]:
+        """The wanted frames in order, ``(height, width, 3)`` uint8 BGR; None where one is broken.
+
+        A video that ends early ends the frames.
+        """
+
+    def time(self, frame: int) -> float:
+        """Seconds from the first frame."""
+        return (frame - self.first) / self.fps
+
+
+def open_footage(path: str | Path, fps: float | None = None) -> Footage:
+    """Opens a video, or a folder of frames.
+
+    Args:
+        path: The file or folder.
+        fps: Frames a second; None: as the video says, folders do not say.
+
+    Raises:
+        FileNotFoundError: If there is nothing, or no picture in the folder.
+        ValueError: If it does not open as a video, or its frame rate is unknown.
+    """
+    path = Path(path)
+    if fps is not None and not 0 < fps < math.inf:
+        raise InputError(f"`fps` must be positive, got {fps}")
+    if path.is_dir():
+        return Folder(path, fps)
+    if not path.is_file():
+        raise FileNotFoundError(f"no video {path}; expected a video file, or a folder of frames")
+    return Video(path, fps)
+
+
+class Video(Footage):
+    """The frames of a video file, from 1, decoded by OpenCV."""
+
+    def __init__(self, path: Path, fps: float | None) -> None:
+        self.path, self.first = path, 1
+        self.capture = cv2.VideoCapture(str(path))
+        self.size = tuple(int(self.capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        if not self.capture.isOpened() or min(self.size) < 1:
+            raise InputError(
+                f"{path} does not open as a video: not one, cut off, or of a kind that OpenCV cannot decode here. "
+                f"Convert it: ffmpeg -i {path.name} -c:v libx264 {path.stem}_h264.mp4"
+            )
+        self.fps = self.capture.get(cv2.CAP_PROP_FPS) if fps is None else fps
+        if not 0 < self.fps < 1001:
+            raise InputError(f"{path} says that it has {self.fps:g} frames a second; give the number: fps=25")
+        self.count = int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def has(self, frame: int) -> bool:
+        return frame >= 1 and (frame <= self.count or self.count <= 0)
+
+    def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Pixels | None]]:
+        last, missed, frame = max(wanted, default=0), 0, 0
+        while frame < last and missed < ENDED:
+            frame += 1
+            # Frames that nobody wants are not turned into colours.
+            is_there = self.capture.grab()
+            missed = 0 if is_there else missed + 1
+            if frame in wanted and (is_there or frame <= self.count):
+                good, picture = self.capture.retrieve() if is_there else (False, None)
+                yield frame, picture if good else None
+        self.capture.release()
+
+
+class Folder(Footage):
+    """The pictures of a folder: the last number in a name is the frame's."""
+
+    def __init__(self, path: Path, fps: float | None) -> None:
+        self.path = path
+        self.files: dict[int, Path] = {}
+        for file in sorted(path.iterdir()):
+            if is_picture(file.name):
+                number = re.findall(r"\d+", file.stem)
+                if not number or int(number[-1]) in self.files:
+                    other = f", as in {self.files[int(number[-1])].name}" if number else ""
+                    raise InputError(f"{file}: each frame's name must end in a number of its own, such as 000001{other}")
+                self.files[int(number[-1])] = file
+        if not self.files:
+            raise FileNotFoundError(f"no picture in the folder {path}; expected frames such as 000001.jpg")
+        if fps is None:
+            raise InputError(f"{path} is a folder, whose frame rate nobody knows: give frames a second, such as fps=25")
+        self.fps, self.first = fps, min(self.files)
+        headers = (read_header(read_bytes(str(self.files[frame])).tobytes()) for frame in sorted(self.files))
+        found = next((header for header in headers if header.kind), None)
+        if found is None:
+            raise InputError(f"none of the {len(self.files)} frames in {path} is a picture")
+        self.size = (found.height, found.width)
+
+    def has(self, frame: int) -> bool:
+        return frame in self.files
+
+    def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Pixels | None]]:
+        for frame in sorted(set(wanted) & self.files.keys()):
+            name = str(self.files[frame])
+            try:
+                picture = decode(read_bytes(name), name)[:, :, ::-1]
+            except BadImageError:
+                yield frame, None
+                continue
+            yield frame, picture if picture.shape[:2] == self.size else None
