@@ -239,7 +239,8 @@ class ReIDModule(pl.LightningModule):
             # Processes that train have batch norm statistics of their own; those that share an evaluation must not.
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        self.metrics = {name: RankMetrics().to(self.device) for name in names}
+        tracks = getattr(getattr(self.trainer, "datamodule", None), "tracks", {})
+        self.metrics = {name: RankMetrics(tracks=tracks.get(name)).to(self.device) for name in names}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._collect(batch, dataloader_idx)
@@ -279,10 +280,11 @@ class ReIDModule(pl.LightningModule):
 
 
 def in_order(metric: RankMetrics) -> Collected:
-    """What a metric collected on all processes, each picture once."""
+    """What a metric collected on all processes, each item once.
+
+    Where tracks are ranked, an item is a track, in the place of its first picture.
+    """
     with metric.sync_context():
-        features, index = dim_zero_cat(metric.features), dim_zero_cat(metric.index)
-    positions = torch.unique(index)  # ascending
-    result = features.new_empty(len(positions), features.shape[1])
-    result[torch.searchsorted(positions, index)] = features
-    return Collected(result, positions)
+        index, is_query = dim_zero_cat(metric.index), dim_zero_cat(metric.is_query)
+        sides = [metric.items(side) for side in (is_query, ~is_query)]
+    return Collected(torch.cat([features for features, _ in sides]), torch.cat([index[rows] for _, rows in sides]))

@@ -67,6 +67,7 @@ class Benchmark(NamedTuple):
         gallery: What queries are ranked against, junk (pid -1) and distractors included.
         more_queries: Further query sets against the same gallery, such as ``{"occluded": ...}``.
         official: Counts as published, such as ``{"train images": 12936}``; empty where there are none.
+        tracks: Number of the track of each test picture by its path, where tracks are ranked and not pictures.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Benchmark(NamedTuple):
     gallery: tuple[Picture, ...] = ()
     more_queries: Mapping[str, tuple[Picture, ...]] = MappingProxyType({})
     official: Mapping[str, int] = MappingProxyType({})
+    tracks: Mapping[str, int] = MappingProxyType({})
 
 
 class Batch(NamedTuple):

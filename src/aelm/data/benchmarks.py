@@ -9,6 +9,7 @@ from aelm.data.cuhk03 import cuhk03
 from aelm.data.folder import folder
 from aelm.data.layouts import OFFICIAL, find_root, subfolders
 from aelm.data.listing import MARKET_NAME, read_folder, refuse_names, shown, walk_pictures
+from aelm.data.mars import mars
 from aelm.types import Benchmark, InputError, Picture
 
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
@@ -82,6 +83,7 @@ __all__ = [
     "folder",
     "market1501",
     "market_layout",
+    "mars",
     "msmt17",
     "occluded_duke",
     "occluded_reid",

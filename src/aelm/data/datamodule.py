@@ -33,11 +33,21 @@ class EvaluationSet(NamedTuple):
         name: Prefix of its metrics, such as ``test`` in ``test/mAP``.
         query: The queries.
         gallery: The gallery, junk and distractors included.
+        tracks: Where tracks are ranked: for each picture, counted through queries and gallery, the place of the first
+            of its track. Empty where pictures are.
     """
 
     name: str
     query: tuple[Picture, ...]
     gallery: tuple[Picture, ...]
+    tracks: tuple[int, ...] = ()
+
+
+def first_of_track(query: Sequence[Picture], gallery: Sequence[Picture], tracks: Mapping[str, int]) -> tuple[int, ...]:
+    """The place of the first picture of each picture's track and side; a picture of no track is one of its own."""
+    first: dict[tuple[bool, object], int] = {}
+    sides = [(True, picture.path) for picture in query] + [(False, picture.path) for picture in gallery]
+    return tuple(first.setdefault((side, tracks.get(path, path)), i) for i, (side, path) in enumerate(sides))
 
 
 def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...]:
@@ -54,9 +64,12 @@ def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...
     found: list[EvaluationSet] = []
     for i, benchmark in enumerate(benchmarks):
         prefix = "test" if i == 0 else f"test_{benchmark.name}"
-        sets = [EvaluationSet(prefix, benchmark.query, benchmark.gallery)] if benchmark.query else []
-        for more, queries in benchmark.more_queries.items():
-            sets.append(EvaluationSet(f"{prefix}_{more}", queries, benchmark.gallery))
+        queries = {prefix: benchmark.query} if benchmark.query else {}
+        queries |= {f"{prefix}_{more}": pictures for more, pictures in benchmark.more_queries.items()}
+        sets = []
+        for name, asked in queries.items():
+            tracks = first_of_track(asked, benchmark.gallery, benchmark.tracks) if benchmark.tracks else ()
+            sets.append(EvaluationSet(name, asked, benchmark.gallery, tracks))
         if not sets:
             raise InputError(
                 f"{benchmark.name}: expected queries to test with, found none "
@@ -165,6 +178,11 @@ class ReIDDataModule(pl.LightningDataModule):
             if source is not one:
                 shared[one.name] = source.name, len(one.query) - len(source.query)
         return shared
+
+    @property
+    def tracks(self) -> dict[str, tuple[int, ...]]:
+        """``EvaluationSet.tracks`` of each test set that has any."""
+        return {one.name: one.tracks for one in self.test_sets if one.tracks}
 
     @property
     def unreadable(self) -> dict[str, tuple[str, ...]]:

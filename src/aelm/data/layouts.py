@@ -36,6 +36,8 @@ OFFICIAL: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "occluded_duke": _counts(8, {"train": (702, 15618), "query": (519, 2210), "gallery": (1110, 17661)}),
         "cuhk03_detected": _counts(2, {"train": (767, 7365), "query": (700, 1400), "gallery": (700, 5332)}),
         "cuhk03_labeled": _counts(2, {"train": (767, 7368), "query": (700, 1400), "gallery": (700, 5328)}),
+        # Of the test only the people are counted: its items are tracks, of varied length.
+        "mars": MappingProxyType({"train images": 509914, "train ids": 625, "train cameras": 6, "query ids": 626}),
         "msmt17": _counts(15, {"train": (1041, 30248), **_MSMT17_TEST}),
         "msmt17_with_val": _counts(15, {"train": (1041, 32621), **_MSMT17_TEST}),
         # The cameras of these two are not recorded: queries count as one, the gallery as another.

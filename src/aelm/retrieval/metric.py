@@ -1,8 +1,9 @@
 """`rank_metrics` under Lightning: collects features step by step, on any number of processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,6 +13,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from aelm.retrieval.labels import check_labels, own_pairs, require_matches
 from aelm.retrieval.parallel import ALONE, Share
+from aelm.retrieval.pooling import mean_directions
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.ranking import rank_pairs
 from aelm.retrieval.result import RankResult, score_ranks
@@ -29,6 +31,8 @@ class RankMetrics(TorchMetric):
         metric: ``cosine`` or ``euclidean``.
         max_rank: Length of the CMC curve.
         memory: Megabytes for similarities; None for what suits the device.
+        tracks: Where tracks are ranked: for each index that of the first picture of its track, on its side. The
+            features of a track are averaged, and its first picture tells identity and camera. None: pictures are.
 
     >>> metric = RankMetrics()
     >>> first = torch.tensor([True, True, False, False])
@@ -47,12 +51,19 @@ class RankMetrics(TorchMetric):
     is_query: list[Tensor]
     index: list[Tensor]
 
-    def __init__(self, metric: Metric = "cosine", max_rank: int = 50, memory: float | None = None) -> None:
+    def __init__(
+        self,
+        metric: Metric = "cosine",
+        max_rank: int = 50,
+        memory: float | None = None,
+        tracks: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         check_metric(metric)
         self.metric = metric
         self.max_rank = max_rank
         self.memory = memory
+        self.tracks = None if tracks is None else torch.tensor(tracks, dtype=torch.int64)
         for name in ("features", "pids", "camids", "is_query", "index"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -96,15 +107,28 @@ class RankMetrics(TorchMetric):
         """
         if not len(self.features):
             raise InputError("RankMetrics has seen no picture: `update` was not called, or none could be read")
-        features, is_query, index = (dim_zero_cat(part) for part in (self.features, self.is_query, self.index))
-        pids, camids = dim_zero_cat(self.pids), dim_zero_cat(self.camids)
-        query, gallery = _rows(index, is_query), _rows(index, ~is_query)
+        is_query, pids, camids = (dim_zero_cat(part) for part in (self.is_query, self.pids, self.camids))
+        (query_features, query), (gallery_features, gallery) = self.items(is_query), self.items(~is_query)
         labels = check_labels(pids[query], pids[gallery], camids[query], camids[gallery])
         pairs = own_pairs(labels)
         require_matches(labels, pairs)
         share = self._share()
-        rank = rank_pairs(features[query], features[gallery], labels, pairs, self.metric, self.memory, share)
+        rank = rank_pairs(query_features, gallery_features, labels, pairs, self.metric, self.memory, share)
         return score_ranks(labels, pairs, rank, self.max_rank)
+
+    def items(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """What is ranked of the collected rows that are ``chosen``, each once, by index.
+
+        Returns:
+            Features ``(n, D)``, and the rows ``(n,)`` that tell of them.
+        """
+        features, index = dim_zero_cat(self.features), dim_zero_cat(self.index)
+        rows = _rows(index, chosen)
+        if self.tracks is None or not len(rows):
+            return features[rows], rows
+        track = self.tracks.to(index.device)[index[rows]].cpu().numpy()
+        _, first, group = np.unique(track, return_index=True, return_inverse=True)
+        return mean_directions(features[rows], group), rows[torch.from_numpy(first).to(rows.device)]
 
     def _share(self) -> Share:
         if not self._is_synced:

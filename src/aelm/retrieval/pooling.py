@@ -47,7 +47,7 @@ def pool_people(features: Array, pids: Any, camids: Any) -> Pooled:
     people, cameras = whole_numbers("pids", pids), whole_numbers("camids", camids)
     _check_lengths(features, {"pids": people, "camids": cameras})
     kinds, group = np.unique(np.stack([people, cameras]), axis=1, return_inverse=True)
-    return Pooled(_mean_directions(features, group), kinds[0], kinds[1], group)
+    return Pooled(mean_directions(features, group), kinds[0], kinds[1], group)
 
 
 def pool_tracks(features: Array, tracks: Any, pids: Any, camids: Any) -> Pooled:
@@ -75,7 +75,7 @@ def pool_tracks(features: Array, tracks: Any, pids: Any, camids: Any) -> Pooled:
                 f"a track must have one {name}, but tracks {first_few(kinds[mixed])} have several; "
                 f"number tracks apart for each {name}"
             )
-    return Pooled(_mean_directions(features, group), people[first], cameras[first], group)
+    return Pooled(mean_directions(features, group), people[first], cameras[first], group)
 
 
 def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *, alpha: float = 0.0) -> Tensor:
@@ -133,7 +133,16 @@ def centralise(query_features: Array, gallery_features: Array, k: int = 2) -> tu
     return queries, _directions(total, "the mean features")
 
 
-def _mean_directions(features: Array, group: IntArray) -> Tensor:
+def mean_directions(features: Array, group: IntArray) -> Tensor:
+    """The mean of each group's rows, all of unit length: ``(number of groups, D)``.
+
+    Args:
+        features: ``(B, D)``.
+        group: ``(B,)`` from 0.
+
+    Raises:
+        ValueError: If a row, or a mean, is zero, or a value is not finite.
+    """
     directions = _directions(features)
     total = directions.new_zeros(int(group.max()) + 1, directions.shape[1])
     # One after the other in order: a GPU's index_add_ adds in whatever order its threads come.
