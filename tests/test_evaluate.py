@@ -2,9 +2,12 @@
 
 import csv
 import json
+import pickle
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from aelm.data.benchmarks import with_distractors
@@ -110,11 +113,9 @@ def test_foreign_features_are_scored_from_the_command_line(composed, tmp_path, c
     [
         (lambda d: (d / "query.csv").unlink(), r"no file .*query\.csv"),
         (lambda d: (d / "query.csv").write_text("pid,camid\n1,1\n"), "holds 12 rows and .* 1"),
-        (lambda d: (d / "query.csv").write_text("pid\n1\n"), "lacks the column camid"),
-        (
-            lambda d: (d / "query.csv").write_text("pid,camid\n1,1\nx,1\n"),
-            "line 3: pid and camid must be whole",
-        ),
+        (lambda d: (d / "query.csv").write_text("camid\n1\n"), "lacks the column pid; it has camid"),
+        (lambda d: (d / "query.csv").write_text("pid,camid\n1,1\n,1\n"), "1 of 2 have none: line 3"),
+        (lambda d: np.save(d / "query.npy", np.zeros((3, 12))), "holds 3 rows and .* 12: .* save it transposed"),
         (lambda d: np.save(d / "query.npy", np.zeros(3)), r"must hold floats of shape \(rows, columns\)"),
         (lambda d: np.save(d / "query.npy", np.array([{}])), "not an array that loads as data"),
         (lambda d: (d / "query.npy").write_bytes(b"text"), "not an array that loads as data"),
@@ -133,15 +134,70 @@ def test_a_folder_of_embed_is_read_too(tmp_path):
     (tmp_path / "query.npy").rename(tmp_path / "features.npy")
     (tmp_path / "query.csv").rename(tmp_path / "items.csv")
     found = read_features(tmp_path)
-    assert found.pictures == test.query
+    assert [tuple(map(str, picture)) for picture in test.query] == list(found.items)
     assert np.array_equal(found.features, test[0])
 
 
 def test_a_table_may_come_from_a_spreadsheet_and_name_any_file(tmp_path):
     np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfpid,camid,path\r\n1,0,caf\xe9.jpg\r\n2,1,b.jpg\r\n")
-    pictures = read_features(str(tmp_path / "x.npy")).pictures
-    assert pictures == (Picture("caf\udce9.jpg", 1, 0), Picture("b.jpg", 2, 1))
+    items = read_features(str(tmp_path / "x.npy")).items
+    assert items == (("caf\udce9.jpg", "1", "0"), ("b.jpg", "2", "1"))
+
+
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (lambda f, a: scipy.io.savemat(f, {"f": a}), "a Matlab file: .*scipy.io.loadmat"),
+        (lambda f, a: h5py.File(f, "w").create_dataset("f", data=a).file.close(), "an HDF5 file: .*h5py"),
+        (lambda f, a: torch.save(torch.tensor(a), f), "a file of torch.save: .*torch.load"),
+        (lambda f, a: np.savez(f, f=a), r"a numpy archive \(.npz\): .*numpy.load"),
+        (lambda f, a: np.savetxt(f, a, delimiter=","), "text: .*numpy.loadtxt"),
+        (lambda f, a: f.write(pickle.dumps(a)), "a pickle: save the array itself"),
+        (lambda f, a: np.save(f, np.array([{}]), allow_pickle=True), "an array of Python objects"),
+        (lambda f, a: f.write(b"\x93NUMPY\1\0"), "an array that is cut off"),
+        (lambda f, a: None, r"an empty file \(0 bytes\)"),
+    ],
+)
+def test_features_in_other_files_are_called_by_their_kind(tmp_path, save, words):
+    with (tmp_path / "x.npy").open("w+b") as file:
+        save(file, np.eye(3, dtype=np.float32))
+    (tmp_path / "x.csv").write_text("pid\n1\n2\n3\n")
+    with pytest.raises(ValueError, match=words) as caught:
+        read_features(tmp_path / "x.npy")
+    assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_people_with_names_are_scored_and_keep_them(composed, tmp_path, cameras):
+    for side, rows in {"q": ["ann", "bo"], "g": ["bo", "-1.0", "ann", "cy"]}.items():
+        looks = np.eye(4, dtype=np.float32)[[["ann", "bo", "cy", "-1.0"].index(row) for row in rows]]
+        np.save(tmp_path / f"{side}.npy", looks + (0.1 if side == "q" else 0))
+        text = [f"{row};{side if cameras else ''};{side}{i}.jpg\n" for i, row in enumerate(rows)]
+        (tmp_path / f"{side}.csv").write_text("PID;CamID;path\n" + "".join(text))
+    out = tmp_path / "out"
+    scores = evaluate.run(composed("evaluate", f"query={tmp_path}/q.npy", f"gallery={tmp_path}/g.npy", f"output={out}"))
+    assert scores["test/mAP"] == 1
+    with (out / "queries_test.csv").open() as file:
+        assert [(row["pid"], row["camid"]) for row in csv.DictReader(file)] == [
+            ("ann", "q" if cameras else "0"), ("bo", "q" if cameras else "0")
+        ]  # fmt: skip
+
+
+def test_features_that_are_their_own_match_are_counted(composed, tmp_path, caplog):
+    for side in "qg":
+        np.save(tmp_path / f"{side}.npy", np.eye(3, dtype=np.float32)[: 3 - (side == "q")])
+        (tmp_path / f"{side}.csv").write_text("pid\n1\n2\n" + "3\n" * (side == "g"))
+    evaluate.run(composed("evaluate", f"query={tmp_path}/q.npy", f"gallery={tmp_path}/g.npy", "bootstrap=0"))
+    assert "2 of 2 queries find themselves" in caplog.text
+
+
+def test_one_file_as_both_sides_without_cameras_finds_others_alone(composed, tmp_path, caplog):
+    np.save(tmp_path / "x.npy", np.eye(4, dtype=np.float32)[[0, 0, 1, 1]])
+    (tmp_path / "x.csv").write_text("pid\n1\n1\n2\n2\n")
+    both = [f"query={tmp_path}/x.npy", f"gallery={tmp_path}/x.npy", "bootstrap=0"]
+    assert evaluate.run(composed("evaluate", *both))["test/mAP"] == 1
+    assert "4 of 4 queries find themselves" in caplog.text  # their twins are exact
 
 
 def test_checkpoint_or_features_but_not_both(composed):

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "aelm"
 # Each part, and what of aelm it may import beside itself and `types`; from below to above.
 MAY = {
     "types files devices schedules": "",
-    "models": "",
+    "models": "files",
     "losses": "models",
     "retrieval": "devices",
     "data": "files",

@@ -1,13 +1,16 @@
-"""Whole files: written so that they are there or not, to places that were looked at before the work and are held."""
+"""Files: what they are by their first bytes, where they lie, who holds them, and written whole or not at all."""
 
+import codecs
 import errno
 import logging
 import os
 import platform
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +21,111 @@ log = logging.getLogger(__name__)
 LOCK = ".aelm.lock"  # in a folder that is held; beside a file it is named after the file
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # said by file systems without locks
 PATIENCE = 1.0  # seconds: a process that has just been killed may take a moment to let go
+
+# How a file begins, from which byte on, and what it then is.
+BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x93NUMPY", "a numpy array"),
+    (0, b"MATLAB 5.0", "a Matlab file"),
+    (0, b"MATLAB 7.3", "a Matlab 7.3 file"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (0, b"PAR1", "a Parquet table"),
+    (0, b"SQLite format 3", "an SQLite database"),
+    (0, b"\x80\x02", "a pickle"),
+    (0, b"\x80\x03", "a pickle"),
+    (0, b"\x80\x04", "a pickle"),
+    (0, b"\x80\x05", "a pickle"),
+    (0, b"\xff\xd8\xff", "a JPEG"),
+    (0, b"\x89PNG", "a PNG"),
+    (0, b"GIF8", "a GIF"),
+    (0, b"8BPS", "a Photoshop picture"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (4, b"ftypavi", "an AVIF picture"),
+    (4, b"ftyphe", "an HEIC picture"),
+    (4, b"ftypmif1", "an HEIC picture"),
+    (4, b"ftyp", "a video (MP4)"),
+    (8, b"AVI ", "a video (AVI)"),
+    (128, b"DICM", "a DICOM picture"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"\x1f\x8b", "a gzip archive, which must be unpacked"),
+    (0, b"7z\xbc\xaf", "a 7z archive, which must be unpacked"),
+    (0, b"Rar!", "a RAR archive, which must be unpacked"),
+    (257, b"ustar", "a tar archive, which must be unpacked"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, whose file `git lfs pull` brings"),
+    (0, b"<!DOCTYPE html", "a web page, as a failed download leaves it"),
+    (0, b"<html", "a web page, as a failed download leaves it"),
+)
+# What the first file of a zip archive tells of it.
+ZIPS = {
+    "data.pkl": "a file of torch.save",
+    ".npy": "a numpy archive (.npz)",
+    "[Content_Types].xml": "an Excel workbook",
+}
+
+
+def kind_of(content: bytes) -> str:
+    """What a file is, from its first bytes, whatever its name says; empty where that cannot be told.
+
+    Args:
+        content: The file, or its first 512 bytes or more.
+
+    >>> kind_of(b"MATLAB 5.0 MAT-file, Platform"), kind_of(b""), kind_of(b"path,pid"), kind_of(b"\\x07\\x00\\x01")
+    ('a Matlab file', 'an empty file (0 bytes)', 'text', '')
+    """
+    head = content[:512]
+    if not head.strip(b"\0"):
+        return f"{len(content):,} zeros, as a broken copy leaves them" if content else "an empty file (0 bytes)"
+    if head.startswith(b"PK\x03\x04"):
+        first = head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
+        return next((kind for end, kind in ZIPS.items() if first.endswith(end)), "a zip archive")
+    for at, begin, kind in BEGINNINGS:
+        if head[at : at + len(begin)].lower() == begin.lower():
+            return kind
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return "a safetensors file"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "text"
+    return "" if any(byte < 32 and byte not in b"\t\n\v\f\r\x1b" for byte in head) else "text"
+
+
+def on_disk(path: str | Path) -> Path:
+    """The file or folder of this name, also where the disk has it in another writing; ``path`` itself if there is none.
+
+    Other writings are Windows's separators, another case, accents in one character or two (macOS), and letters of
+    Windows's own encoding. One is taken only where it alone fits.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        return path
+    if "\\" in str(path):
+        turned = on_disk(str(path).replace("\\", "/"))
+        if turned.exists():
+            return turned
+    parent = path.parent if path.parent == path or path.parent.exists() else on_disk(path.parent)
+    if not parent.is_dir():
+        return path
+    found = _spellings(parent, parent.stat().st_mtime_ns).get(_spelling(path.name), [])
+    return parent / found[0] if len(found) == 1 else path
+
+
+@lru_cache(maxsize=16)
+def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
+    """The names in a folder, which was last changed then, by what all their writings share."""
+    found: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        found.setdefault(_spelling(name), []).append(name)
+    return found
+
+
+def _spelling(name: str) -> str:
+    """What all writings of a name share."""
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8
+            name = os.fsencode(name).decode("cp1252", "replace")
+        name = unicodedata.normalize("NFC", name)
+    return name.casefold()
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:

@@ -57,6 +57,28 @@ class Picture(NamedTuple):
     camid: int
 
 
+class Names(NamedTuple):
+    """What identities and cameras are called where they are not whole numbers: number -> text as it was read."""
+
+    pids: Mapping[int, str] = MappingProxyType({})
+    camids: Mapping[int, str] = MappingProxyType({})
+
+    def pid(self, number: int) -> str:
+        """What an identity is called.
+
+        >>> Names({3: "alice"}).pid(3), Names().pid(3)
+        ('alice', '3')
+        """
+        return self.pids.get(number, str(number))
+
+    def camid(self, number: int) -> str:
+        """What a camera is called."""
+        return self.camids.get(number, str(number))
+
+
+NO_NAMES = Names()
+
+
 class Benchmark(NamedTuple):
     """A data set as its reader found it on disk; every list sorted by file name.
 
@@ -68,6 +90,8 @@ class Benchmark(NamedTuple):
         more_queries: Further query sets against the same gallery, such as ``{"occluded": ...}``.
         official: Counts as published, such as ``{"train images": 12936}``; empty where there are none.
         tracks: Number of the track of each test picture by its path, where tracks are ranked and not pictures.
+        names: What identities and cameras are called.
+        doubts: Sentences about what its reader took in another way than it may be meant, or left out.
     """
 
     name: str
@@ -77,6 +101,8 @@ class Benchmark(NamedTuple):
     more_queries: Mapping[str, tuple[Picture, ...]] = MappingProxyType({})
     official: Mapping[str, int] = MappingProxyType({})
     tracks: Mapping[str, int] = MappingProxyType({})
+    names: Names = NO_NAMES
+    doubts: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):

@@ -435,16 +435,17 @@ class TestFolder:
         market = benchmarks.market1501(tmp_path)
         assert folder(tmp_path)[1:4] == market[1:4]
 
-    def test_words_are_numbered_in_sorted_order_over_all_splits(self, tmp_path: Path) -> None:
+    def test_words_are_numbered_in_sorted_order_behind_numbers_and_keep_their_text(self, tmp_path: Path) -> None:
         pattern = r"(?P<pid>[^/]+)/(?P<camid>\w+)-\d+"
         trees.fill(tmp_path / "train", ["zoe/lobby-1.jpg", "12/lobby-1.jpg"])
         trees.fill(tmp_path / "query", ["ann/lobby-1.jpg"])
         trees.fill(tmp_path / "gallery", ["ann/garage-1.jpg", "-1/garage-2.jpg"])
         benchmark = folder(tmp_path, pattern=pattern)
         # 12 < ann < zoe and garage < lobby; junk stays junk.
-        assert [(p.pid, p.camid) for p in benchmark.train] == [(0, 1), (2, 1)]
-        assert [(p.pid, p.camid) for p in benchmark.query] == [(1, 1)]
-        assert [(p.pid, p.camid) for p in benchmark.gallery] == [(-1, 0), (1, 0)]
+        assert [(p.pid, p.camid) for p in benchmark.train] == [(12, 1), (14, 1)]
+        assert [(p.pid, p.camid) for p in benchmark.query] == [(13, 1)]
+        assert [(p.pid, p.camid) for p in benchmark.gallery] == [(-1, 0), (13, 0)]
+        assert benchmark.names == ({13: "ann", 14: "zoe"}, {0: "garage", 1: "lobby"})
 
     def test_a_pattern_with_a_slash_never_sees_the_path_above(self, tmp_path: Path) -> None:
         trees.fill(tmp_path / "7_c7" / "query", ["3/c1.jpg"])
@@ -466,6 +467,58 @@ class TestFolder:
         for query in flat.query:
             matches = [p.path for p in flat.gallery if p.pid == query.pid and p.camid != query.camid]
             assert matches == [p.path for p in flat.gallery if p.path != query.path]
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("image_train", "image_query", "image_test"),
+            ("Train", "Query", "Gallery"),
+            ("bbox_train", "test/query", "test/gallery"),
+            ("training", "probe", "Test"),
+            ("veri/image_train", "veri/image_query", "veri/image_test"),
+        ],
+    )
+    def test_the_usual_names_of_splits_are_taken_in_any_case_and_one_folder_too_high(
+        self, tmp_path: Path, names: tuple[str, ...]
+    ) -> None:
+        for name, file in zip(names, ("1_c1.jpg", "2_c1.jpg", "2_c2.jpg"), strict=True):
+            trees.fill(tmp_path / name, [file])
+        benchmark = folder(tmp_path)
+        assert [facts(split) for split in (benchmark.train, benchmark.query, benchmark.gallery)] == [
+            [("1_c1.jpg", 1, 1)], [("2_c1.jpg", 2, 1)], [("2_c2.jpg", 2, 2)]
+        ]  # fmt: skip
+        assert benchmark.doubts == ()
+
+    def test_folders_by_unknown_names_are_not_ranked_against_each_other(self, tmp_path: Path) -> None:
+        trees.fill(tmp_path / "learn", ["1_c1.jpg"])
+        trees.fill(tmp_path / "ask", ["2_c1.jpg", "2_c2.jpg"])
+        with pytest.raises(ValueError, match=r"expected the folders train, query, .* found ask, learn in .*flat=test"):
+            folder(tmp_path)
+        assert len(folder(tmp_path, flat="test").query) == 3
+        trees.fill(tmp_path / "my_train", ["3/c1.jpg"])
+        with pytest.raises(ValueError, match=r"expected the folders .* found my_train"):
+            folder(tmp_path, pattern=r"(?P<pid>\w+)/\w+")
+
+    @pytest.mark.parametrize("pattern", [r"(?P<pid>\d+)_c(?P<camid>\d+)", r"(?P<pid>\d+)/\d+_c(?P<camid>\d+)"])
+    def test_folders_of_identities_are_no_splits(self, tmp_path: Path, pattern: str) -> None:
+        trees.fill(tmp_path, ["0001/0001_c1.jpg", "0001/0001_c2.jpg", "0002/0002_c1.jpg"])
+        assert len(folder(tmp_path, pattern=pattern).query) == 3
+
+    def test_what_is_left_out_or_stands_beside_is_said(self, tmp_path: Path) -> None:
+        for name in ("train", "query", "gallery", "val"):
+            trees.fill(tmp_path / name, ["1_c1.jpg"])
+        (tmp_path / "notes").mkdir()
+        assert [doubt for doubt in folder(tmp_path).doubts if "folders val are left out" in doubt]
+        (low,) = folder(tmp_path / "gallery").doubts
+        assert "lies beside query, train" in low
+        trees.fill(tmp_path / "Train", ["2_c1.jpg"])
+        with pytest.raises(ValueError, match=r"one folder for a split, found Train and train"):
+            folder(tmp_path)
+        for name in ("a", "b"):
+            trees.fill(tmp_path / "two" / name / "query", ["1_c1.jpg"])
+            trees.fill(tmp_path / "two" / name / "gallery", ["1_c2.jpg"])
+        with pytest.raises(ValueError, match=r"found them in a, b\. Set `data_dir` to one of these"):
+            folder(tmp_path / "two")
 
     def test_a_flat_folder_tests_or_trains(self, tmp_path: Path) -> None:
         trees.fill(tmp_path, ["1_c1.jpg", "1_c2.jpg", "-1_c1.jpg"])
@@ -540,6 +593,12 @@ class TestTable:
         assert facts(benchmark.gallery) == [("c, d.jpg", 1, 0)]
         assert facts(benchmark.more_queries["late"]) == [("e.jpg", 0, 1)]
         assert folder(tmp_path, csv=tmp_path / "who.csv") == benchmark
+
+    def test_splits_may_have_their_usual_names_here_too(self, tmp_path: Path) -> None:
+        trees.fill(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+        (tmp_path / "who.csv").write_text("path,pid,split\na.jpg,3,Training\nb.jpg,4,PROBE\nc.jpg,4,Gallery\n")
+        read = folder(tmp_path, csv="who.csv")
+        assert (len(read.train), len(read.query), len(read.gallery)) == (1, 1, 1)
 
     def test_camera_and_split_may_be_left_out(self, tmp_path: Path) -> None:
         trees.fill(tmp_path, ["a.jpg", "b.jpg"])

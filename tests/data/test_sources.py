@@ -105,3 +105,53 @@ def test_what_cannot_be_meant_is_told(crops, tmp_path):
     (crops / "bad.csv").write_text("path,pid\nx.jpg,1\n,2\n")
     with pytest.raises(ValueError, match="line 3 has no path"):
         find_items(crops / "bad.csv")
+
+
+def test_a_tree_is_listed_once_whatever_links_it_holds(tmp_path, caplog):
+    """Loops, a link beside its folder, copies that systems make, and a folder that is only linked."""
+    for name in ("a/1.jpg", "__MACOSX/1.jpg", "@eaDir/1.jpg/T.jpg", "a/.cache/2.jpg", "a/._1.jpg"):
+        (tmp_path / "crops" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "crops" / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "3.jpg").touch()
+    (tmp_path / "crops" / "a" / "loop").symlink_to(tmp_path / "crops")
+    (tmp_path / "crops" / "0_latest").symlink_to("a")
+    (tmp_path / "crops" / "linked").symlink_to(tmp_path / "elsewhere")
+    found = [os.path.relpath(item.path, tmp_path / "crops") for item in find_items(tmp_path / "crops")]
+    assert found == ["a/1.jpg", "linked/3.jpg"]
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path, caplog):
+    for name in ("1.jfif", "2.HEIC", "b/3.heic", "4.gif", "Thumbs.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [os.path.basename(item.path) for item in find_items(tmp_path)] == ["1.jfif"]
+    assert "pictures that are not read are left out: 2 .heic, 1 .gif" in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"no picture in the folder .*found 1 \.heic: convert them"):
+        find_items(tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*found 1 \.gif: convert them"):
+        find_items(f"{tmp_path}/*.gif")
+
+
+def test_a_folder_that_cannot_be_opened_is_told(tmp_path, caplog, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "1.jpg").touch()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert len(find_items(tmp_path)) == 1
+    assert "1 folders cannot be opened" in caplog.text
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
+    (tmp_path / "crops [1]").mkdir()
+    (tmp_path / "crops [1]" / "a.jpg").touch()
+    (tmp_path / "crops 1").mkdir()
+    assert [item.path for item in find_items(f"{tmp_path}/crops [1]/*.jpg")] == [f"{tmp_path}/crops [1]/a.jpg"]
+    (tmp_path / "crops 1" / "b.jpg").touch()
+    assert [item.path for item in find_items(f"{tmp_path}/crops [1]/*.jpg")] == [f"{tmp_path}/crops 1/b.jpg"]

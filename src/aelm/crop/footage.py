@@ -112,7 +112,9 @@ class Folder(Footage):
                 number = re.findall(r"\d+", file.stem)
                 if not number or int(number[-1]) in self.files:
                     other = f", as in {self.files[int(number[-1])].name}" if number else ""
-                    raise InputError(f"{file}: each frame's name must end in a number of its own, such as 000001{other}")
+                    raise InputError(
+                        f"{file}: each frame's name must end in a number of its own, such as 000001{other}"
+                    )
                 self.files[int(number[-1])] = file
         if not self.files:
             raise FileNotFoundError(f"no picture in the folder {path}; expected frames such as 000001.jpg")

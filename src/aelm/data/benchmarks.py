@@ -274,5 +274,11 @@ def with_distractors(given: Benchmark | Callable[[], Benchmark], folder: str | P
     pid = max((picture.pid for picture in everyone), default=0) + 1
     camid = max((picture.camid for picture in everyone), default=0) + 1
     extra = tuple(Picture(str(base / name), pid, camid) for name in names)
+    known = {Path(picture.path).name for picture in (*queries, *benchmark.gallery)}
+    same = [one for one in extra if Path(one.path).name in known]
+    named = shown([Path(one.path).name for one in same])
+    doubt = f"{len(same):,} of {len(extra):,} distractors have the name of a test picture: {named}. Are they copies?"
     official = {key: count for key, count in benchmark.official.items() if not key.startswith("gallery")}
-    return benchmark._replace(gallery=benchmark.gallery + extra, official=official)
+    called = benchmark.names._replace(pids={**benchmark.names.pids, pid: "distractor"})
+    doubts = (*benchmark.doubts, *[doubt] * bool(same))
+    return benchmark._replace(gallery=benchmark.gallery + extra, official=official, names=called, doubts=doubts)

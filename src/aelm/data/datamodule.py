@@ -23,7 +23,7 @@ from aelm.data.splits import (
     split_table,
 )
 from aelm.data.transforms import Augment, Transforms
-from aelm.types import Batch, Benchmark, InputError, Picture, RunError
+from aelm.types import NO_NAMES, Batch, Benchmark, InputError, Names, Picture, RunError
 
 
 class EvaluationSet(NamedTuple):
@@ -35,12 +35,14 @@ class EvaluationSet(NamedTuple):
         gallery: The gallery, junk and distractors included.
         tracks: Where tracks are ranked: for each picture, counted through queries and gallery, the place of the first
             of its track. Empty where pictures are.
+        names: What identities and cameras are called.
     """
 
     name: str
     query: tuple[Picture, ...]
     gallery: tuple[Picture, ...]
     tracks: tuple[int, ...] = ()
+    names: Names = NO_NAMES
 
 
 def first_of_track(query: Sequence[Picture], gallery: Sequence[Picture], tracks: Mapping[str, int]) -> tuple[int, ...]:
@@ -69,7 +71,7 @@ def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...
         sets = []
         for name, asked in queries.items():
             tracks = first_of_track(asked, benchmark.gallery, benchmark.tracks) if benchmark.tracks else ()
-            sets.append(EvaluationSet(name, asked, benchmark.gallery, tracks))
+            sets.append(EvaluationSet(name, asked, benchmark.gallery, tracks, benchmark.names))
         if not sets:
             raise InputError(
                 f"{benchmark.name}: expected queries to test with, found none "
@@ -153,8 +155,9 @@ class ReIDDataModule(pl.LightningDataModule):
 
     @property
     def label_map(self) -> dict[str, int]:
-        """What each label stands for, such as ``{"market1501:2": 0}``, in the order of the labels."""
-        return {f"{name}:{pid}": label for (name, pid), label in self._labels.items()}
+        """What each label stands for, such as ``{"market1501:2": 0, "mine:alice": 1}``, in the order of the labels."""
+        names = {name: self._read[name].names for name, _ in self._labels}
+        return {f"{name}:{names[name].pid(pid)}": label for (name, pid), label in self._labels.items()}
 
     @property
     def val_names(self) -> list[str]:
@@ -212,13 +215,18 @@ class ReIDDataModule(pl.LightningDataModule):
         self.test_sets = evaluation_sets(test)
         if stage not in ("test", "predict"):
             check_trainable(train)
-            held_out = {one.name: hold_out(one.train, self.val_fraction, seed=0) for one in train}
+            held_out = {one.name: hold_out(one.train, self.val_fraction, 0, one.names) for one in train}
             kept = [one._replace(train=held_out[one.name].train) for one in train]
             self._labels = label_map(kept)
             self.train_pictures = relabel(kept, self._labels, camera_map(kept))
             if self.val_fraction:
-                joined = join([Benchmark(name, (), part.query, part.gallery) for name, part in held_out.items()])
-                self.val_sets = (EvaluationSet("val", joined.query, joined.gallery),)
+                joined = join(
+                    [
+                        Benchmark(name, (), part.query, part.gallery, names=self._read[name].names)
+                        for name, part in held_out.items()
+                    ]
+                )
+                self.val_sets = (EvaluationSet("val", joined.query, joined.gallery, names=joined.names),)
         self._tell(used, held_out if self.val_fraction else {})
 
     def teardown(self, stage: str | None = None) -> None:
@@ -285,8 +293,10 @@ class ReIDDataModule(pl.LightningDataModule):
         self._told = True
         log.info("%s%s", split_table(used, held_out), batch)
         for benchmark in used:
-            for sentence in count_warnings(benchmark):
-                log.warning(sentence)
+            # What a test alone leaves out may have been trained on.
+            whole = benchmark if self.train_pictures else benchmark._replace(train=self._read[benchmark.name].train)
+            for sentence in count_warnings(whole):
+                log.warning(printable(sentence))
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process and number of all."""
@@ -333,5 +343,7 @@ def _used(benchmark: Benchmark, train: bool, test: bool) -> Benchmark:
     splits = (["train"] if train else []) + (["query", "gallery"] if test else [])
     official = {key: number for key, number in benchmark.official.items() if key.split()[0] in splits}
     if not test:
-        return Benchmark(benchmark.name, train=benchmark.train, official=official)
+        return Benchmark(
+            benchmark.name, benchmark.train, official=official, names=benchmark.names, doubts=benchmark.doubts
+        )
     return benchmark._replace(train=benchmark.train if train else (), official=official)

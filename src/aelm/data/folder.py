@@ -1,17 +1,19 @@
 """One's own pictures: split folders with a pattern for the file names, or a table (CSV)."""
 
-import csv
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from aelm.data import tables
+from aelm.data.identities import doubts, numbers, plain, texts_of
+from aelm.data.layouts import plain as plain_name
 from aelm.data.layouts import subfolders
 from aelm.data.listing import is_picture, refuse_names, shown, walk_pictures
-from aelm.types import Benchmark, InputError, Picture
-
-_JUNK = "-1"
+from aelm.files import on_disk
+from aelm.types import Benchmark, InputError, Names, Picture
 
 
 class Entry(NamedTuple):
@@ -31,24 +33,8 @@ class Entry(NamedTuple):
     camid: str | None
 
 
-def numbers(texts: Iterable[str]) -> dict[str, int]:
-    """A number for each text: itself if all are whole numbers, else its place among all in sorted order.
-
-    >>> numbers(["007", "12", "-1"])
-    {'-1': -1, '007': 7, '12': 12}
-    >>> numbers(["bob", "-1", "ann"])
-    {'-1': -1, 'ann': 0, 'bob': 1}
-    """
-    distinct = sorted(set(texts))
-    if all(re.fullmatch(r"-?\d+", text) for text in distinct):
-        return {text: int(text) for text in distinct}
-    return {
-        text: i - (_JUNK in distinct) for i, text in enumerate(sorted(distinct, key=lambda text: (text != _JUNK, text)))
-    }
-
-
 def numbered(name: str, entries: Sequence[Entry]) -> Benchmark:
-    """The benchmark of these pictures, each split sorted by path.
+    """The benchmark of these pictures, each split sorted by path, with what their identities and cameras are called.
 
     Raises:
         ValueError: If some pictures have a camera and others have none.
@@ -59,16 +45,17 @@ def numbered(name: str, entries: Sequence[Entry]) -> Benchmark:
             f"{name}: {len(without)} of {len(entries)} pictures have no camera: {shown(without)}. "
             "Give each picture a camera, or none of them"
         )
-    pids = numbers(entry.pid for entry in entries)
-    cameras = numbers(entry.camid for entry in entries if entry.camid is not None)
+    written = {text: plain(text) for entry in entries for text in (entry.pid, entry.camid) if text is not None}
+    pids = numbers(written[entry.pid] for entry in entries)
+    cameras = numbers(written[entry.camid] for entry in entries if entry.camid is not None)
     has_queries = any(entry.split.startswith("query") for entry in entries)
     splits: dict[str, list[Picture]] = {}
     shots: Counter[tuple[str, int]] = Counter()
     for entry in sorted(entries):
         split = "gallery" if entry.split == "test" and has_queries else entry.split
-        pid = pids[entry.pid]
+        pid = pids[written[entry.pid]]
         shot = shots[split, pid]
-        camid = _made_up_camera(split, shot) if entry.camid is None else cameras[entry.camid]
+        camid = _made_up_camera(split, shot) if entry.camid is None else cameras[written[entry.camid]]
         shots[split, pid] += 1
         splits.setdefault(split, []).append(Picture(str(entry.path), pid, camid))
     done = {split: tuple(sorted(pictures)) for split, pictures in splits.items()}
@@ -80,6 +67,11 @@ def numbered(name: str, entries: Sequence[Entry]) -> Benchmark:
         query=tuple(picture for picture in test if picture.pid != -1) or done.get("query", ()),
         gallery=tuple(sorted(test + done.get("gallery", ()))),
         more_queries={s.removeprefix("query_"): done[s] for s in sorted(done) if s.startswith("query_")},
+        names=Names(texts_of(pids), texts_of(cameras)),
+        doubts=(
+            *doubts("identities", [entry.pid for entry in entries]),
+            *doubts("cameras", [entry.camid for entry in entries if entry.camid is not None]),
+        ),
     )
 
 
@@ -92,7 +84,6 @@ def _made_up_camera(split: str, shot: int) -> int:
     return shot % 2 if split == "train" else shot
 
 
-_SPLIT = re.compile(r"train|query|gallery|test|query_\w+")
 _COLUMNS = ("path", "pid", "camid", "split")
 
 
@@ -112,36 +103,37 @@ def read_table(root: Path, file: Path, default_split: str) -> list[Entry]:
     found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise FileNotFoundError(f"`csv`: expected a table, found neither {places[0].absolute()} nor {places[1]}")
-    with found.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        header = stream.readline()
-        # Spreadsheets write semicolons wherever the comma is the decimal point.
-        reader = csv.reader(stream, delimiter=max(",;\t", key=header.count))
-        columns = [column.strip() for column in next(csv.reader([header], reader.dialect), [])]
-        lines = [(reader.line_num + 1, row) for row in reader if row]
-    absent = [column for column in _COLUMNS[:2] if column not in columns]
+    table = tables.read_table(found)
+    absent = [column for column in _COLUMNS[:2] if column not in table.columns]
     if absent:
         raise InputError(
             f"{found}: expected a first line with the columns path, pid and, if wanted, camid and split; "
-            f"{' and '.join(absent)} missing, found {shown(columns) or 'an empty file'}"
+            f"{' and '.join(absent)} missing, found {shown(table.columns) or 'an empty file'}"
         )
-    return _checked(found, [(line, _entry(root, columns, row, default_split)) for line, row in lines])
+    return _checked(found, [(line, _entry(root, table.columns, row, default_split)) for line, row in table.rows])
 
 
 def _entry(root: Path, columns: Sequence[str], row: Sequence[str], default_split: str) -> Entry | str:
     """What a row says, or what is wrong with it."""
     if len(row) != len(columns):
         return f"{len(row)} values for {len(columns)} columns"
-    path, pid, camid, split = (row[columns.index(column)].strip() if column in columns else "" for column in _COLUMNS)
-    split = split or default_split
+    path, pid, camid, said = (row[columns.index(column)].strip() if column in columns else "" for column in _COLUMNS)
+    split = split_of(said) if said else default_split
     if not path or not pid:
         return f"no {'pid' if path else 'path'}"
-    if not _SPLIT.fullmatch(split):
-        return f"split {split!r} is none of train, query, gallery, test, query_<what>"
-    if not is_picture(Path(path).name):
+    if split is None:
+        return f"split {said!r} is none of train, query, gallery, test, query_<what>"
+    found = on_disk(root / path)
+    if not is_picture(re.split(r"[/\\]", path)[-1]):
         return f"{path} is no picture"
-    if not (root / path).is_file():
-        return f"no file {root / path}"
-    return Entry(root / path, split, pid, camid or None)
+    if not found.is_file():
+        windows = (
+            ", which is a path of Windows: write it from the data directory on"
+            if re.match(r"[A-Za-z]:|\\\\", path)
+            else ""
+        )
+        return f"no file {root / path}{windows}"
+    return Entry(found, split, pid, camid or None)
 
 
 def _checked(file: Path, rows: Sequence[tuple[int, Entry | str]]) -> list[Entry]:
@@ -164,34 +156,49 @@ def _checked(file: Path, rows: Sequence[tuple[int, Entry | str]]) -> list[Entry]
 
 Flat = Literal["test", "train"]
 
-_SPLIT_OF_FOLDER = {
-    "train": "train",
-    "bounding_box_train": "train",
-    "query": "query",
-    "gallery": "gallery",
-    "bounding_box_test": "gallery",
-    "test": "test",
+# Names of the splits, without case and punctuation, as people and data sets write them: VeRi-776's image_train,
+# MARS's bbox_test. Test sets that come without queries are ranked against themselves.
+_SPLITS: Mapping[str, Sequence[str]] = {
+    "train": ("train", "training", "trainset", "boundingboxtrain", "bboxtrain", "imagetrain", "trainimages"),
+    "query": ("query", "queries", "queryset", "probe", "imagequery", "testquery", "queryimages", "testprobe"),
+    "gallery": ("gallery", "galleryset", "boundingboxtest", "imagegallery", "testgallery", "galleryimages"),
+    "test": ("test", "testing", "testset", "bboxtest", "imagetest", "imagestest", "testimages"),
 }
+_SPLIT_OF_NAME = {name: split for split, names in _SPLITS.items() for name in names}
+_LIKE_SPLITS = re.compile(r"(?:^|[^a-z])(?:train|query|gallery|test|probe)|(?:train|query|gallery)$", re.IGNORECASE)
+_EXPECTED = "train, query, gallery, test, query_<what> (or image_train, bounding_box_test and the like, in any case)"
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder, or a word of a table, names; None if it names none.
+
+    >>> split_of("Image_Train"), split_of("bounding_box_test"), split_of("query_dark"), split_of("day1")
+    ('train', 'gallery', 'query_dark', None)
+    """
+    further = re.fullmatch(r"query_(\w+)", name, re.IGNORECASE)
+    known = _SPLIT_OF_NAME.get(plain_name(name))
+    return f"query_{further[1]}" if further and known is None else known
 
 
 def folder(
     root: str | Path,
     pattern: str = r"(?P<pid>-?\d+)_c(?P<camid>\d+)",
     csv: str | Path | None = None,
-    flat: Flat = "test",
+    flat: Flat | None = None,
     name: str = "folder",
 ) -> Benchmark:
     """Read anyone's own pictures.
 
-    Splits are the folders ``train``, ``query`` and ``gallery`` of ``root`` (or Market-1501's names for them), further
-    query sets ``query_<what>``, all with whatever folders beneath; other folders are ignored. Where there is only a
-    folder ``test``, or no such folder at all, each picture is ranked against all others: query and gallery are then
-    the same list, and a query's own picture takes no part because it has the same identity and camera.
+    Splits are the folders ``train``, ``query`` and ``gallery`` of ``root`` under any of their usual names (those of
+    Market-1501, MARS and VeRi-776 too), in ``root`` itself, in its folder ``test``, or in its only folder that has
+    such; further query sets are ``query_<what>``. All are taken with whatever folders beneath. Where there is only a
+    folder ``test``, or no folder, each picture is ranked against all others: query and gallery are then the same list,
+    and a query's own picture takes no part because it has the same identity and camera.
 
-    Identities and cameras that are whole numbers stay as they are (-1 is junk, ``007`` is 7). If one of them is not,
-    all are numbered 0, 1, ... in sorted order. Without cameras, every match must count: queries are camera 0 and the
-    gallery camera 1, pictures ranked against each other are each a camera of their identity, and training pictures of
-    an identity are camera 0 and 1 in turn, so that validation can hold some out.
+    Identities and cameras that are whole numbers stay as they are (-1 is junk, ``007`` and ``7.0`` are 7). All others
+    keep their text in ``names``, and are numbered behind those in sorted order. Without cameras, every match must
+    count: queries are camera 0 and the gallery camera 1, pictures ranked against each other are each a camera of their
+    identity, and training pictures of an identity are camera 0 and 1 in turn, so that validation can hold some out.
 
     Args:
         root: Where the pictures lie.
@@ -201,20 +208,48 @@ def folder(
         csv: A table with the columns ``path`` (beneath ``root``), ``pid`` and, if wanted, ``camid`` and ``split``
             (``train``, ``query``, ``gallery``, ``test`` or ``query_<what>``); taken as given or, if there is no such
             file, beneath ``root``.
-        flat: What pictures without a split are: ``test`` as above, or ``train``.
+        flat: What pictures without a split are: ``test`` as above, or ``train``. None is ``test``, but an error for
+            pictures in folders that may be splits by unknown names.
         name: Name of the benchmark, in tables and metric names.
 
     Raises:
         FileNotFoundError: If there is no such folder or table, or no picture.
-        ValueError: If ``pattern`` or ``flat`` is wrong, file names do not match, or the table is malformed.
+        ValueError: If ``pattern`` or ``flat`` is wrong, file names do not match, the table is malformed, or folders may
+            be splits, but none has a name that is known.
     """
-    if flat not in get_args(Flat):
+    if flat is not None and flat not in get_args(Flat):
         raise InputError(f"`flat` must be 'test' or 'train', got {flat!r}")
-    base = Path(root).expanduser().absolute()
+    base = on_disk(Path(root).expanduser().absolute())
     if not base.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder of pictures, found no folder {base}. Set `data_dir=...`")
-    entries = _from_folders(base, _compiled(pattern), flat) if csv is None else read_table(base, Path(csv), flat)
-    return numbered(name, entries)
+    if csv is not None:
+        return numbered(name, read_table(base, Path(csv), flat or "test"))
+    names = _compiled(pattern)
+    found = split_folders(base)
+    entries = [entry for child, split in found.items() for entry in _matched(child, split, names)]
+    if not found:
+        entries = _matched(base, flat or "test", names)
+        if flat is None:
+            _refuse_folders(name, base, entries, names)
+    benchmark = numbered(name, entries)
+    return benchmark._replace(doubts=(*_left_out(base, found), *benchmark.doubts))
+
+
+def _left_out(root: Path, splits: Mapping[Path, str]) -> list[str]:
+    """What is said of folders with pictures that belong to no split, or of a split that lies beside others."""
+    if not splits:
+        beside = sorted(child.name for child in _named(root.parent) if child != root) if split_of(root.name) else []
+        lies = (
+            f"{root} lies beside {shown(beside)}: is it one split of a data set? Then set `data_dir` to {root.parent}"
+        )
+        return [lies] * bool(beside)
+    others = [
+        child.name
+        for parent in {child.parent for child in splits}
+        for child in subfolders(parent)
+        if child not in splits and not any(child in one.parents for one in splits) and _has_pictures(child)
+    ]
+    return [f"pictures in the folders {shown(sorted(others))} are left out; splits are {_EXPECTED}"] * bool(others)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -227,14 +262,55 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _from_folders(root: Path, pattern: re.Pattern[str], flat: Flat) -> list[Entry]:
-    splits = {}
-    for child in subfolders(root):
-        split = _SPLIT_OF_FOLDER.get(child.name, child.name if child.name.startswith("query_") else None)
-        if split is not None:
-            splits[child] = split
-    found = splits or {root: flat}
-    return [entry for child, split in found.items() for entry in _matched(child, split, pattern)]
+def split_folders(root: Path) -> dict[Path, str]:
+    """The folders of the splits: those in ``root``, in its ``test``, or in its only folder that has two or more.
+
+    Raises:
+        ValueError: If two folders are one split, or several folders have splits.
+    """
+    found = _named(root)
+    for child in [child for child, split in found.items() if split == "test"]:
+        inner = _named(child)
+        if "query" in inner.values():
+            del found[child]
+            found |= inner
+    by_split: dict[str, list[str]] = {}
+    for child, split in found.items():
+        by_split.setdefault(split, []).append(str(child.relative_to(root)))
+    if twice := next((some for some in by_split.values() if len(some) > 1), None):
+        raise InputError(f"{root}: expected one folder for a split, found {' and '.join(twice)}. Remove or rename one")
+    inside = [] if found else [child for child in subfolders(root) if len(_named(child)) > 1]
+    if len(inside) > 1:
+        raise InputError(
+            f"{root}: expected the folders of one data set, found them in {shown([child.name for child in inside])}. "
+            "Set `data_dir` to one of these"
+        )
+    return split_folders(inside[0]) if inside else found
+
+
+def _named(root: Path) -> dict[Path, str]:
+    """The folders of ``root`` that have the name of a split."""
+    return {child: split for child in subfolders(root) if (split := split_of(child.name)) is not None}
+
+
+def _has_pictures(root: Path) -> bool:
+    return any(is_picture(name) for _, _, files in os.walk(root) for name in files)
+
+
+def _refuse_folders(name: str, root: Path, entries: Sequence[Entry], pattern: re.Pattern[str]) -> None:
+    """Raises ValueError where pictures lie in folders that may be splits: not those of identities, or of a pattern."""
+    pids: dict[str, set[str]] = {}
+    for entry in entries:
+        first, *deeper = entry.path.relative_to(root).parts
+        if deeper:
+            pids.setdefault(first, set()).add(plain(entry.pid))
+    like_splits = [one for one in pids if _LIKE_SPLITS.search(one)]
+    unknown = like_splits or [one for one, some in pids.items() if some != {plain(one)} and "/" not in pattern.pattern]
+    if unknown:
+        raise InputError(
+            f"{name}: expected the folders {_EXPECTED}, found {shown(unknown)} in {root}. Rename them; or write "
+            "`dataset.benchmarks.folder.flat=test` to rank all pictures against each other, =train to train on all"
+        )
 
 
 def _matched(root: Path, split: str, pattern: re.Pattern[str]) -> list[Entry]:

@@ -1,13 +1,22 @@
 """Which files of a folder are pictures, and the identity and camera that their names carry."""
 
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from aelm.types import InputError, Picture
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+log = logging.getLogger(__name__)
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+# Pictures that are not read, and folders of copies that systems make by themselves.
+NOT_READ = frozenset(
+    {".heic", ".heif", ".avif", ".gif", ".jp2", ".j2k", ".jxl", ".pgm", ".ppm", ".tga", ".psd", ".dng", ".cr2", ".nef"}
+)
+NOT_ENTERED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 
 MARKET_NAME = re.compile(r"(?P<pid>-1|\d+)_c(?P<camid>\d+)s\d+_")
 """Market-1501's names: ``0002_c1s1_000451_03.jpg``, distractors ``0000_...``, junk ``-1_...``."""
@@ -44,11 +53,24 @@ def walk_pictures(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of pictures, found no such folder")
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(parent).relative_to(folder).as_posix() + "/"
-        found += [(prefix + name).removeprefix("./") for name in files]
+    found: list[str] = []
+    closed: list[str] = []
+    entered: set[str] = set()
+    waiting = [folder]  # folders, then the links among what is in them, so that a picture has its own folder's name
+    while waiting:
+        for parent, folders, files in os.walk(waiting.pop(0), onerror=lambda error: closed.append(error.filename)):
+            if os.path.realpath(parent) in entered:
+                folders.clear()
+                continue
+            entered.add(os.path.realpath(parent))
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in NOT_ENTERED]
+            waiting += [Path(parent, name) for name in sorted(folders) if os.path.islink(os.path.join(parent, name))]
+            prefix = Path(parent).relative_to(folder).as_posix() + "/"
+            found += [(prefix + name).removeprefix("./") for name in files]
+    if closed:
+        log.warning(
+            "%s: %d folders cannot be opened, their pictures are left out: %s", folder, len(closed), shown(closed)
+        )
     return _some(folder, sorted(path for path in found if is_picture(path.rsplit("/", 1)[-1])), sorted(found))
 
 
@@ -97,7 +119,20 @@ def shown(items: Sequence[object], most: int = 5) -> str:
     return text if len(items) <= most else f"{text}, ... ({len(items)} in all)"
 
 
+def passed_over(names: Sequence[str]) -> str:
+    """The pictures among some files that are not read, by how many end in what.
+
+    >>> passed_over(["a.HEIC", "b/c.heic", "d.gif", "Thumbs.db", "._e.heic"])
+    '2 .heic, 1 .gif'
+    """
+    bases = [name.rsplit("/", 1)[-1] for name in names]
+    ends = Counter(os.path.splitext(base)[1].lower() for base in bases if not base.startswith("."))
+    return ", ".join(f"{number} {end}" for end, number in ends.most_common() if end in NOT_READ)
+
+
 def _some(folder: Path, pictures: list[str], found: Sequence[str]) -> list[str]:
+    if pictures and (others := passed_over(found)):
+        log.warning("%s: pictures that are not read are left out: %s. Convert them to JPEG or PNG", folder, others)
     if not pictures:
         raise FileNotFoundError(
             f"{folder}: expected pictures ({', '.join(sorted(EXTENSIONS))}), found {shown(found) or 'nothing'}. "

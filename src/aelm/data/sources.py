@@ -1,17 +1,18 @@
 """Pictures as people name them: a folder, a pattern such as ``crops/*.jpg``, a list, or one file."""
 
-import csv
 import glob
-import io
 import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from aelm.data.listing import EXTENSIONS, is_picture, shown, walk_pictures
-from aelm.types import InputError
+from aelm.data import tables
+from aelm.data.identities import plain
+from aelm.data.listing import EXTENSIONS, is_picture, passed_over, shown, walk_pictures
+from aelm.files import on_disk
+from aelm.types import InputError, InputTypeError
 
 NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
 """What file names tell unless said otherwise: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
@@ -65,7 +66,7 @@ def find_items(
         ValueError: If a file is neither picture nor list, a list is broken, or ``pattern`` is not a pattern.
     """
     names = _compiled(pattern)
-    path = Path(source)
+    path = on_disk(source)
     if (path / TABLE).is_file():
         path /= TABLE
     if quality is not None and path.suffix.lower() not in (".csv", ".tsv"):
@@ -74,9 +75,10 @@ def find_items(
         try:
             found = walk_pictures(path)
         except FileNotFoundError:
+            others = passed_over([one.name for one in path.rglob("*")])
             raise FileNotFoundError(
                 f"`{key}`: no picture in the folder {path}, nor in those beneath; expected files that end in "
-                f"{', '.join(sorted(EXTENSIONS))}"
+                f"{', '.join(sorted(EXTENSIONS))}" + f", found {others}: convert them to JPEG or PNG" * bool(others)
             ) from None
         return _once(Item(str(path / name), *_told(name, names)) for name in found)
     if path.is_file():
@@ -88,10 +90,17 @@ def find_items(
             f"`{key}`: {path} is neither a picture ({', '.join(sorted(EXTENSIONS))}) nor a list of them "
             f"({', '.join(sorted(LISTS))})"
         )
-    matching = sorted(name for name in glob.glob(str(source), recursive=True) if is_picture(os.path.basename(name)))
-    if not matching:
+    # Brackets are of a pattern, or of a folder's name.
+    for one in (str(source), str(source).replace("[", "[[]")):
+        found = sorted(glob.glob(one, recursive=True))
+        matching = [name for name in found if is_picture(os.path.basename(name))]
+        if matching:
+            break
+    else:
+        others = passed_over(found)
         raise FileNotFoundError(
             f"`{key}`: nothing at {str(source)!r}; expected a folder, a picture, a pattern that matches some, or a list"
+            + f" (found {others}: convert them to JPEG or PNG)" * bool(others)
         )
     return _once(Item(name, *_told(os.path.basename(name), names)) for name in matching)
 
@@ -127,55 +136,71 @@ def _number(text: str, what: str) -> float:
     return value
 
 
-def plain(text: str) -> str:
-    """Whole numbers in their shortest writing, other text without blanks around it.
-
-    >>> plain("007"), plain("-1"), plain(" north gate ")
-    ('7', '-1', 'north gate')
-    """
-    text = text.strip()
-    return str(int(text)) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
-
-
 def _listed(file: Path, names: re.Pattern[str] | None, key: str, quality: str | None) -> Sequence[Item]:
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        text = stream.read()
     if file.suffix.lower() in (".csv", ".tsv"):
-        items = _table(file, text, names, quality)
+        items = _table(file, names, quality)
     else:
-        paths = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+        paths = [line.removesuffix("\r") for line in tables.read_text(file).split("\n") if line.strip()]
         items = [Item(path, *_told(os.path.basename(path), names)) for path in paths]
     if not items:
         raise FileNotFoundError(f"`{key}`: the list {file} is empty; expected a picture a line")
-    return [item._replace(path=os.path.join(file.parent, item.path)) for item in items]
+    return [item._replace(path=str(on_disk(os.path.join(file.parent, item.path)))) for item in items]
 
 
-def _table(file: Path, text: str, names: re.Pattern[str] | None, quality: str | None) -> Sequence[Item]:
-    header = text.partition("\n")[0]
-    # Spreadsheets write semicolons wherever the comma is the decimal point.
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    for column in ("path", quality or "path"):
-        if column not in (rows.fieldnames or ()):
+def _table(file: Path, names: re.Pattern[str] | None, quality: str | None) -> Sequence[Item]:
+    table = tables.read_table(file)
+    weight_column = None if quality is None else quality.strip().lower()
+    for column in ("path", weight_column or "path"):
+        if column not in table.columns:
             raise InputError(
                 f"{file}: expected a first line with the column {column} and, if wanted, pid, camid, track and time; "
-                f"found {shown(rows.fieldnames or ()) or 'an empty file'}"
+                f"found {shown(table.columns) or 'an empty file'}"
             )
     items = []
-    for row in rows:
+    for line, values in table.rows:
+        row = dict(zip(table.columns, values, strict=False))
         if not row["path"]:
-            raise InputError(f"{file}: line {rows.line_num} has no path")
+            raise InputError(f"{file}: line {line} has no path")
         told = _told(os.path.basename(row["path"]), names)
         pid, camid, track = (
-            plain(row.get(what) or "") or before
-            for what, before in zip(("pid", "camid", "track"), told[:3], strict=True)
+            plain(row.get(what)) or before for what, before in zip(("pid", "camid", "track"), told[:3], strict=True)
         )
-        place = f"{file}: line {rows.line_num}:"
+        place = f"{file}: line {line}:"
         time = _number(row["time"], f"{place} time") if row.get("time") else told[3]
-        weight = 1.0 if quality is None else _number(row[quality] or "", f"{place} {quality}")
+        weight = 1.0 if weight_column is None else _number(row.get(weight_column) or "", f"{place} {quality}")
         if weight < 0:
             raise InputError(f"{place} {quality} must not be negative, got {weight:g}")
         items.append(Item(row["path"], pid, camid, track, time, time, 1, weight))
     return items
+
+
+def item_of(given: Any) -> Item:
+    """A picture as functions take it: a path, or an :class:`Item` whose identity and camera may be numbers.
+
+    Raises:
+        TypeError: If it is something else.
+
+    >>> item_of(Path("a.jpg")).path, item_of(Item("b.jpg", pid=7)).pid
+    ('a.jpg', '7')
+    """
+    item = given if isinstance(given, Item) else Item(given)
+    if not isinstance(item.path, (str, os.PathLike)):
+        raise InputTypeError(f"expected a path, or Item(path, pid, camid), got {given!r}")
+    return item._replace(path=os.fspath(item.path), pid=plain(item.pid), camid=plain(item.camid))
+
+
+def several(name: str, given: Any) -> list[Any]:
+    """A list where one is meant; a text alone would be taken for its letters.
+
+    Raises:
+        TypeError: If it is a text, a path or an item alone, or no list.
+
+    >>> several("paths", ("a.jpg", "b.jpg"))
+    ['a.jpg', 'b.jpg']
+    """
+    if isinstance(given, (str, bytes, os.PathLike, Item)) or not hasattr(given, "__iter__"):
+        raise InputTypeError(f"`{name}` must be a list, got {given!r}: write [{given!r}]")
+    return list(given)
 
 
 def _once(items: Iterable[Item]) -> tuple[Item, ...]:

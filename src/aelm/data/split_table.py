@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from aelm.data.copies import copy_warnings
 from aelm.data.layouts import OFFICIAL
-from aelm.types import Benchmark, InputError, Picture
+from aelm.types import NO_NAMES, Benchmark, InputError, Names, Picture
 
 
 class HeldOut(NamedTuple):
@@ -24,7 +25,7 @@ class HeldOut(NamedTuple):
     gallery: tuple[Picture, ...] = ()
 
 
-def hold_out(pictures: Sequence[Picture], fraction: float, seed: int) -> HeldOut:
+def hold_out(pictures: Sequence[Picture], fraction: float, seed: int, names: Names = NO_NAMES) -> HeldOut:
     """Hold out training identities, and make queries and a gallery of them.
 
     Of each held-out identity and camera the middle picture becomes a query if every query of this identity still has a
@@ -34,6 +35,7 @@ def hold_out(pictures: Sequence[Picture], fraction: float, seed: int) -> HeldOut
         pictures: The training pictures of one benchmark.
         fraction: Share of all identities to hold out, in [0, 1); at least two are held out unless it is 0.
         seed: Chooses among the identities seen by two cameras or more. The same seed chooses the same on each machine.
+        names: What identities are called: by that they are chosen, whatever number they have.
 
     Raises:
         ValueError: If ``fraction`` is out of range, too few identities are seen by two cameras, or fewer than two
@@ -46,7 +48,9 @@ def hold_out(pictures: Sequence[Picture], fraction: float, seed: int) -> HeldOut
     cameras: defaultdict[int, defaultdict[int, list[Picture]]] = defaultdict(lambda: defaultdict(list))
     for picture in pictures:
         cameras[picture.pid][picture.camid].append(picture)
-    held = _chosen({pid: len(seen) for pid, seen in cameras.items()}, fraction, seed)
+    called = {names.pid(pid): pid for pid in cameras}
+    chosen = _chosen({name: len(cameras[pid]) for name, pid in called.items()}, fraction, seed)
+    held = {called[name] for name in chosen}
     queries = {picture for pid in held for picture in _queries(cameras[pid])}
     return HeldOut(
         train=tuple(picture for picture in pictures if picture.pid not in held),
@@ -55,9 +59,9 @@ def hold_out(pictures: Sequence[Picture], fraction: float, seed: int) -> HeldOut
     )
 
 
-def _chosen(num_cameras: dict[int, int], fraction: float, seed: int) -> set[int]:
+def _chosen(num_cameras: dict[str, int], fraction: float, seed: int) -> set[str]:
     wanted = max(2, round(fraction * len(num_cameras)))
-    eligible = [pid for pid, number in num_cameras.items() if number > 1]
+    eligible = [name for name, number in num_cameras.items() if number > 1]
     found = f"{len(num_cameras)} identities, {len(eligible)} of them seen by two cameras or more"
     way_out = "Lower it, or set it to 0: then nothing is held out"
     if wanted > len(eligible):
@@ -71,7 +75,7 @@ def _chosen(num_cameras: dict[int, int], fraction: float, seed: int) -> set[int]
             f"of which {wanted} would be held out. {way_out}"
         )
     # A hash, because no library promises to draw the same numbers in its next version.
-    return set(sorted(eligible, key=lambda pid: hashlib.sha256(f"{seed} {pid}".encode()).digest())[:wanted])
+    return set(sorted(eligible, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:wanted])
 
 
 def _queries(cameras: dict[int, list[Picture]]) -> list[Picture]:
@@ -159,7 +163,11 @@ def split_table(benchmarks: Sequence[Benchmark], held_out: Mapping[str, HeldOut]
 
 
 def count_warnings(benchmark: Benchmark) -> list[str]:
-    """Sentences about counts that differ from the published ones, and about queries without a match."""
+    """Sentences about whatever makes a score mean something else than it seems to.
+
+    Counts that differ from the published ones, queries without a match, the same pictures or people on two sides, and
+    what the reader doubted.
+    """
     found = {f"{split} {what}": number for split, counts in _splits(benchmark) for what, number in _pairs(counts)}
     warnings = []
     for split in ("train", "query", "gallery"):
@@ -181,7 +189,7 @@ def count_warnings(benchmark: Benchmark) -> list[str]:
                 f"{benchmark.name}: {lonely:,} of {len(queries):,} queries have no match from another camera in the "
                 "gallery. They take no part in the scores"
             )
-    return warnings
+    return [*warnings, *copy_warnings(benchmark), *(f"{benchmark.name}: {doubt}" for doubt in benchmark.doubts)]
 
 
 def unmatched_queries(query: Sequence[Picture], gallery: Sequence[Picture]) -> tuple[Picture, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from aelm.data.listing import shown
 from aelm.data.split_table import HeldOut, count_warnings, hold_out, split_table, unmatched_queries
-from aelm.types import Benchmark, InputError, Picture
+from aelm.types import Benchmark, InputError, Names, Picture
 
 __all__ = [
     "HeldOut",
@@ -98,6 +98,7 @@ def join(benchmarks: Sequence[Benchmark]) -> Benchmark:
         return benchmarks[0]
     first_pid = first_camera = 0
     splits: dict[str, list[Picture]] = {}
+    names = Names({}, {})
     for benchmark in benchmarks:
         parts = _parts(benchmark)
         pids = sorted({picture.pid for part in parts.values() for picture in part if picture.pid >= 0})
@@ -105,13 +106,20 @@ def join(benchmarks: Sequence[Benchmark]) -> Benchmark:
         new_pid = {pid: first_pid + i for i, pid in enumerate(pids)}
         new_camid = {camid: first_camera + i for i, camid in enumerate(camids)}
         first_pid, first_camera = first_pid + len(pids), first_camera + len(camids)
+        names = Names(
+            {**names.pids, **{new: f"{benchmark.name}:{benchmark.names.pid(pid)}" for pid, new in new_pid.items()}},
+            {
+                **names.camids,
+                **{new: f"{benchmark.name}:{benchmark.names.camid(old)}" for old, new in new_camid.items()},
+            },
+        )
         for split, part in parts.items():
             splits.setdefault(split, []).extend(
                 Picture(path, new_pid.get(pid, pid), new_camid[camid]) for path, pid, camid in part
             )
     train, query, gallery = (tuple(splits.pop(split)) for split in ("train", "query", "gallery"))
     more = {split.removesuffix(" query"): tuple(pictures) for split, pictures in splits.items()}
-    return Benchmark("+".join(benchmark.name for benchmark in benchmarks), train, query, gallery, more)
+    return Benchmark("+".join(one.name for one in benchmarks), train, query, gallery, more, names=names)
 
 
 def check(benchmark: Benchmark) -> None:
@@ -143,19 +151,23 @@ def check(benchmark: Benchmark) -> None:
         )
     for split, queries in sets.items():
         if len(unmatched_queries(queries, benchmark.gallery)) == len(queries):
-            raise InputError(f"{name}: {_why_unmatched(split, queries, benchmark.gallery)}")
+            raise InputError(f"{name}: {_why_unmatched(split, queries, benchmark.gallery, benchmark.names)}")
 
 
-def _why_unmatched(split: str, query: Sequence[Picture], gallery: Sequence[Picture]) -> str:
+def _why_unmatched(split: str, query: Sequence[Picture], gallery: Sequence[Picture], names: Names) -> str:
     query_pids, gallery_pids = ({picture.pid for picture in pictures} - {-1} for pictures in (query, gallery))
     shared = query_pids & gallery_pids
     if not shared:
         return (
             f"{split} and gallery must share identities, found none in common; {split} has "
-            f"{shown(sorted(query_pids))}, gallery has {shown(sorted(gallery_pids))}. "
+            f"{shown([names.pid(pid) for pid in sorted(query_pids)])}, gallery has "
+            f"{shown([names.pid(pid) for pid in sorted(gallery_pids)])}. "
             "Does `pid` mean the same in both, and does the pattern take the right part of the file names?"
         )
-    cameras = [shown(sorted({picture.camid for picture in pictures}), most=20) for pictures in (query, gallery)]
+    cameras = [
+        shown([names.camid(camid) for camid in sorted({picture.camid for picture in pictures})], most=20)
+        for pictures in (query, gallery)
+    ]
     return (
         f"a match counts only from another camera, but {split} and gallery share {len(shared)} identities and none "
         f"across cameras: {split} has the cameras {cameras[0]}, gallery has {cameras[1]}. "

@@ -11,10 +11,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aelm.data import tables
+from aelm.data.identities import doubts, numbers, plain, texts_of
+from aelm.data.listing import shown
 from aelm.data.sources import Item
 from aelm.embed.embedder import Embedder
-from aelm.files import write_whole
-from aelm.types import InputError, Picture
+from aelm.files import kind_of, on_disk, write_whole
+from aelm.types import InputError, Names, Picture
 
 
 class FeatureFile(NamedTuple):
@@ -22,36 +25,40 @@ class FeatureFile(NamedTuple):
 
     Attributes:
         features: ``(B, D)``, memory-mapped.
-        pictures: B pictures; paths are empty where the table has none.
+        items: B pictures, each with an identity; paths are empty where the table has none.
+        file: Where the features lie.
     """
 
     features: Any
-    pictures: tuple[Picture, ...]
+    items: tuple[Item, ...]
+    file: Path
 
 
 def read_features(path: str | Path) -> FeatureFile:
     """Reads a folder of ``aelm.embed`` (``features.npy``, ``items.csv``), or ``X.npy`` with ``X.csv`` beside it.
 
-    The table has the columns ``pid`` and ``camid``, whole numbers, and if wanted ``path``.
+    The table has the column ``pid`` and, if wanted, ``camid`` and ``path``.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
         ValueError: If the array or the table is malformed, or their lengths differ.
     """
-    path = Path(path).expanduser()
+    path = on_disk(Path(path).expanduser())
     array, table = (path / "features.npy", path / "items.csv") if path.is_dir() else (path, path.with_suffix(".csv"))
+    if array.is_file():
+        features = read_array(array)  # before the table is missed: it may be no array at all
     for file in (array, table):
         if not file.is_file():
             raise FileNotFoundError(
                 f"no file {file}: features need an array (.npy) and a table (.csv) with pid and camid"
             )
-    features = read_array(array)
-    pictures = read_table(table)
-    if len(features) != len(pictures):
+    items = _read_people(table)
+    if len(features) != len(items):
+        turned = ", and has a column for each: save it transposed" * (features.shape[1] == len(items))
         raise InputError(
-            f"{array} holds {len(features)} rows and {table} {len(pictures)}: they must be the same pictures"
+            f"{array} holds {len(features)} rows and {table} {len(items)}: they must be the same pictures{turned}"
         )
-    return FeatureFile(features, pictures)
+    return FeatureFile(features, items, array)
 
 
 def read_array(path: str | Path) -> Any:
@@ -64,30 +71,105 @@ def read_array(path: str | Path) -> Any:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not an array that loads as data: {error}") from error
+        found = _found(path)
+        if found == "a numpy array":
+            found = "an array of Python objects" if "bject" in str(error) else f"an array that is cut off ({error})"
+        raise InputError(f"{path} is not an array that loads as data, but {found}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else _found(path)
         raise InputError(f"{path} must hold floats of shape (rows, columns), found {found}")
     return array
 
 
-def read_table(path: Path) -> tuple[Picture, ...]:
-    """Pictures of a table with ``pid``, ``camid`` and perhaps ``path``; a bad row is an error with its line number."""
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file)
-        missing = {"pid", "camid"} - set(rows.fieldnames or ())
-        if missing:
-            raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}; it has {rows.fieldnames}")
-        pictures = []
-        for row in rows:
-            try:
-                pictures.append(Picture(row.get("path") or "", int(row["pid"]), int(row["camid"])))
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"{path}, line {rows.line_num}: pid and camid must be whole numbers, got {row['pid']!r} and "
-                    f"{row['camid']!r}"
-                ) from error
-    return tuple(pictures)
+# How features in other kinds of files become an array.
+_SAVED_AS = {
+    "a Matlab file": 'numpy.save("X.npy", scipy.io.loadmat(FILE)[NAME]) makes one',
+    "a Matlab 7.3 file": 'numpy.save("X.npy", h5py.File(FILE)[NAME][()].T) makes one',
+    "an HDF5 file": 'numpy.save("X.npy", h5py.File(FILE)[NAME][()]) makes one',
+    "a file of torch.save": 'numpy.save("X.npy", torch.load(FILE).numpy()) makes one',
+    "a pickle": "save the array itself, where it was made",
+    "a numpy archive (.npz)": 'numpy.save("X.npy", numpy.load(FILE)[NAME]) makes one',
+    "text": 'numpy.save("X.npy", numpy.loadtxt(FILE, delimiter=",", ndmin=2)) makes one',
+}
+
+
+def _found(path: str | Path) -> str:
+    """What a file is that is no array, and how it becomes one."""
+    with open(path, "rb") as file:
+        kind = kind_of(file.read(512)) or "bytes of an unknown kind"
+    return f"{kind}: {_SAVED_AS[kind]}" if kind in _SAVED_AS else kind
+
+
+def _read_people(path: Path) -> tuple[Item, ...]:
+    """The rows of a table with ``pid``, and perhaps ``camid`` and ``path``; rows without identity are an error."""
+    table = tables.read_table(path)
+    if "pid" not in table.columns:
+        raise InputError(f"{path} lacks the column pid; it has {shown(table.columns) or 'none'}")
+    items, nobody = [], []
+    for line, values in table.rows:
+        row = dict(zip(table.columns, values, strict=False))
+        items.append(Item(row.get("path") or "", plain(row.get("pid")), plain(row.get("camid"))))
+        if not items[-1].pid:
+            nobody.append(f"line {line}")
+    if nobody:
+        raise InputError(
+            f"{path}: expected an identity for each picture, {len(nobody)} of {len(items)} have none: {shown(nobody)}. "
+            "Fill them in, -1 for junk; `aelm embed` reads them from file names by `pattern`"
+        )
+    return tuple(items)
+
+
+class Sides(NamedTuple):
+    """Queries and gallery in numbers, what these are called, and what looks like a mistake."""
+
+    query: tuple[Picture, ...]
+    gallery: tuple[Picture, ...]
+    names: Names
+    doubts: tuple[str, ...]
+
+
+def numbered(query: FeatureFile, gallery: FeatureFile) -> Sides:
+    """Numbers identities and cameras of both sides together.
+
+    Without cameras every match counts: queries are camera 0 and the gallery camera 1; where both are one file, each
+    picture is a camera of its own, so that none finds itself.
+
+    Raises:
+        ValueError: If some pictures have a camera and others have none.
+    """
+    items = (*query.items, *gallery.items)
+    without = [item.path or item.pid for item in items if not item.camid]
+    if 0 < len(without) < len(items):
+        raise InputError(
+            f"{len(without)} of {len(items)} pictures of query and gallery have no camera: {shown(without)}. "
+            "Give each picture a camera, or none of them"
+        )
+    pids, cameras = numbers(item.pid for item in items), numbers(item.camid for item in items)
+    one_file = query.file.resolve() == gallery.file.resolve()
+
+    def side(found: FeatureFile, camid: int) -> tuple[Picture, ...]:
+        made_up = range(len(found.items)) if one_file else [camid] * len(found.items)
+        return tuple(
+            Picture(item.path, pids[item.pid], made_up[i] if without else cameras[item.camid])
+            for i, item in enumerate(found.items)
+        )
+
+    told = (*doubts("identities", [item.pid for item in items]), *doubts("cameras", [item.camid for item in items]))
+    names = Names(texts_of(pids), {} if without else texts_of(cameras))
+    return Sides(side(query, 0), side(gallery, 1), names, told)
+
+
+def own_rows(query: FeatureFile, gallery: FeatureFile, sides: Sides) -> int:
+    """How many queries have their very features in the gallery, as a match: of the same picture, it seems."""
+    asked = {picture.pid for picture in sides.query}
+    held: dict[bytes, list[Picture]] = {}
+    for row, picture in zip(gallery.features, sides.gallery, strict=True):
+        if picture.pid in asked:
+            held.setdefault(row.tobytes(), []).append(picture)
+    return sum(
+        any(twin.pid == picture.pid and twin.camid != picture.camid for twin in held.get(row.tobytes(), ()))
+        for row, picture in zip(query.features, sides.query, strict=True)
+    )
 
 
 FORMAT = 1
@@ -147,15 +229,16 @@ def read_embeddings(folder: str | Path) -> Embeddings:
 
 def read_items(path: Path) -> tuple[Item, ...]:
     """The pictures of an ``items.csv``."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        rows = csv.reader(stream)
-        columns = tuple(next(rows, ()))
-        if columns not in (SINGLE, OF_TRACKS):
-            raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {', '.join(columns)}")
+    table = tables.read_table(path)
+    if tuple(table.columns) not in (SINGLE, OF_TRACKS):
+        raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {shown(table.columns)}")
+    items = []
+    for line, row in table.rows:
         try:
-            return tuple(_item(*row) for row in rows)
+            items.append(_item(*row))
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}, line {rows.line_num}: {error}; embed again") from error
+            raise InputError(f"{path}, line {line}: {error}; embed again") from error
+    return tuple(items)
 
 
 def _item(

@@ -1,5 +1,6 @@
 """``python -m aelm.evaluate``: tests a checkpoint, on its own data set or another, or scores ready features."""
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -15,9 +16,10 @@ from aelm.command.build import build_data, built
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
+from aelm.data.dataset import printable
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import read_array, read_features
+from aelm.embed.folder import numbered, own_rows, read_array, read_features
 from aelm.evaluate import evidence, scoring
 from aelm.evaluate.evidence import Destination
 from aelm.evaluate.occlusion import Plan
@@ -28,6 +30,8 @@ from aelm.report import metrics, ranked_pictures, unreadable
 from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, rank_metrics
 from aelm.types import InputError
+
+log = logging.getLogger(__name__)
 
 
 class Tested(NamedTuple):
@@ -184,7 +188,16 @@ def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataM
 def test_features(config: DictConfig) -> Tested:
     """Ready features, or ready distances, as one test set."""
     query, gallery = read_features(config.query), read_features(config.gallery)
-    test = Test(query.features, gallery.features, query.pictures, gallery.pictures)
+    sides = numbered(query, gallery)
+    for doubt in sides.doubts:
+        log.warning(printable(doubt))
+    if own := own_rows(query, gallery, sides):
+        log.warning(
+            "%d of %d queries find themselves: their very features are also in the gallery, as of another camera. "
+            "Scores mean little: take these rows out of one side, or name the cameras",
+            own, len(sides.query),
+        )  # fmt: skip
+    test = Test(query.features, gallery.features, sides.query, sides.gallery, sides.names)
     if config.distances is None:
         result = rank_metrics(query.features, gallery.features, *scoring.labels_of(test))
     else:
@@ -207,8 +220,8 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
         output = Path(config.output)
         metrics.write_metrics(scores, output / "metrics.json")
         for name, test in tested.tests.items():
-            metrics.write_queries(results[name], test.query, output / f"queries_{name}.csv")
-            metrics.write_cameras(results[name], output / f"cameras_{name}.csv")
+            metrics.write_queries(results[name], test.query, output / f"queries_{name}.csv", test.names)
+            metrics.write_cameras(results[name], output / f"cameras_{name}.csv", test.names)
     return scores
 
 

@@ -58,7 +58,7 @@ def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
 
 def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
     """Scores a test in the ways asked for: ``<name>_reranked``, ``_multi_query``, ``_expanded``, ``_centralised``."""
-    query, gallery, *_ = test
+    query, gallery = test.query_features, test.gallery_features
     labels = query_pids, gallery_pids, query_camids, gallery_camids = labels_of(test)
     results = {}
     if ways.rerank:

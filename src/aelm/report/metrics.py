@@ -12,7 +12,7 @@ from aelm import files
 from aelm.data import ReIDDataModule
 from aelm.module import ReIDModule
 from aelm.retrieval import RankResult
-from aelm.types import Picture
+from aelm.types import NO_NAMES, Names, Picture
 
 
 class Test(NamedTuple):
@@ -23,12 +23,14 @@ class Test(NamedTuple):
         gallery_features: ``(G, D)``.
         query: The Q pictures.
         gallery: The G pictures.
+        names: What identities and cameras are called.
     """
 
     query_features: Any
     gallery_features: Any
     query: Sequence[Picture]
     gallery: Sequence[Picture]
+    names: Names = NO_NAMES
 
 
 def tests_of(module: ReIDModule, data: ReIDDataModule) -> dict[str, Test]:
@@ -39,7 +41,7 @@ def tests_of(module: ReIDModule, data: ReIDDataModule) -> dict[str, Test]:
         pictures = [*one.query, *one.gallery]
         kept = [pictures[position] for position in positions.tolist()]
         edge = int((positions < len(one.query)).sum())
-        tests[one.name] = Test(features[:edge], features[edge:], kept[:edge], kept[edge:])
+        tests[one.name] = Test(features[:edge], features[edge:], kept[:edge], kept[edge:], one.names)
     return tests
 
 
@@ -82,7 +84,7 @@ def write_metrics(values: Mapping[str, float], path: Path) -> None:
     write_whole(path, json.dumps(dict(sorted(values.items())), indent=2) + "\n")
 
 
-def write_queries(result: RankResult, queries: Sequence[Picture], path: Path) -> None:
+def write_queries(result: RankResult, queries: Sequence[Picture], path: Path, names: Names = NO_NAMES) -> None:
     """Writes a CSV with a line a query: path, pid, camid, AP, INP and rank of the first match; empty where skipped."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
@@ -90,18 +92,18 @@ def write_queries(result: RankResult, queries: Sequence[Picture], path: Path) ->
     columns = (result.average_precision, result.inverse_negative_penalty, result.first_rank)
     for picture, ap, inp, first in zip(queries, *columns, strict=True):
         scored = [f"{ap:.6f}", f"{inp:.6f}", int(first)] if first else ["", "", ""]
-        lines.writerow([picture.path, picture.pid, picture.camid, *scored])
+        lines.writerow([picture.path, names.pid(picture.pid), names.camid(picture.camid), *scored])
     write_whole(path, text.getvalue())
 
 
-def write_cameras(result: RankResult, path: Path) -> None:
+def write_cameras(result: RankResult, path: Path, names: Names = NO_NAMES) -> None:
     """Writes a CSV with a line a query camera: its queries, those skipped, and their scores."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(["camid", "queries", "skipped", *COLUMNS])
     for camid, row in result.by_camera().items():
         scored = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in COLUMNS]
-        lines.writerow([camid, int(row["num_queries"]), int(row["num_skipped"]), *scored])
+        lines.writerow([names.camid(camid), int(row["num_queries"]), int(row["num_skipped"]), *scored])
     write_whole(path, text.getvalue())
 
 

@@ -15,7 +15,6 @@ from aelm.report.heatmap_rows import panels
 from aelm.report.metrics import Test
 from aelm.retrieval import RankResult
 from aelm.retrieval.nearest import ranked_rows
-from aelm.types import Picture
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 VERDICTS: Mapping[int, Verdict] = {1: "match", 0: "miss", -1: "ignored"}
@@ -41,7 +40,7 @@ def draw(
         paths.append(figures.training_curves(history, directory / "training.png"))
     for name, test in tests.items():
         paths += draw_rankings(directory, name, test, module.results[name])
-        rows = heatmap_rows(module.network, data, test.query)
+        rows = heatmap_rows(module.network, data, test)
         if rows[0].panels:  # other people's models have none
             title = "What each classifier looks at, and what AELM erases"
             paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{name}.png", title=title))
@@ -75,10 +74,11 @@ def ranking_rows(test: Test, result: RankResult, queries: Sequence[int]) -> list
         results = []
         for score, index, verdict in zip(found.scores[i], found.indices[i], found.verdict[i], strict=True):
             hit = test.gallery[index]
-            caption = f"id {hit.pid}, cam {hit.camid}"
+            caption = f"id {test.names.pid(hit.pid)}, cam {test.names.camid(hit.camid)}"
             results.append(figures.RankedPicture(hit.path, VERDICTS[int(verdict)], float(score), caption))
         title = f"AP {result.average_precision[q]:.2f}, first match at rank {result.first_rank[q]}"
-        rows.append(figures.RankedRow(picture.path, results, title, f"id {picture.pid}, cam {picture.camid}"))
+        who = f"id {test.names.pid(picture.pid)}, cam {test.names.camid(picture.camid)}"
+        rows.append(figures.RankedRow(picture.path, results, title, who))
     return rows
 
 
@@ -90,14 +90,14 @@ def chosen(result: RankResult) -> dict[str, list[int]]:
     return {"best": order[:ROWS].tolist(), "worst": order[::-1][:ROWS].tolist(), "random": some.tolist()}
 
 
-def heatmap_rows(network: ReIDNetwork, data: ReIDDataModule, queries: Sequence[Picture]) -> list[figures.HeatmapRow]:
+def heatmap_rows(network: ReIDNetwork, data: ReIDDataModule, test: Test) -> list[figures.HeatmapRow]:
     """Heat maps of every classifier, and what AELM would erase, for some people spread over the queries."""
-    picks = np.linspace(0, len(queries) - 1, min(PEOPLE, len(queries))).round().astype(int)
-    pictures = [queries[i] for i in picks]
+    picks = np.linspace(0, len(test.query) - 1, min(PEOPLE, len(test.query))).round().astype(int)
+    pictures = [test.query[i] for i in picks]
     dataset = ReIDDataset(pictures, data.transform.test)
     images = collate(dataset.__getitems__(list(range(len(pictures))))).image
     outputs = network.explain(images.to(network.mean.device))
     return [
-        figures.HeatmapRow(images[i].permute(1, 2, 0).numpy(), panels(outputs, i), f"id {picture.pid}")
+        figures.HeatmapRow(images[i].permute(1, 2, 0).numpy(), panels(outputs, i), f"id {test.names.pid(picture.pid)}")
         for i, picture in enumerate(pictures)
     ]

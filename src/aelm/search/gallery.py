@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.data.sources import Item, plain
+from aelm.data.identities import plain
+from aelm.data.sources import Item
 from aelm.embed.embedder import Embedder
 from aelm.embed.folder import (
     ITEMS,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from aelm.data.sources import Item, plain
+from aelm.data.identities import plain
+from aelm.data.sources import Item
 from aelm.embed.embedder import Embedder
 from aelm.embed.folder import check_model, read_embeddings
 from aelm.retrieval.blocks import Array, check_features

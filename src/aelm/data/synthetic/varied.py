@@ -91,7 +91,9 @@ def leaves(draw: Rng, height: int) -> Floats:
         centre = (int(draw.random() * width), int(draw.random() * height))
         colour = np.asarray(hue(draw), np.float32) * 0.7 + 40
         if draw.random() < 0.5:
-            cv2.ellipse(picture, centre, (int(wide) + 1, int(tall) + 1), 180 * draw.random(), 0, 360, colour.tolist(), -1)
+            cv2.ellipse(
+                picture, centre, (int(wide) + 1, int(tall) + 1), 180 * draw.random(), 0, 360, colour.tolist(), -1
+            )
         else:
             corner = (centre[0] + int(2 * wide) + 1, centre[1] + int(2 * tall) + 1)
             cv2.rectangle(picture, centre, corner, colour.tolist(), -1)
@@ -159,7 +161,9 @@ def shoot(
         at = (CANVAS_WIDTH * between(draw, -0.2, 1.2), CANVAS_HEIGHT * between(draw, 0.6, 0.95))
         behind = blank()
         other = person(seed, PASSERS_BY + int(draw.random() * 10_000))
-        draw_person(behind, other, there, View(seen.yaw, seen.pitch, seen.scale * between(draw, 0.4, 0.9), at), eye.light)
+        draw_person(
+            behind, other, there, View(seen.yaw, seen.pitch, seen.scale * between(draw, 0.4, 0.9), at), eye.light
+        )
         picture = over(picture, behind)
     feet = (view.foot[0] / CANVAS_HEIGHT, (view.foot[1] - 6) / CANVAS_HEIGHT)
     picture = over(picture * shadow(eye, feet, 1.0, height), layer)

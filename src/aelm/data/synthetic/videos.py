@@ -300,7 +300,9 @@ def videos(
     try:
         partial.chmod(0o755)
         with ThreadPoolExecutor(min(cameras, os.cpu_count() or 1)) as pool:
-            shown = list(pool.map(lambda number: _write(partial, number, seed, plan, fps, size, form), range(1, cameras + 1)))
+            shown = list(
+                pool.map(lambda number: _write(partial, number, seed, plan, fps, size, form), range(1, cameras + 1))
+            )
         rows = ["camera,track,pid,first_frame,last_frame,fps"]
         for walk in sorted(plan):
             frames = [box.frame for box in shown[walk.camera - 1] if box.track == walk.track]

@@ -1,0 +1,83 @@
+"""Tables and lists as people save them: CSV of any program, in any of the usual encodings."""
+
+import codecs
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from aelm.data.listing import shown
+from aelm.files import kind_of
+from aelm.types import InputError
+
+# A longer mark first: that of UTF-32 begins as that of UTF-16 does.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+class Table(NamedTuple):
+    """What a table holds.
+
+    Attributes:
+        columns: Their names, in small letters.
+        rows: The line in which each row ends, and its values; rows without any value are left out.
+    """
+
+    columns: list[str]
+    rows: list[tuple[int, list[str]]]
+
+
+def read_text(file: Path) -> str:
+    """The text of a file, in UTF-16 or UTF-32 where it begins with their mark, else in UTF-8.
+
+    What is no UTF-8 becomes the surrogates that stand for such bytes in file names.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no text, saying what it is.
+    """
+    content = file.read_bytes()
+    mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
+    encoding = MARKS.get(mark, "utf-8")
+    if not mark and content[1:2] == b"\0" and kind_of(content[::2]) == "text":  # UTF-16 without its mark
+        encoding = "utf-16-le"
+    elif content and not mark and (kind := kind_of(content)) != "text":
+        raise InputError(
+            f"{file}: expected text, found {kind or 'bytes that are no text'}. Save the table as CSV (UTF-8)"
+        )
+    return content[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace")
+
+
+def read_table(file: Path) -> Table:
+    """Reads a table separated by comma, semicolon or tab, with the names of its columns in the first line.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no text, a column comes twice, or quotes are not closed.
+    """
+    text = read_text(file)
+    first, _, rest = text.partition("\n")
+    # Spreadsheets write semicolons wherever the comma is the decimal point, and some say so in a line of its own.
+    said = first.strip().lower()
+    separator = max(",;\t", key=first.count)
+    lines = 0
+    if said.startswith("sep=") and len(said) <= 5:
+        separator, text, lines = said[4:] or "\t", rest, 1
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num + lines, row) for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise InputError(
+            f"{file}, line {reader.line_num + lines}: no row of a table ({error}). Is a quote open?"
+        ) from error
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise InputError(f"{file}: expected each column once, found {shown(twice)} twice. Remove or rename one")
+    # Spreadsheets fill rows up with empty cells.
+    wide = len(columns)
+    return Table(columns, [(line, row if any(row[wide:]) else row[:wide]) for line, row in rows])
