@@ -141,7 +141,7 @@ def test_a_tensor_too_many_beside_the_network_is_a_warning(small, caplog):
         load_trained("w.pth", small)
         assert not caplog.text, "the classifier is no surprise"
         load_trained("w.pth", small | {"attention.weight": torch.zeros(2)})
-    assert "w.pth: 1 tensors have no part in embeddings: attention.weight" in caplog.text
+    assert "w.pth: 1 tensors have no part in embeddings here: attention.weight" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def load_embedder(
         if not isinstance(backbone, OnnxBackbone):
             raise InputTypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
         (height, width), (mean, std) = backbone.size, normalisation(backbone)
-    elif KEY in (content := read_file(path)):
+    elif isinstance(content := read_file(path), dict) and {KEY, "state_dict"} <= content.keys():
         network, says = network_of(content, path, allow), content[KEY]["preprocessing"]
         lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in says]
         if lacking:
@@ -144,5 +144,5 @@ def load_embedder(
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if told:
-        digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True)).encode()).hexdigest()
+        digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True, default=str)).encode()).hexdigest()
     return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config)

@@ -26,7 +26,7 @@ def build_osnet(state: State, told: Told) -> Parts:
         "ain_" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "ibn_" if "conv2.0.IN.weight" in state else ""
     )
     width = state["conv1.conv.weight"].shape[0] / 64
-    name = next((f"osnet_{kind}{told}" for told, factor in WIDTHS.items() if factor == width), "")
+    name = next((f"osnet_{kind}{label}" for label, factor in WIDTHS.items() if factor == width), "")
     if name not in OWN:
         raise InputError(f"there is no OSNet of kind {kind.rstrip('_') or 'plain'!r} and width {width:g}")
     return Parts(name, TimmBackbone(name, 1, pretrained=False), PooledHead(*fully_connected(state)))

@@ -167,7 +167,10 @@ def fill(parts: nn.Module, state: State, layout: Layout, path: Path, colour: str
             )
     left += [key for key in named if key not in own]
     if left:
-        log.warning("%s: %d tensors have no part in embeddings: %s", path, len(left), ", ".join(left[:8]))
+        log.warning(
+            "%s: %d tensors have no part in embeddings here: %s. If the original needs them, its features differ",
+            path, len(left), ", ".join(left[:8]),
+        )  # fmt: skip
     fits = {key: named[key].reshape(value.shape) for key, value in own.items()}
     if colour == "BGR":
         fits = {
