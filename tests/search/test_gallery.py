@@ -1,5 +1,7 @@
 """Gallery: what is added is found, what is removed is not, on disk and in memory alike."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -201,3 +203,48 @@ def test_one_by_one_is_all_at_once(tmp_path):
         gallery.add(features[9:10], [Item(replaced, "x", "9")])
     assert single.items == whole.items
     assert single.search(unit(4, 7), k=29) == whole.search(unit(4, 7), k=29)
+
+
+def test_numbers_paths_and_one_alone_are_taken_for_what_they_mean(tmp_path):
+    gallery, features = Gallery(dim=D), unit(20)
+    gallery.add(features, [Item(Path(f"{i}.jpg"), pid=7, camid=i % 13) for i in range(20)])
+    gallery.add(torch.tensor(features[:1]).bfloat16(), Path("0.jpg"))
+    assert gallery.items[0] == Item("1.jpg", "7", "1")
+    query = features[:1]
+    for one, several in (("12", ["12"]), (12, ["12"]), (np.int64(12), ["12"])):
+        assert gallery.search(query, only_camids=one) == gallery.search(query, only_camids=several) != []
+    assert not any(hit.camid == "3" for hit in gallery.search(query, except_camids="3")[0])
+    assert gallery.search(query, except_camids=0) != gallery.search(query)
+    assert not any(hit.path == "5.jpg" for hit in gallery.search(query, leave_out="5.jpg")[0])
+    assert gallery.search(query, only_camids=np.array([1, 2])) == gallery.search(query, only_camids=["1", "2"])
+    assert gallery.remove("3.jpg") == 1
+    assert gallery.remove(Path("4.jpg")) == 1
+    assert gallery.remove([Path("5.jpg"), "3.jpg"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "item", "error", "message"),
+    [
+        (0.0, "empty.jpg", ValueError, "of 'empty.jpg' are all zero"),
+        (np.nan, Item("nan.jpg"), ValueError, "NaN or infinite values, 1 of 1 rows, the first of 'nan.jpg'"),
+        (1.0, 7.5, TypeError, "expected a list, got float 7.5"),
+        (1.0, [None], TypeError, r"expected a path, or Item\(path, pid, camid\), got None"),
+        (1.0, [("a.jpg", "7")], TypeError, "expected a path, or Item"),
+        (1.0, Item("a.jpg", pid=["7"]), TypeError, "an identity or camera is text or a number, got list"),
+    ],
+)
+def test_what_a_gallery_cannot_hold_is_refused_at_once(spoil, item, error, message):
+    gallery = Gallery(dim=D)
+    gallery.add(unit(1), ["good.jpg"])
+    with pytest.raises(error, match=message):
+        gallery.add(unit(1) * spoil, item)
+    assert len(gallery) == 1
+    gallery.search(unit(1))
+
+
+def test_brackets_in_a_path_pattern_are_a_folder_s_name_where_nothing_fits():
+    gallery = Gallery(dim=D)
+    gallery.add(unit(3), ["day [1]/a.jpg", "day 2/b.jpg", "day 3/c.jpg"])
+    found = gallery.search(unit(1), paths="day [1]/*")[0]
+    assert [hit.path for hit in found] == ["day [1]/a.jpg"]
+    assert len(gallery.search(unit(1), paths="day [23]/*")[0]) == 2

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_galleries_of_two_models_never_meet(people, embedder, tmp_path, composed
 def test_bad_calls_and_addresses_are_told(people, embedder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"`k` must lie in 1 \.\. 16384, as Milvus has it, got 0"):
         people.search(unit(1), k=0)
-    with pytest.raises(ValueError, match=r"must have shape \(1, 12\) .* got \(2, 12\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(1, 12\), .* got \(2, 12\)"):
         people.add(unit(2), ["x.jpg"])
     with pytest.raises(ValueError, match="NaN or infinite"):
         people.add(unit(1) * np.nan, ["x.jpg"])
@@ -146,13 +147,28 @@ def test_bad_calls_and_addresses_are_told(people, embedder, tmp_path, monkeypatc
         store.pymilvus()
 
 
-def test_a_file_that_another_process_has_open_is_said_to_be_in_use(people, tmp_path):
+def test_a_store_takes_what_a_gallery_takes_and_refuses_what_it_refuses(people):
+    people.add(unit(3), [Item("/g/1.jpg", pid=7, camid=12), Path("/g/2.jpg"), "/g/3.jpg"])
+    (found,) = people.search(unit(1), only_camids="12")
+    assert found[0][2:] == ("7", "12")
+    assert people.search(unit(1), only_camids=12)[0] == found
+    assert people.remove("/g/2.jpg") == people.remove(Path("/g/3.jpg")) == 1
+    with pytest.raises(ValueError, match=r"of ./g/empty\.jpg. are all zero"):
+        people.add(unit(1) * 0, ["/g/empty.jpg"])
+    assert len(people) == 1
+
+
+def test_a_file_of_another_program_or_of_another_kind_is_told_as_such(tmp_path, embedder, people):
     code = (
-        "from aelm.search.store import connect\n"
-        "try: connect('new/people.db', 5)\n"
-        "except ConnectionError as error: print(error)"
+        "import sys, aelm\n"
+        "try:\n    aelm.GalleryStore(sys.argv[1], aelm.load_embedder(sys.argv[2]))\n"
+        "except ConnectionError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(
-        "the gallery store 'new/people.db' is in use by another process: a local file serves one program at a time"
+    done = subprocess.run(
+        [sys.executable, "-c", code, people.uri, str(tmp_path / "model.ckpt")], capture_output=True, text=True
     )
+    assert "is in use by another process: a local file serves one program at a time" in done.stdout
+    assert "Traceback" not in done.stderr
+    (tmp_path / "old.db").write_bytes(b"SQLite format 3\0" + bytes(100))
+    with pytest.raises(ConnectionError, match=r"old.db' cannot be opened: (NotADirectory|FileExists)Error"):
+        GalleryStore(str(tmp_path / "old.db"), embedder)

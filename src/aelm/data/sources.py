@@ -4,7 +4,8 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,17 +190,19 @@ def item_of(given: Any) -> Item:
     return item._replace(path=os.fspath(item.path), pid=plain(item.pid), camid=plain(item.camid))
 
 
-def several(name: str, given: Any) -> list[Any]:
-    """A list where one is meant; a text alone would be taken for its letters.
+def several(given: Any) -> list[Any]:
+    """What is meant by a list, or by one text, path, number or picture alone: a text is not its letters.
 
     Raises:
-        TypeError: If it is a text, a path or an item alone, or no list.
+        TypeError: If it is nothing of these.
 
-    >>> several("paths", ("a.jpg", "b.jpg"))
-    ['a.jpg', 'b.jpg']
+    >>> several(("a.jpg", "b.jpg")), several("a.jpg"), several(3)
+    (['a.jpg', 'b.jpg'], ['a.jpg'], [3])
     """
-    if isinstance(given, (str, bytes, os.PathLike, Item)) or not hasattr(given, "__iter__"):
-        raise InputTypeError(f"`{name}` must be a list, got {given!r}: write [{given!r}]")
+    if isinstance(given, (str, os.PathLike, Item, Integral)):
+        return [given]
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, Mapping)):
+        raise InputTypeError(f"expected a list, got {type(given).__name__} {given!r}")
     return list(given)
 
 

@@ -167,6 +167,11 @@ def whole_numbers(name: str, values: Any) -> IntArray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1:
         raise InputError(f"`{name}` must have one axis, one id for each picture, got shape {array.shape}")
+    if array.size and array.dtype.kind in "UO":
+        raise InputTypeError(
+            f"`{name}` must hold whole numbers, got {type(array[0]).__name__} such as {array[0]!r}; number both sides "
+            "together: numpy.unique([*of_queries, *of_gallery], return_inverse=True)"
+        )
     if array.size and array.dtype.kind not in "iu":
         raise InputTypeError(f"`{name}` must hold whole numbers, got {array.dtype}; convert with `.astype('int64')`")
     return array.astype(np.int64)

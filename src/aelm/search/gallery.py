@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.data.identities import plain
-from aelm.data.sources import Item
+from aelm.data.sources import Item, item_of, several
 from aelm.embed.embedder import Embedder
 from aelm.embed.folder import (
     ITEMS,
@@ -25,7 +25,7 @@ from aelm.embed.folder import (
 )
 from aelm.embed.tracks import PICTURES
 from aelm.retrieval import nearest
-from aelm.retrieval.blocks import Array, check_features
+from aelm.retrieval.blocks import Array, as_tensor, check_features
 from aelm.types import InputError
 
 Rows = NDArray[np.int64]
@@ -67,6 +67,33 @@ def with_rows(held: NDArray[Any], used: int, new: NDArray[Any]) -> NDArray[Any]:
         held = larger
     held[used:end] = new
     return held
+
+
+def checked(features: Array, items: Any, dim: int) -> tuple[NDArray[np.float32], list[Item]]:
+    """What a gallery is given, as it holds it: a row of float32 and an :class:`Item` for each picture.
+
+    Raises:
+        TypeError: If features are no floating-point tensor or array, or an item is neither a path nor an item.
+        ValueError: If shapes do not fit, or a row has no direction: it is zero, or not finite.
+    """
+    check_features("features", features)
+    full = [item_of(item) for item in several(items)]
+    new = as_tensor(features).cpu().float().numpy()
+    if new.shape != (len(full), dim):
+        raise InputError(f"`features` must have shape {(len(full), dim)}, a row an item, got {new.shape}")
+    broken = np.flatnonzero(~np.isfinite(new).all(1))
+    if len(broken):
+        raise InputError(
+            f"`features` hold NaN or infinite values, {len(broken)} of {len(new)} rows, the first of "
+            f"{full[broken[0]].path!r}; has the model diverged?"
+        )
+    empty = np.flatnonzero(~new.any(1))
+    if len(empty):
+        raise InputError(
+            f"`features` of {full[empty[0]].path!r} are all zero, as {len(empty)} of {len(new)} rows: zero "
+            "vectors are similar to nothing. Leave them out; is the crop empty?"
+        )
+    return new, full
 
 
 class Gallery:
@@ -137,7 +164,7 @@ class Gallery:
         """What it holds, in order; paths as :meth:`search` gives them."""
         return [self._items[row]._replace(path=self._path(row)) for row in np.flatnonzero(self._kept).tolist()]
 
-    def add(self, features: Array, items: Sequence[Item | str]) -> None:
+    def add(self, features: Array, items: Sequence[Item | str | Path]) -> None:
         """Adds pictures; one of a path that is there already takes its place.
 
         Args:
@@ -145,17 +172,10 @@ class Gallery:
             items: A path, or path, identity and camera, for each.
 
         Raises:
-            TypeError: If features are no floating-point tensor or array.
-            ValueError: If their shape does not fit, a value is not finite, or a path comes twice.
+            TypeError: If features are no floating-point tensor or array, or an item is none.
+            ValueError: If their shape does not fit, a row is zero or not finite, or a path comes twice.
         """
-        check_features("features", features)
-        new = np.array(features if isinstance(features, np.ndarray) else features.detach().cpu(), np.float32)
-        if new.shape != (len(items), self.dim):
-            raise InputError(f"`features` must have shape {(len(items), self.dim)}, a row an item, got {new.shape}")
-        if not np.isfinite(new).all():
-            raise InputError("`features` hold NaN or infinite values; has the model diverged?")
-        full = [Item(item) if isinstance(item, str) else item._replace(pid=plain(item.pid), camid=plain(item.camid))
-                for item in items]  # fmt: skip
+        new, full = checked(features, items, self.dim)
         keys = [os.path.abspath(item.path) for item in full]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
@@ -169,10 +189,10 @@ class Gallery:
             item if self.folder is None else item._replace(path=os.path.abspath(item.path)) for item in full
         ]
 
-    def remove(self, paths: Collection[str]) -> int:
+    def remove(self, paths: Collection[str | Path] | str | Path) -> int:
         """Takes pictures out, and says how many of ``paths`` were there."""
         rows = self._rows()
-        gone = [rows.pop(key) for key in map(os.path.abspath, paths) if key in rows]
+        gone = [rows.pop(key) for key in map(os.path.abspath, several(paths)) if key in rows]
         self._kept[gone] = False
         return len(gone)
 
@@ -182,10 +202,10 @@ class Gallery:
         k: int = 20,
         *,
         min_score: float | None = None,
-        only_camids: Collection[str | int] | None = None,
-        except_camids: Collection[str | int] = (),
+        only_camids: Collection[str | int] | str | int | None = None,
+        except_camids: Collection[str | int] | str | int = (),
         paths: str | None = None,
-        leave_out: Sequence[str] = (),
+        leave_out: Sequence[str | Path] | str | Path = (),
     ) -> list[list[Hit]]:
         """The most similar pictures of each query, best first, exact; the embeddings are streamed.
 
@@ -206,6 +226,7 @@ class Gallery:
             raise InputError(
                 f"`query` has {query.shape[1]} dimensions, the gallery {self.dim}; both must come from one model"
             )
+        leave_out = several(leave_out)
         if leave_out and len(leave_out) != len(query):
             raise InputError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
         rows = self._wanted(only_camids, except_camids, paths)
@@ -261,12 +282,14 @@ class Gallery:
             self._row = {os.path.abspath(self._path(row)): row for row in range(len(self._items))}
         return self._row
 
-    def _wanted(self, only: Collection[str | int] | None, others: Collection[str | int], pattern: str | None) -> Rows:
+    def _wanted(self, only: Any, others: Any, pattern: str | None) -> Rows:
         """The rows that are searched, ascending."""
-        if only is None and not others and pattern is None:
+        cameras = None if only is None else set(map(plain, several(only)))
+        left_out = set(map(plain, several(others)))
+        if cameras is None and not left_out and pattern is None:
             return np.flatnonzero(self._kept)
-        cameras = None if only is None else {plain(str(camid)) for camid in only}
-        left_out = {plain(str(camid)) for camid in others}
+        if pattern and not any(fnmatchcase(item.path, pattern) for item in self._items):
+            pattern = pattern.replace("[", "[[]")  # brackets of a folder's name
         fits = [
             (cameras is None or item.camid in cameras)
             and item.camid not in left_out

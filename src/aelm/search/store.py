@@ -2,20 +2,19 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from aelm.data.identities import plain
-from aelm.data.sources import Item
+from aelm.data.sources import Item, several
 from aelm.embed.embedder import Embedder
 from aelm.embed.folder import check_model, read_embeddings
 from aelm.retrieval.blocks import Array, check_features
-from aelm.search.gallery import Hit
+from aelm.search.gallery import Hit, checked
 from aelm.types import InputError, MissingPackageError
 
 BATCH = 1000  # rows a message; Milvus takes no more than 64 MB
@@ -74,7 +73,7 @@ class GalleryStore:
         """Lets go of the file or the connection."""
         self._client.close()
 
-    def add(self, features: Array, items: Sequence[Item | str], times: Sequence[float] = ()) -> None:
+    def add(self, features: Array, items: Sequence[Item | str | Path], times: Sequence[float] = ()) -> None:
         """Adds pictures; one of a path that is there already takes its place.
 
         Args:
@@ -86,17 +85,10 @@ class GalleryStore:
             TypeError: If features are no floating-point tensor or array.
             ValueError: If the shapes do not fit, a value is not finite, or a path is no UTF-8.
         """
-        check_features("features", features)
-        new = np.asarray(features if isinstance(features, np.ndarray) else features.detach().cpu(), np.float32)
-        when = list(times) or [0.0] * len(items)
-        if new.shape != (len(items), self.dim) or len(when) != len(items):
-            raise InputError(
-                f"`features` must have shape {(len(items), self.dim)} and `times` {len(items)} entries or none, "
-                f"got {new.shape} and {len(when)}"
-            )
-        if not np.isfinite(new).all():
-            raise InputError("`features` hold NaN or infinite values; has the model diverged?")
-        full = [Item(item) if isinstance(item, str) else item for item in items]
+        new, full = checked(features, items, self.dim)
+        when = list(times) or [0.0] * len(full)
+        if len(when) != len(full):
+            raise InputError(f"`times` must have {len(full)} entries or none, got {len(when)}")
         rows = [_row(item, time, feature) for item, time, feature in zip(full, when, new, strict=True)]
         for first in range(0, len(rows), BATCH):
             self._client.upsert(self.collection, rows[first : first + BATCH])
@@ -116,9 +108,9 @@ class GalleryStore:
             self.add(np.array(found.features[first : first + BATCH]), items)
         return len(found.items)
 
-    def remove(self, paths: Collection[str]) -> int:
+    def remove(self, paths: Collection[str | Path] | str | Path) -> int:
         """Takes pictures out, and says how many of ``paths`` were there."""
-        ids = sorted({_id(path) for path in paths})
+        ids = sorted({_id(os.fspath(path)) for path in several(paths)})
         before = len(self)
         for first in range(0, len(ids), BATCH):
             self._client.delete(self.collection, filter=f"id in {json.dumps(ids[first : first + BATCH])}")
@@ -130,11 +122,11 @@ class GalleryStore:
         k: int = 20,
         *,
         min_score: float | None = None,
-        only_camids: Collection[str | int] | None = None,
-        except_camids: Collection[str | int] = (),
+        only_camids: Collection[str | int] | str | int | None = None,
+        except_camids: Collection[str | int] | str | int = (),
         paths: str | None = None,
         between: tuple[float, float] | None = None,
-        leave_out: Sequence[str] = (),
+        leave_out: Sequence[str | Path] | str | Path = (),
     ) -> list[list[Hit]]:
         """The most similar pictures of each query, best first; exact where the index is ``FLAT``.
 
@@ -149,6 +141,7 @@ class GalleryStore:
         wanted = k + bool(leave_out)
         if k < 1 or wanted > LIMIT:
             raise InputError(f"`k` must lie in 1 .. {LIMIT - bool(leave_out)}, as Milvus has it, got {k}")
+        leave_out = several(leave_out)
         if leave_out and len(leave_out) != len(query):
             raise InputError(f"`leave_out` must name a path for each of the {len(query)} queries, got {len(leave_out)}")
         if not len(query):
@@ -174,7 +167,7 @@ def _row(item: Item, time: float, feature: Any) -> dict[str, Any]:
     path = os.path.abspath(item.path)
     if not path.isprintable() and path != path.encode("utf-8", "replace").decode():
         raise InputError(f"Milvus takes paths in UTF-8 alone, got {path!r}; rename the file")
-    told = {"pid": plain(item.pid), "camid": plain(item.camid), "time": float(time)}
+    told = {"pid": item.pid, "camid": item.camid, "time": float(time)}
     return {"id": _id(path), "path": path, **told, "embedding": feature.tolist()}
 
 
@@ -184,15 +177,15 @@ def _hit(found: Any) -> Hit:
 
 
 def _conditions(
-    only: Collection[str | int] | None,
-    others: Collection[str | int],
+    only: Any,
+    others: Any,
     pattern: str | None,
     between: tuple[float, float] | None,
 ) -> Iterable[str]:
     """Filters in Milvus's language, whose strings are JSON's."""
     if only is not None:
         yield f"camid in {_texts(only)}"
-    if others:
+    if several(others):
         yield f"camid not in {_texts(others)}"
     if pattern is not None:
         yield f"path like {json.dumps(like(pattern), ensure_ascii=False)}"
@@ -200,8 +193,8 @@ def _conditions(
         yield f"time >= {float(between[0])!r} and time <= {float(between[1])!r}"
 
 
-def _texts(values: Collection[str | int]) -> str:
-    return json.dumps([plain(str(value)) for value in values], ensure_ascii=False)
+def _texts(values: Any) -> str:
+    return json.dumps([plain(value) for value in several(values)], ensure_ascii=False)
 
 
 def like(pattern: str) -> str:
@@ -229,30 +222,41 @@ def connect(uri: str, timeout: float) -> Any:
     milvus = pymilvus()
     if "://" not in uri:
         os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
+    reasons = _Reasons()
+    local = logging.getLogger("milvus_lite.server_manager")
+    local.addHandler(reasons)
+    propagate, local.propagate = local.propagate, False
     try:
         return milvus.MilvusClient(uri=uri, timeout=timeout)
     except (milvus.MilvusException, OSError, RuntimeError, ValueError) as error:
-        if "://" not in uri and _is_in_use(uri):
+        found = reasons.found or error
+        if type(found).__name__ == "DataDirLockedError":
             raise ConnectionError(
                 f"the gallery store {uri!r} is in use by another process: a local file serves one program at a time. "
-                "Close it there, or run a Milvus server and give its address, http://host:19530"
+                "End the other program, or run a Milvus server for several (http://host:19530)"
+            ) from error
+        if "://" not in uri:
+            raise ConnectionError(
+                f"the gallery store {uri!r} cannot be opened: {type(found).__name__}: {found}. Give a new file such as "
+                "people.db, or http://host:19530 of a server that runs"
             ) from error
         raise ConnectionError(
             f"no Milvus at {uri!r}: {error}. Give a file of your own such as people.db, or http://host:19530 of a "
             "server that runs"
         ) from error
+    finally:
+        local.removeHandler(reasons)
+        local.propagate = propagate
 
 
-def _is_in_use(path: str) -> bool:
-    """Whether another process holds the lock that Milvus Lite takes in its folder, and tells nobody about."""
-    lock = Path(path) / "LOCK"
-    if not lock.is_file():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except OSError:  # Timeout is one
-        return True
+class _Reasons(logging.Handler):
+    """Keeps the error that Milvus Lite writes to its log and does not hand on."""
+
+    found: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found = record.exc_info[1]
 
 
 def pymilvus() -> Any:
