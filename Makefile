@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu test-faults test-lowest test-newest lint format lock audit clean
+.PHONY: help demo test test-gpu test-faults test-lowest test-newest lint format docs lock audit clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -51,6 +51,11 @@ format: $(STAMP)  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## Run the notebooks and build the documentation site: site/index.html
+	$(BIN)/python docs_tools/notebooks.py docs/notebooks --run
+	$(BIN)/zensical build --clean --strict
+	$(BIN)/python docs_tools/coverage.py site
+
 UV := $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 setup.cfg
 lock: $(STAMP)  ## Write requirements/ anew: the newest versions for Python 3.11 to 3.13, and the oldest for 3.11
 	$(UV) --universal --all-extras --output-file requirements/locked.txt
@@ -61,5 +66,5 @@ audit: $(STAMP)  ## Look up the locked versions in the index's list of known vul
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement requirements/locked.txt
 
 clean:  ## Remove .venv, caches and builds; runs/ and data/ stay
-	rm -rf .venv .venv-lowest .venv-newest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest .venv-newest build dist site docs/notebooks .cache src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,7 +58,19 @@ def test_the_wheel_runs_without_the_checkout(tmp_path):
 
 def test_make_help_names_every_target():
     shown = shell("make", "help", cwd=ROOT)
-    for target in ("demo", "test", "test-lowest", "test-newest", "lint", "format", "lock", "audit", "clean", "help"):
+    for target in (
+        "demo",
+        "test",
+        "test-lowest",
+        "test-newest",
+        "lint",
+        "format",
+        "docs",
+        "lock",
+        "audit",
+        "clean",
+        "help",
+    ):
         assert f"{target} " in shown
 
 
