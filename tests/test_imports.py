@@ -29,6 +29,7 @@ MAY = {
     "export": "files devices models embed",
     "explain": "",
     "compare": "runs",
+    "crop": "data",
     "evaluate": "devices models retrieval data figures module report embed",
     "train": "files devices models data module report command",
     "__init__": "models retrieval data module checkpoint embed search",

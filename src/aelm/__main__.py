@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search", "link", "compare")
+COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search", "crop", "link", "compare")
 
 
 def main() -> None:

@@ -58,6 +58,7 @@ def _watch(starter: int, interval: float) -> None:
 # Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
 TEXT_KEYS = {
     "baseline",
+    "boxes",
     "checkpoint",
     "corrections",
     "csv",
@@ -76,12 +77,14 @@ TEXT_KEYS = {
     "resume",
     "root",
     "runs",
+    "truth",
     "uri",
+    "video",
     "weights",
 }
 PATH_KEYS = TEXT_KEYS - {"baseline", "pattern", "name", "paths"}
 # Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
-LIST_KEYS = {"files", "pair", "runs"}
+LIST_KEYS = {"boxes", "files", "pair", "runs", "video"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

@@ -262,6 +262,24 @@ class ExplainConfig:
 
 
 @dataclass
+class CropConfig:
+    """Keys of ``python -m aelm.crop``; ``conf/crop.yaml`` explains them."""
+
+    video: Any = MISSING
+    boxes: Any = MISSING
+    camera: Any = MISSING
+    camera: Any = MISSING
+    output: str = MISSING
+    truth: str | None = MISSING
+    fps: float | None = MISSING
+    every: int = MISSING
+    min_height: float = MISSING
+    min_confidence: float | None = MISSING
+    per_track: int | None = MISSING
+    progress: bool = MISSING
+
+
+@dataclass
 class CompareConfig:
     """Keys of ``python -m aelm.compare``; ``conf/compare.yaml`` explains them."""
 
@@ -283,6 +301,7 @@ def register() -> None:
     store.store("explain_schema", ExplainConfig)
     store.store("embed_schema", EmbedConfig)
     store.store("search_schema", SearchConfig)
+    store.store("crop_schema", CropConfig)
     store.store("compare_schema", CompareConfig)
     store.store("link_schema", LinkConfig)
 
