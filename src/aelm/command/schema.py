@@ -268,7 +268,6 @@ class CropConfig:
     video: Any = MISSING
     boxes: Any = MISSING
     camera: Any = MISSING
-    camera: Any = MISSING
     output: str = MISSING
     truth: str | None = MISSING
     fps: float | None = MISSING

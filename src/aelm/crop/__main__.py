@@ -59,37 +59,43 @@ def run(config: DictConfig) -> int:
     cameras = opened(config)
     pids = {} if config.truth is None else read_pids(Path(config.truth))
     rows: list[tuple[object, ...]] = []
-    left_out: list[tuple[str, Omission]] = []
+    omitted: list[tuple[object, ...]] = []
     with whole_folder(output) as folder:
         for camera in cameras:
             cuts, bad = choose(camera.boxes, camera.footage.size, camera.footage.has, choice)
-            done = cut_out(camera, cuts, folder, progress=config.progress)
-            bad += [Omission(cut.frame, cut.track, done.get(cut.frame, "the video ends before")) for cut in cuts
-                    if done.get(cut.frame, "the video ends before")]  # fmt: skip
-            left_out += [(camera.name, omission) for omission in bad]
-            rows += [
-                (file_name(camera.name, cut), cut.track, camera.name, cut.frame, f"{camera.footage.time(cut.frame):.3f}",
-                 pids.get((camera.name, cut.track), ""))
-                for cut in cuts if done.get(cut.frame) == ""
-            ]  # fmt: skip
-        reasons = Counter(omission.reason for _, omission in left_out)
-        told = "".join(f"\n  {count} boxes left out: {why}" for why, count in reasons.most_common(5))
-        told += f"\n  and {len(reasons) - 5} more reasons" if len(reasons) > 5 else ""
+            fate = cut_out(camera, cuts, folder, progress=config.progress)
+            for cut in cuts:
+                if why := fate.get(cut.frame, "the video ends before"):
+                    bad.append(Omission(cut.frame, cut.track, why))
+                    continue
+                time = f"{camera.footage.time(cut.frame):.3f}"
+                pid = pids.get((camera.name, cut.track), "")
+                rows.append((file_name(camera.name, cut), cut.track, camera.name, cut.frame, time, pid))
+            omitted += [(camera.name, *omission) for omission in bad]
+        left_out = told(omitted)
         if not rows:
             raise InputError(
-                f"no crop came out of {sum(len(camera.boxes) for camera in cameras)} boxes; {told or 'none was wanted'}. "
-                "Do the boxes belong to this video? `every`, `min_height` and `min_confidence` choose among them"
+                f"no crop came out of {sum(len(camera.boxes) for camera in cameras)} boxes{left_out}. Do they belong to "
+                "this video? `every`, `min_height` and `min_confidence` choose among them"
             )
         write_table(folder / CROPS, ("path", "track", "camid", "frame", "time", "pid"), rows)
-        if left_out:
-            write_table(
-                folder / OMITTED, ("camid", "frame", "track", "reason"), [(name, *bad) for name, bad in left_out]
-            )
+        if omitted:
+            write_table(folder / OMITTED, ("camid", "frame", "track", "reason"), omitted)
     tracks = len({row[1:3] for row in rows})
-    print(f"{len(rows)} crops of {tracks} tracks by {len(cameras)} cameras in {output}{told}")
-    if left_out:
-        print(f"see {output / OMITTED}")
+    where = f"\nlisted in {output / OMITTED}" if omitted else ""
+    print(f"{len(rows)} crops of {tracks} tracks by {len(cameras)} cameras in {output}{left_out}{where}")
     return len(rows)
+
+
+def told(omitted: Sequence[Sequence[object]], most: int = 5) -> str:
+    """How many boxes were left out for which reasons, the most frequent first.
+
+    >>> told([("door", 1, 7, "size -3 x 9")])
+    '; 1 box left out: size -3 x 9'
+    """
+    reasons = Counter(str(reason) for *_, reason in omitted)
+    parts = [f"; {n} box{'es' * (n > 1)} left out: {why}" for why, n in reasons.most_common(most)]
+    return "".join(parts) + (f"; and {len(reasons) - most} more reasons" if len(reasons) > most else "")
 
 
 def opened(config: DictConfig) -> list[Camera]:
@@ -142,7 +148,7 @@ def file_name(camera: str, cut: Cut) -> str:
 
 
 def cut_out(camera: Camera, cuts: Sequence[Cut], folder: Path, *, progress: bool) -> Mapping[int, str]:
-    """Writes the crops of one camera; what each frame came to: nothing to say, or why it gave none.
+    """Writes the crops of one camera; for each frame nothing, or why it gave no crop.
 
     One thread decodes, some encode and write.
     """
@@ -172,7 +178,7 @@ def cut_out(camera: Camera, cuts: Sequence[Cut], folder: Path, *, progress: bool
 def write_crop(path: Path, crop: Pixels) -> None:
     """Writes a picture ``(h, w, 3)`` BGR as JPEG."""
     _, data = cv2.imencode(".jpg", crop, QUALITY)
-    path.write_bytes(data)
+    path.write_bytes(data.tobytes())
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

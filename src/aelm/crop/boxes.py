@@ -1,6 +1,7 @@
 """Boxes of tracks, as trackers write them, and which of them are cut out."""
 
 import csv
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -103,7 +104,7 @@ def read_boxes(path: str | Path) -> list[Box]:
             "on these detections, and give its file"
         )
     boxes.sort(key=lambda box: (box.frame, box.track, box.line))
-    for one, other in zip(boxes, boxes[1:], strict=False):
+    for one, other in itertools.pairwise(boxes):
         if one[:2] == other[:2] and one.track >= 0:
             raise InputError(
                 f"{path}, lines {one.line} and {other.line}: frame {one.frame} has two boxes of track {one.track}; two "
@@ -128,11 +129,11 @@ def _header(names: Sequence[str], path: Path) -> list[int | None]:
 def _box(fields: Sequence[str], order: Sequence[int | None], line: int, path: Path) -> Box:
     cells = [fields[at] if at is not None and at < len(fields) else "" for at in order]
     try:
-        numbers = [float(cell) for cell in cells[:6]]
-        frame, track = int(numbers[0]), int(numbers[1])
-        if (frame, track) != tuple(numbers[:2]):
+        frame, track, left, top, width, height = (float(cell) for cell in cells[:6])
+        if not (frame.is_integer() and track.is_integer()):
             raise ValueError
-        return Box(frame, track, *numbers[2:], float(cells[6] or "nan"), line)
+        confidence = float(cells[6] or "nan")
+        return Box(int(frame), int(track), left, top, width, height, confidence, line)
     except (ValueError, OverflowError):
         raise InputError(
             f"{path}, line {line}: expected {', '.join(COLUMNS)} (frame and id whole numbers), got {','.join(fields)!r}"

@@ -74,7 +74,8 @@ class Video(Footage):
     def __init__(self, path: Path, fps: float | None) -> None:
         self.path, self.first = path, 1
         self.capture = cv2.VideoCapture(str(path))
-        self.size = tuple(int(self.capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        height, width = (self.capture.get(p) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        self.size = int(height), int(width)
         if not self.capture.isOpened() or min(self.size) < 1:
             raise InputError(
                 f"{path} does not open as a video: not one, cut off, or of a kind that OpenCV cannot decode here. "

@@ -1,10 +1,11 @@
 """Many and varied people for the starter model: any colour, hundreds of cameras, bad light, bad boxes, crowds.
 
-The drawing is that of ``shot``; what is drawn is not limited to palettes, and what is stored is worse. Nothing here takes
-part in the frozen sets.
+The drawing is that of ``shot``; what is drawn is not limited to palettes, and what is stored is worse. Nothing here
+takes part in the frozen sets.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,11 +43,17 @@ def person(seed: int, identity: int) -> Person:
     """
     draw = stream(PEOPLE, seed, identity, 1)
     who = usual(seed, identity)
-    names = ("top", "second", "logo_colour", "inner", "bottom", "bag_colour", "hat_colour", "shoes")
-    who = who._replace(**{name: hue(draw) for name in names})
-    if draw.random() < 0.6:  # most hair is dark
-        who = who._replace(hair=pick(draw, ((24, 22, 22), (34, 28, 26), (52, 38, 30))))
+    dark = pick(draw, ((24, 22, 22), (34, 28, 26), (52, 38, 30)))
     who = who._replace(
+        hair=dark if draw.random() < 0.6 else who.hair,
+        top=hue(draw),
+        second=hue(draw),
+        logo_colour=hue(draw),
+        inner=hue(draw),
+        bottom=hue(draw),
+        bag_colour=hue(draw),
+        hat_colour=hue(draw),
+        shoes=hue(draw),
         pattern=pick(draw, ("plain", "plain", who.pattern, "blobs", "halves", "broad")),
         legwear=pick(draw, (who.legwear, who.legwear, "shorts", "slim")),
         girth=between(draw, 0.78, 1.3),
@@ -55,7 +62,7 @@ def person(seed: int, identity: int) -> Person:
         return who
     other = person(seed, identity - 1)
     changed = [name for name in Person._fields if draw.random() < 0.2] or ["top"]
-    return other._replace(**{name: getattr(who, name) for name in changed})
+    return Person._make(getattr(who if name in changed else other, name) for name in Person._fields)
 
 
 @lru_cache(maxsize=64)
@@ -126,8 +133,8 @@ def degrade(picture: Bytes, draw: Rng) -> Bytes:
         small = cv2.resize(picture, (int(width * detail), int(height * detail)), interpolation=cv2.INTER_AREA)
         picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(between(draw, 25, 95))])
-    result: Bytes = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return result
+    result: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return np.asarray(result, np.uint8)
 
 
 def boxed(picture: Bytes, draw: Rng) -> tuple[int, int, int, int]:

@@ -1,7 +1,7 @@
 """Synthetic videos: the drawn people walk past several cameras, and who is where when is known to the pixel.
 
-``python -m aelm.data.synthetic.videos videos/`` writes, for each camera, a video (or a folder of frames) and its boxes in
-MOTChallenge's format, and one table with the identity of every track.
+``python -m aelm.data.synthetic.videos videos/`` writes, for each camera, a video (or a folder of frames) and its boxes
+in MOTChallenge's format, and one table with the identity of every track.
 """
 
 import argparse
