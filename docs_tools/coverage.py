@@ -38,7 +38,7 @@ def problems(site: Path) -> list[str]:
     found = []
     for module, name in sorted(set(public_names())):
         value = getattr(importlib.import_module(module), name)
-        # The page of a class or function may be that of its module or of the package around it; a constant knows neither.
+        # The page of a class or function may be that of its module, or of the package around it.
         home = getattr(value, "__module__", None)
         homes = {module, home, home.rpartition(".")[0]} if home else {a.rpartition(".")[0] for a in anchors}
         places = {f"{place}.{name}" for place in homes}

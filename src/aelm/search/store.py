@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
