@@ -42,10 +42,11 @@ test-lowest:  ## Run all tests with the oldest versions that setup.cfg allows, o
 test-newest:  ## Run all tests with the newest versions of everything
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
-lint: $(STAMP)  ## Check style (ruff) and types (mypy --strict)
+lint: $(STAMP)  ## Check style (ruff), types (mypy --strict) and the workflow file (zizmor)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 format: $(STAMP)  ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .

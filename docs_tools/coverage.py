@@ -10,15 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = (
-    "aelm",
-    "aelm.data",
-    "aelm.data.benchmarks",
-    "aelm.data.synthetic",
-    "aelm.figures",
-    "aelm.models",
-    "aelm.retrieval",
-)
+PARTS = ("data", "data.benchmarks", "data.synthetic", "figures", "models", "retrieval")
+PACKAGES = ("aelm", *(f"aelm.{part}" for part in PARTS))
 IMPORT = re.compile(r"^ *\"?from (aelm[\w.]*) import ([\w, ]+)", re.MULTILINE)
 
 
@@ -38,7 +31,7 @@ def problems(site: Path) -> list[str]:
     found = []
     for module, name in sorted(set(public_names())):
         value = getattr(importlib.import_module(module), name)
-        # The page of a class or function may be that of its module, or of the package around it.
+        # A class or function may stand on the page of its module or of the package around it; a constant knows neither.
         home = getattr(value, "__module__", None)
         homes = {module, home, home.rpartition(".")[0]} if home else {a.rpartition(".")[0] for a in anchors}
         places = {f"{place}.{name}" for place in homes}

@@ -82,3 +82,20 @@ def test_setup_cfg_lists_every_package():
     listed = set(config["options"]["packages"].split())
     found = {".".join(p.parent.relative_to(ROOT / "src").parts) for p in (ROOT / "src").rglob("__init__.py")}
     assert listed == found | {"aelm.conf"}
+
+
+def test_the_workflow_runs_what_setup_cfg_promises():
+    import configparser
+
+    import yaml
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    classifiers = config["metadata"]["classifiers"].splitlines()
+    promised = {line.rpartition(" ")[2] for line in classifiers if "Python :: 3." in line}
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yaml").read_text(encoding="utf-8"))["jobs"]
+    assert set(jobs["test"]["strategy"]["matrix"]["python"]) == promised
+    targets = {step["run"].removeprefix("make ") for job in jobs.values() for step in job["steps"] if "run" in step}
+    assert targets == {"lint", "test", "docs"}
+    named = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()}
+    assert targets <= named
