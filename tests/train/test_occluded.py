@@ -77,6 +77,8 @@ def test_frozen_stages_and_their_norms_stay_as_they_are(trained):
         frozen = key.removeprefix("network.backbone.network.").startswith(still)
         if frozen:
             assert torch.equal(value, moved[key]), key
+        if key.endswith("num_batches_tracked") and "backbone" in key:
+            assert moved[key] == (0 if frozen else 3), key
     for key in ("layer2.0.conv1.weight", "layer3.0.bn1.running_var"):
         assert not torch.equal(start[f"network.backbone.network.{key}"], moved[f"network.backbone.network.{key}"])
 
