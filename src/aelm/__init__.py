@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aelm.data import ReIDDataModule as ReIDDataModule
     from aelm.embed.batches import embed_files as embed_files
     from aelm.embed.embedder import load_embedder as load_embedder
+    from aelm.embed.frame import FrameEmbedder as FrameEmbedder
     from aelm.models import AELM as AELM
     from aelm.models import IFCN as IFCN
     from aelm.models import CoAM as CoAM
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 HOMES = {
     "AELM": "aelm.models",
     "CoAM": "aelm.models",
+    "FrameEmbedder": "aelm.embed.frame",
     "Gallery": "aelm.search.gallery",
     "GalleryStore": "aelm.search.store",
     "IFCN": "aelm.models",

@@ -75,8 +75,8 @@ def run(config: DictConfig) -> int:
         left_out = told(omitted)
         if not rows:
             raise InputError(
-                f"no crop came out of {sum(len(camera.boxes) for camera in cameras)} boxes{left_out}. Do they belong "
-                "to this video? `every`, `min_height` and `min_confidence` choose among them"
+                f"no crop came out of {sum(len(camera.boxes) for camera in cameras)} boxes{left_out}. Do they "
+                "belong to this video? `every`, `min_height` and `min_confidence` choose among them"
             )
         write_table(folder / CROPS, ("path", "track", "camid", "frame", "time", "pid"), rows)
         if omitted:
