@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu test-faults test-lowest test-newest lint format docs lock audit clean
+.PHONY: help demo demo-cameras test test-gpu test-faults test-lowest test-newest lint format docs lock audit clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -25,6 +25,20 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 demo: $(STAMP)  ## Draw synthetic people, train on them, evaluate, draw the pictures: runs/demo (about 5 minutes on 2 cores)
 	rm -rf runs/demo
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m aelm.train experiment=quickstart name=demo
+
+# As docs/cameras.md: the threshold comes from the first, known cameras, the people are found in the second.
+CAMERAS := runs/cameras
+MODEL := starter
+demo-cameras: $(STAMP)  ## Draw videos of three cameras, cut out, embed and link who walks past: runs/cameras/people/people.html
+	rm -rf $(CAMERAS)
+	$(BIN)/python -m aelm.data.synthetic.videos $(CAMERAS)/known/videos --seed 1
+	$(BIN)/python -m aelm.data.synthetic.videos $(CAMERAS)/new/videos
+	set -e; for set in known new; do cd $(CURDIR)/$(CAMERAS)/$$set; \
+	  $(CURDIR)/$(BIN)/python -m aelm.crop 'video=[videos/cam1.mp4,videos/cam2.mp4,videos/cam3.mp4]' \
+	    'boxes=[videos/cam1.txt,videos/cam2.txt,videos/cam3.txt]' truth=videos/truth.csv per_track=12 output=crops; \
+	  $(CURDIR)/$(BIN)/python -m aelm.embed checkpoint=$(MODEL) images=crops output=tracks; done
+	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.evaluate query=known/tracks gallery=known/tracks output=known/scores
+	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.link embeddings=new/tracks metrics=known/scores/metrics.json output=people
 
 test: $(STAMP)  ## Run all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
