@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_boxes(path: str | Path) -> list[Box]:
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is no text: expected lines of {', '.join(COLUMNS)}") from error
     order: Sequence[int | None] = [*range(len(COLUMNS))]
-    if lines and any(c.isalpha() for c in lines[0][1]) and not lines[0][1].lower().startswith("nan"):
+    if lines and re.match(r"\W*[a-z_]+\W", lines[0][1], re.IGNORECASE):  # a word in front, not a number
         order = _header(_fields(lines.pop(0)[1]), path)
     boxes = [_box(_fields(line), order, number, path) for number, line in lines]
     if not any(box.track >= 0 for box in boxes):

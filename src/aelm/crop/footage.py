@@ -11,6 +11,7 @@ import cv2
 from aelm.data.decoding import BadImageError, Pixels, decode, read_bytes
 from aelm.data.headers import read_header
 from aelm.data.listing import is_picture
+from aelm.data.sources import LISTS
 from aelm.types import InputError
 
 ENDED = 25  # so many frames in a row that cannot be decoded are taken for the end of a video
@@ -65,6 +66,10 @@ def open_footage(path: str | Path, fps: float | None = None) -> Footage:
         return Folder(path, fps)
     if not path.is_file():
         raise FileNotFoundError(f"no video {path}; expected a video file, or a folder of frames")
+    if path.suffix.lower() in LISTS:  # FFmpeg would film the text
+        raise InputError(
+            f"`video`: {path} is text; `boxes` is where boxes go, `video` names a video or a folder of frames"
+        )
     return Video(path, fps)
 
 
