@@ -21,7 +21,7 @@ MAY = {
     "module": "devices models retrieval",
     "checkpoint": "models",
     "report": "files models retrieval data figures module",
-    "runs": "files figures report",
+    "runs": "files checkpoint figures report",
     "command": "data checkpoint",
     "embed": "files devices models data checkpoint",
     "search": "files devices models retrieval data figures embed",
@@ -31,7 +31,7 @@ MAY = {
     "compare": "runs",
     "crop": "data",
     "evaluate": "devices models retrieval data figures module report embed",
-    "train": "files devices models data module report command",
+    "train": "files devices checkpoint models data module report command",
     "__init__": "models retrieval data module checkpoint embed search",
     "__main__": "",
 }

@@ -2,12 +2,13 @@
 
 import codecs
 import errno
+import hashlib
 import logging
 import os
 import platform
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
@@ -164,6 +165,19 @@ def free(path: Path) -> float:
     """Free space where ``path`` lies or would lie, in MiB."""
     there = next(parent for parent in path.absolute().parents if parent.is_dir())
     return shutil.disk_usage(there).free / 2**20
+
+
+def digest(files: Iterable[tuple[str, str]]) -> str:
+    """A digest of what some files are called and how large they are, in their order.
+
+    Args:
+        files: What to call each, and where it lies; the place is no part of the digest.
+    """
+    found = hashlib.sha256()
+    for name, path in files:
+        size = os.stat(path).st_size if os.path.isfile(path) else -1
+        found.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:32]
 
 
 def check_folder(path: str | Path, key: str = "output") -> Path:

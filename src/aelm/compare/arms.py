@@ -4,18 +4,17 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from aelm.compare.runs import Run
-from aelm.runs.directory import FREE
+from aelm.runs.directory import FREE, matches
 from aelm.types import InputError
 
-# Keys that do not make an arm: the seed pairs runs, the others say where things lie and how they are told.
-APART = {*FREE, "seed", "data_dir", "dataset.benchmarks.*.root", "logger", "logger.*", "trainer.log_every_n_steps"}
+# Keys that do not make an arm: the seed pairs runs.
+APART = {*FREE, "seed"}
 
 
 class Arm(NamedTuple):
@@ -89,7 +88,7 @@ def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> l
     return [
         key
         for key in keys
-        if not any(fnmatchcase(key, pattern) for pattern in apart)
+        if not matches(key, apart)
         and len({json.dumps(table.get(key, None)) + str(key in table) for table in tables}) > 1
     ]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from aelm.runs import sweep
-from aelm.runs.directory import flat
+from aelm.runs.directory import flat, read_config
 from aelm.types import InputError
 
 SAME = 1e-3  # what two files may differ by in one score: the last bits of another device, not another data set
@@ -90,7 +90,7 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
         files: As in :func:`read_runs`.
         note: The run's row in ``sweep.csv``; empty where there is none.
     """
-    config = dict(flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))))
+    config = dict(flat(OmegaConf.to_container(read_config(folder / "config.yaml"))))
     if "seed" not in config:
         raise InputError(f"{folder / 'config.yaml'} has no `seed`: it was not written by `python -m aelm.train`")
     held = {name: read_flat(folder / name) for name in files if (folder / name).is_file()}

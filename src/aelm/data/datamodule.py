@@ -16,6 +16,7 @@ from aelm.data.splits import (
     check,
     check_trainable,
     count_warnings,
+    digests,
     hold_out,
     join,
     label_map,
@@ -144,6 +145,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self.val_sets: tuple[EvaluationSet, ...] = ()
         self.test_sets: tuple[EvaluationSet, ...] = ()
         self._labels: dict[tuple[str, int], int] = {}
+        self._train_sets: tuple[Benchmark, ...] = ()
         self._read: dict[str, Benchmark] = {}
         self._datasets: dict[str, ReIDDataset] = {}
         self._told = False
@@ -158,6 +160,11 @@ class ReIDDataModule(pl.LightningDataModule):
         """What each label stands for, such as ``{"market1501:2": 0, "mine:alice": 1}``, in the order of the labels."""
         names = {name: self._read[name].names for name, _ in self._labels}
         return {f"{name}:{names[name].pid(pid)}": label for (name, pid), label in self._labels.items()}
+
+    @property
+    def people(self) -> dict[str, str]:
+        """Who is trained on or held out, each with a digest of the names and sizes of the training pictures."""
+        return digests(self._train_sets)
 
     @property
     def val_names(self) -> list[str]:
@@ -216,6 +223,7 @@ class ReIDDataModule(pl.LightningDataModule):
         if stage not in ("test", "predict"):
             check_trainable(train)
             held_out = {one.name: hold_out(one.train, self.val_fraction, 0, one.names) for one in train}
+            self._train_sets = tuple(train)
             kept = [one._replace(train=held_out[one.name].train) for one in train]
             self._labels = label_map(kept)
             self.train_pictures = relabel(kept, self._labels, camera_map(kept))

@@ -1,9 +1,11 @@
 """Labels, cameras and splits of one or several benchmarks, and what must hold before the first epoch."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from aelm.data.listing import shown
 from aelm.data.split_table import HeldOut, count_warnings, hold_out, split_table, unmatched_queries
+from aelm.files import digest
 from aelm.types import Benchmark, InputError, Names, Picture
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "camera_map",
     "check",
     "count_warnings",
+    "digests",
     "hold_out",
     "join",
     "label_map",
@@ -49,6 +52,20 @@ def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
             "Does the pattern for file names take the right part as `pid`?"
         )
     return {key: label for label, key in enumerate(keys)}
+
+
+def digests(benchmarks: Sequence[Benchmark]) -> dict[str, str]:
+    """What the training pictures of each identity are: a digest of their names and sizes, wherever they lie.
+
+    Returns:
+        ``"market1501:2"`` -> digest, in sorted order.
+    """
+    files: dict[str, list[tuple[str, str]]] = {}
+    for benchmark in benchmarks:
+        for picture in benchmark.train:
+            file = (os.path.basename(picture.path), picture.path)
+            files.setdefault(f"{benchmark.name}:{benchmark.names.pid(picture.pid)}", []).append(file)
+    return {person: digest(sorted(found)) for person, found in sorted(files.items())}
 
 
 def camera_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:

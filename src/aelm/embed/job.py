@@ -1,10 +1,10 @@
 """A large job in parts, on one device or several: each part written whole, so a stopped job goes on."""
 
-import hashlib
 import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from aelm.embed.batches import Features, Positions, default_batch_size, devices,
 from aelm.embed.embedder import Embedder, Precision, load_embedder
 from aelm.embed.folder import describe, relative, table, write_embeddings
 from aelm.embed.tracks import PICTURES, pool, tracks_of
-from aelm.files import hold_folder, write_whole
+from aelm.files import digest, hold_folder, write_whole
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ def open_shards(
 ) -> Shards:
     """The shards of a job, with those that an earlier, stopped run of the same job has left.
 
-    What a run left of another job (other pictures, another model, other batches) is removed, and said so.
+    A job is known by its model, its batches, and the names and sizes of its pictures, wherever all of it lies. What a
+    run left of another job is removed, and said so.
 
     Raises:
         ValueError: If a size is below 1.
@@ -80,14 +82,18 @@ def open_shards(
         if value < 1:
             raise InputError(f"`{name}` must be at least 1, got {value}")
     shards = Shards(paths, output / WORK, batch_size, -(-shard_size // batch_size) * batch_size)
-    digest = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
-    job = json.dumps({"meta": meta, "paths": digest, "batch_size": batch_size, "rows": shards.rows}, sort_keys=True)
+    whole = [os.path.abspath(path) for path in paths]
+    home = len(os.path.commonpath([os.path.dirname(path) for path in whole])) if whole else 0
+    model = {key: value for key, value in meta.get("model", {}).items() if key not in ("checkpoint", "name")}
+    pictures = digest((path[home:], path) for path in whole)
+    told = {"meta": {**meta, "model": model}, "pictures": pictures, "batch_size": batch_size, "rows": shards.rows}
+    job = json.dumps(told, sort_keys=True).encode()
     described = shards.folder / "job.json"
-    if shards.folder.is_dir() and not (described.is_file() and described.read_text(encoding="utf-8") == job):
+    if shards.folder.is_dir() and not (described.is_file() and described.read_bytes() == job):
         log.info("%s was left by a job with other pictures, model, precision or batches: starting anew", shards.folder)
         shutil.rmtree(shards.folder)
     shards.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(described, lambda file: file.write(job.encode()))
+    write_whole(described, lambda file: file.write(job))
     done = len(shards) - len(shards.missing())
     if done:
         log.info("going on: %d of %d shards are done already", done, len(shards))
@@ -126,10 +132,10 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
     kept, bad = [], []
     for number in range(len(shards)):
         span = shards.span(number)
-        with np.load(shards.file(number)) as part:
-            kept += [span[i] for i in part["kept"]]
-            reasons = json.loads(part["reasons"].tobytes())
-            bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
+        part = _part(shards, number, "kept", "bad", "reasons")
+        kept += [span[i] for i in part["kept"]]
+        reasons = json.loads(part["reasons"].tobytes())
+        bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
     if not kept:
         shutil.rmtree(shards.folder)
         raise InputError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
@@ -155,8 +161,23 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
 
 def _parts(shards: Shards) -> Iterator[Features]:
     for number in range(len(shards)):
-        with np.load(shards.file(number)) as part:
-            yield part["features"]
+        yield _part(shards, number, "features")["features"]
+
+
+def _part(shards: Shards, number: int, *names: str) -> dict[str, Any]:
+    """Some arrays of a shard.
+
+    Raises:
+        ValueError: If its file is damaged.
+    """
+    try:
+        with np.load(shards.file(number), allow_pickle=False) as part:
+            return {name: part[name] for name in names}
+    except (ValueError, EOFError, LookupError, BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{shards.file(number)}, which an earlier run left, is damaged ({error}). Remove this file and start the "
+            "same job again: the other parts are kept"
+        ) from error
 
 
 LIBRARIES = ("aelm", "torch", "timm", "numpy")

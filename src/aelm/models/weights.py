@@ -1,5 +1,6 @@
 """Files of weights: read as data alone, and put into a backbone by name."""
 
+import errno
 import logging
 import pickle
 import re
@@ -132,6 +133,10 @@ def read_data(path: str | Path) -> Any:
             return load_file(path)
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, "cpu", weights_only=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise InputError(f"{path} does not load as data: it is cut off, or something else than weights") from error
     except NOT_DATA as error:
         raise InputError(f"{path} does not load as data: {reason(error)}") from error
 

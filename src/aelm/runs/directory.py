@@ -1,8 +1,9 @@
-"""A run's directory: who may write there, and whether a run goes on in it."""
+"""A run's directory: what lies there, and whether a run goes on in it."""
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,36 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Timer
+from yaml import YAMLError
 
+from aelm.checkpoint import KEY, read_checkpoint
 from aelm.files import check_folder
 from aelm.report.metrics import write_whole
+from aelm.types import InputError
 
-# What may differ between a run and its continuation: nothing that weights depend on.
+# Keys, or patterns of them, that no weight depends on: where things lie, how they are loaded and what is told of them.
+# Data is known by what it holds (see `changed_people`), and not by its place.
 FREE = {
-    "resume", "run_dir", "name", "figures", "checkpoint_every_n_steps", "dataset.workers", "dataset.cache",
-    "trainer.enable_progress_bar", "trainer.profiler", "trainer.max_time",
+    "resume", "run_dir", "name", "figures", "checkpoint_every_n_steps", "dataset.workers", "dataset.cache", "data_dir",
+    "dataset.benchmarks.*.root", "dataset.benchmarks.*.csv", "logger", "logger.*", "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar", "trainer.profiler", "trainer.max_time", "trainer.default_root_dir",
 }  # fmt: skip
+# What further may differ between a run and its continuation.
+TESTS = {"dataset.test", "dataset.test_batch_size"}
+FILES = {"model.backbone.weights"}  # known by their names
 
 
-def claim(run_dir: Path, config: DictConfig, *, first: bool = True) -> Path | None:
+def claim(
+    run_dir: Path, config: DictConfig, told: Mapping[str, Any] | None = None, *, first: bool = True
+) -> Path | None:
     """Writes ``config.yaml`` into a fresh run directory, or finds where the run there stopped.
 
     Args:
         run_dir: The directory, which may not exist yet.
         config: The whole configuration, resolved; ``resume`` says whether checkpoints there are gone on from.
+        told: What the checkpoints of this training tell, ``labels`` and ``people`` of it; None: not compared.
         first: Whether this is the first of several processes: the others neither look after the directory nor make one.
 
     Returns:
@@ -35,15 +48,18 @@ def claim(run_dir: Path, config: DictConfig, *, first: bool = True) -> Path | No
 
     Raises:
         FileExistsError: If there are checkpoints there, of this or another configuration, that would be lost.
+        ValueError: If a file there cannot be read, or the run there was trained on other people or pictures.
         OSError: If nothing can be written there.
     """
-    last = run_dir / "checkpoints" / "last.ckpt"
-    held = sorted(p.name for p in last.parent.glob("*.ckpt"))
+    folder = run_dir / "checkpoints"
+    held = sorted(p.name for p in folder.glob("*.ckpt"))
+    # A run that was killed before its first last.ckpt may have a best.ckpt, which holds as much.
+    last = next((folder / name for name in ("last.ckpt", "best.ckpt") if name in held), None)
     if not first:
-        return last if last.is_file() and config.resume == "auto" else None
+        return last if config.resume == "auto" else None
     if held:
         before = run_dir / "config.yaml"
-        changed = differences(OmegaConf.load(before), config) if before.is_file() else ["config.yaml is gone"]
+        changed = differences(read_config(before), config) if before.is_file() else ["config.yaml is gone"]
         if changed:
             raise FileExistsError(
                 f"{run_dir} holds checkpoints ({', '.join(held)}) of another configuration: {'; '.join(changed[:5])}. "
@@ -54,19 +70,79 @@ def claim(run_dir: Path, config: DictConfig, *, first: bool = True) -> Path | No
                 f"{run_dir} holds checkpoints ({', '.join(held)}) of this configuration. Go on with `resume=auto`, "
                 "choose another `name`, or remove the directory"
             )
-    check_folder(last.parent, "run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if not held:
-        OmegaConf.save(config, run_dir / "config.yaml")
-    return last if last.is_file() and config.resume == "auto" else None
+    if last is not None and told is not None:
+        changes = changed_people(read_checkpoint(last)[KEY], told)
+        if changes:
+            raise InputError(
+                f"{run_dir} cannot go on: its weights were trained on other data; {changes}. Bring the data back as it "
+                "was, or choose another `name`"
+            )
+    check_folder(folder, "run_dir")
+    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    return last
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration of a run.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    try:
+        found = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        told = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not the configuration of a run: {told}. Was it cut off, or changed?") from error
+    if not isinstance(found, DictConfig):
+        raise InputError(f"{path} is not the configuration of a run: it holds no keys. Was it cut off, or changed?")
+    return found
 
 
 def differences(before: Any, after: Any) -> list[str]:
-    """What changed between two configurations, as ``key: old -> new``."""
+    """What changed between two configurations that weights depend on, as ``key: old -> new``."""
     old = dict(flat(OmegaConf.to_container(before)))
     new = dict(flat(OmegaConf.to_container(after)))
-    keys = sorted(key for key in old.keys() | new.keys() if key not in FREE)
+    for one in (old, new):
+        one.update({key: Path(one[key]).name for key in FILES & one.keys() if isinstance(one[key], str)})
+    keys = sorted(key for key in old.keys() | new.keys() if not matches(key, FREE | TESTS))
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def matches(key: str, patterns: Collection[str]) -> bool:
+    """Whether a dotted key is one of some keys or patterns.
+
+    >>> matches("dataset.benchmarks.duke.root", FREE), matches("seed", FREE)
+    (True, False)
+    """
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def changed_people(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed between the people that a checkpoint was trained on and those at hand; empty where nothing did.
+
+    Args:
+        before: What the checkpoint tells; of an earlier release ``labels`` alone, else ``people``, with digests of
+            their pictures, as :attr:`aelm.data.ReIDDataModule.people` gives them.
+        now: What the next checkpoint would tell.
+
+    >>> changed_people({"people": {"a": "1", "b": "2", "c": "3"}}, {"people": {"b": "0", "c": "3", "d": "4"}})
+    'people that came: d; people that went: a; people with other pictures: b'
+    >>> changed_people({"labels": ["a", "b"]}, {"labels": ["b"], "people": {"b": "0"}})
+    'people that went: a'
+    """
+    knows_pictures = "people" in before
+    old, new = (one["people"] if knows_pictures else dict.fromkeys(one["labels"]) for one in (before, now))
+    found = {
+        "people that came": new.keys() - old.keys(),
+        "people that went": old.keys() - new.keys(),
+        "people with other pictures": {key for key in new.keys() & old.keys() if old[key] != new[key]},
+    }
+    return "; ".join(f"{what}: {some(sorted(names))}" for what, names in found.items() if names)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def flat(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -80,7 +80,7 @@ def train_and_test(config: DictConfig) -> Outcome:
     data.prepare_data()
     data.setup("fit")
     module = build_module(config, data, recipe, trainer.world_size)
-    last = claim(Path(config.run_dir), config, first=trainer.is_global_zero)
+    last = claim(Path(config.run_dir), config, module.description, first=trainer.is_global_zero)
     try:
         tell_config(logger, config)
         trainer.fit(module, data, ckpt_path=last)
@@ -108,7 +108,10 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
         new_lr_factor=config.new_lr_factor,
         decay_norm_and_bias=config.decay_norm_and_bias,
         frozen_epochs=config.frozen_epochs,
-        description=describe(plain["model"], data.num_ids, preprocessing, list(data.label_map), kept),
+        description={
+            **describe(plain["model"], data.num_ids, preprocessing, list(data.label_map), kept),
+            "people": data.people,
+        },
     )
     if module.needs_average and config.ema is None:
         raise InputError(NO_AVERAGE)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from aelm.checkpoint import read_checkpoint
 from aelm.data.loader import cuda_is_used
 from aelm.files import write_whole
 from aelm.types import Batch, InputError
@@ -105,10 +107,28 @@ def save_whole(content: Any, path: Path) -> None:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to the disk, with :func:`save_whole` for local files.
+    """Lightning's way to the disk and back, with :func:`save_whole` and :func:`aelm.checkpoint.read_checkpoint`.
 
-    Lightning's own holds a second copy of the checkpoint in memory, syncs nothing, and moves across file systems.
+    Lightning's own holds a second copy of the checkpoint in memory, syncs nothing, and moves across file systems; it
+    runs what a file says, and forgets the best score where the folder of the checkpoints has moved.
     """
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        checkpoint = read_checkpoint(Path(path))
+        folder = Path(path).resolve().parent
+
+        def here(place: str) -> str:
+            return str(folder / re.split(r"[/\\]", place)[-1]) if place else place
+
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and "best_k_models" in state:
+                state["dirpath"] = str(folder)
+                state["best_k_models"] = {here(place): score for place, score in state["best_k_models"].items()}
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = here(state[key])
+        return checkpoint
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
