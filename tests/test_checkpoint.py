@@ -1,11 +1,14 @@
 import os
+import unicodedata
 
 import pytest
 import torch
 
 from aelm import checkpoint
-from aelm.checkpoint import build, describe, load_model, read_checkpoint
+from aelm.checkpoint import build, checkpoint_file, describe, load_model, read_checkpoint
+from aelm.embed.embedder import load_embedder
 from aelm.models import AELM, ReIDNetwork
+from tests.tiny import write_checkpoint
 
 NETWORK = {
     "_target_": "aelm.models.ReIDNetwork",
@@ -117,3 +120,48 @@ def test_embedding_tracks_no_gradients_and_leaves_training_alone(saved):
     assert not network.embed(images).requires_grad
     assert all(parameter.requires_grad for parameter in network.parameters())  # a training may start from it
     assert network(images)[-1][0].logits.requires_grad
+
+
+def test_a_run_directory_stands_for_its_best_checkpoint(tmp_path):
+    file = tmp_path / "rené" / "checkpoints" / "best.ckpt"
+    write_checkpoint(file)
+    (file.parent / "last.ckpt").write_bytes(b"half")
+    decomposed = unicodedata.normalize("NFD", str(tmp_path / "rené"))
+    for place in (file, file.parent, file.parent.parent, str(file.parent.parent), decomposed):
+        assert checkpoint_file(place) == file
+        assert load_model(place).num_ids == load_model(file).num_ids
+        assert load_embedder(place).sha256 == load_embedder(file).sha256
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*best\.ckpt: .* is a folder; in it: .*last\.ckpt"):
+        load_embedder(file.parent.parent)
+
+
+def test_one_name_to_allow_is_not_its_letters():
+    with pytest.raises(ValueError, match=r"asks for `os\.system`"):
+        build({"_target_": "os.system", "command": "true"}, allow="os.systems")
+    assert build({"_target_": "math.gcd"} | {}, allow="math.gcd") == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"MATLAB 5.0 MAT-file" + bytes(200), "it is a Matlab file; expected a file of torch.save or safetensors"),
+        (b"<!DOCTYPE html><p>Sign in", "it is a web page, as a failed download leaves it"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a Git LFS pointer, whose file `git lfs pull` brings"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "it is an HDF5 file"),
+        (b"", "it is an empty file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_called_by_its_kind(tmp_path, content, words):
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"does not load as data: {words}"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_a_whole_model_is_not_advised_to_be_run(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
+    with pytest.raises(
+        ValueError, match=r"holds Python objects \(torch\.nn.*save `model.state_dict\(\)` alone"
+    ) as caught:
+        read_checkpoint(tmp_path / "model.pth")
+    assert "weights_only" not in str(caught.value)

@@ -5,6 +5,7 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from aelm.command import schema
 from aelm.command.cli import quote, quoted
 
 NASTY = [
@@ -44,6 +45,51 @@ def test_quote_is_what_hydra_unquotes(text):
 def test_what_is_no_path_is_left_to_hydra():
     for argument in ("seed=1,2", "model.aelm.threshold=0.7", "transform.extra=[a,b]", "-m", "output=null", "~model"):
         assert quoted([argument]) == [argument]
+
+
+@pytest.mark.parametrize("key", ["name", "images", "gallery", "+x.root"])
+@pytest.mark.parametrize(
+    "text", ["1e-3", "3.10", "007", "1_000", "-1", "inf", "NaN", "true", "1.", ".5", "[crops]", "[a, b]"]
+)
+def test_texts_that_look_like_values_stay_as_typed(key, text):
+    (argument,) = quoted([f"{key}={text}"])
+    assert parsed(argument) == text
+    assert type(parsed(argument)) is not float
+    assert quoted([argument]) == [argument]
+
+
+def test_null_is_a_text_where_a_key_needs_one():
+    assert [quoted([f"images={null}"], schema.needed("embed")) for null in ("null", "NULL")] == [
+        ["images='null'"], ["images='NULL'"]
+    ]  # fmt: skip
+    assert quoted(["images=null"], schema.needed("explain")) == ["images=null"]
+    assert quoted(["output=null", "pattern=null"], schema.needed("search")) == ["output=null", "pattern=null"]
+    assert {"name", "run_dir"} <= schema.needed("train")
+
+
+def test_the_script_finds_a_module_in_the_current_folder_as_python_m_does(tmp_path):
+    (tmp_path / "mine.py").write_text("print('mine was found')")
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "aelm"
+    script.write_text(
+        "import sys, runpy\nfrom aelm import __main__ as aelm\n"
+        "aelm.runpy.run_module = lambda *_, **__: __import__('mine')\nsys.exit(aelm.main())"
+    )
+    done = subprocess.run([sys.executable, str(script), "train"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "mine was found\n", done.stderr
+    safe = subprocess.run([sys.executable, "-P", str(script), "train"], cwd=tmp_path, capture_output=True, text=True)
+    assert "No module named 'mine'" in safe.stderr
+
+
+def test_a_console_that_cannot_show_a_letter_gets_its_number(tmp_path):
+    code = (
+        "import sys\nfrom aelm.command import cli\n"
+        "@cli.command('compare')\ndef main(config):\n    print(config.output)\nmain()"
+    )
+    arguments = ["runs=x", "output=rené/人"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, env=environment)
+    assert done.stdout.strip() == rb"ren\xe9/\u4eba", done.stderr
 
 
 def test_home_is_expanded_in_paths_alone():

@@ -1,10 +1,14 @@
 """A file is whole or not there, and what went wrong with it is said."""
 
+import io
 import os
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
-from aelm.files import write_whole
+from aelm.files import kind_of, write_whole
 
 
 def half_a_file(file):
@@ -48,3 +52,30 @@ def test_a_place_below_a_file_is_named(tmp_path):
     with pytest.raises(OSError, match=r"file/deep/x could not be written.*(NotADirectory|FileExists)Error"):
         write_whole(tmp_path / "file" / "deep" / "x", lambda file: None)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [(28, "Make room"), (13, "closed to this user"), (30, "closed to this user"), (36, "a shorter name"),
+     (2, "does another program write there"), (5, "Look at that disk"), (4, "Look at that disk")],
+)  # fmt: skip
+def test_the_way_out_fits_what_went_wrong(tmp_path, number, way_out):
+    def failing(file):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=way_out) as caught:
+        write_whole(tmp_path / "x", failing)
+    assert ("Make room" in str(caught.value)) == (number == 28)
+
+
+def test_the_kind_of_a_file_is_that_of_its_first_bytes():
+    buffers = {
+        "a numpy archive (.npz)": io.BytesIO(),
+        "a file of torch.save": io.BytesIO(),
+        "a safetensors file": io.BytesIO(),
+    }
+    np.savez(buffers["a numpy archive (.npz)"], a=np.ones(2))
+    torch.save({"a": torch.ones(2)}, buffers["a file of torch.save"])
+    buffers["a safetensors file"].write(safetensors.torch.save({"a": torch.ones(2)}))
+    assert {name: kind_of(buffer.getvalue()) for name, buffer in buffers.items()} == {name: name for name in buffers}
+    assert kind_of("größe,人".encode()) == kind_of("a".encode("utf-16")) == "text"

@@ -1,5 +1,6 @@
 """``aelm train ...`` and ``python -m aelm train ...`` are ``python -m aelm.train ...``."""
 
+import os
 import runpy
 import sys
 
@@ -13,6 +14,9 @@ def main() -> None:
         sys.exit(
             usage if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else f"no command {sys.argv[1]}\n{usage}"
         )
+    # As `python -m` does, so that a module beside the user's data is found by either.
+    if not sys.flags.safe_path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     # Lightning starts further processes as `python -m <name of __main__>` with the rest of sys.argv.
     runpy.run_module(f"aelm.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from aelm.files import on_disk
 from aelm.models import ReIDNetwork
 from aelm.models.weights import read_data
 from aelm.types import InputError, UserError
@@ -51,6 +52,23 @@ def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
     return {**network, "backbone": backbone}
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that is meant: ``path``, or ``best.ckpt`` of a run directory or of its folder of checkpoints.
+
+    Raises:
+        FileNotFoundError: If it is a folder without ``best.ckpt``.
+    """
+    path = on_disk(path)
+    if not path.is_dir():
+        return path
+    inside = (path / "checkpoints" / "best.ckpt", path / "best.ckpt")
+    found = next((file for file in inside if file.is_file()), None)
+    if found is None:
+        held = sorted(str(file) for file in [*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")])[:5]
+        raise FileNotFoundError(f"no checkpoint {inside[0]}: {path} is a folder; in it: {', '.join(held) or 'none'}")
+    return found
+
+
 def read_file(path: str | Path) -> Any:
     """What a checkpoint, or a file of another project, holds, as data on the CPU; nothing in it is executed.
 
@@ -58,7 +76,7 @@ def read_file(path: str | Path) -> Any:
         FileNotFoundError: If there is no such file.
         ValueError: If it does not load as data.
     """
-    path = Path(path)
+    path = checkpoint_file(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
         raise FileNotFoundError(f"no checkpoint {path}; beside it: {', '.join(near) or 'none'}")
@@ -72,6 +90,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is something else.
     """
+    path = checkpoint_file(path)
     content = read_file(path)
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
@@ -147,6 +166,7 @@ def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
     ...
     aelm.types.InputError: the checkpoint asks for `os.dup`, not one of aelm's models; if you trust it: allow=['os.dup']
     """
+    allow = (allow,) if isinstance(allow, str) else allow
     if isinstance(node, (list, tuple)):
         return [build(value, allow) for value in node]
     if not isinstance(node, Mapping):

@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import glob
 import hashlib
 import logging
 import os
@@ -129,6 +130,22 @@ def _spelling(name: str) -> str:
     return name.casefold()
 
 
+# What to do about a file that cannot be written, by the error's number.
+_WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room, or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It is closed to this user: choose another place"),
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ENOENT: "Its folder was taken away meanwhile: does another program write there?",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file stands where a folder must be: choose another place"),
+}
+
+
+def matching(pattern: str) -> list[str]:
+    """What a pattern such as ``crops/*.jpg`` finds, sorted; brackets that fit nothing are those of a name."""
+    found = sorted(glob.glob(pattern, recursive=True))
+    return found or sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:
     """Lets ``write`` fill a file beside ``path`` and renames it; makes the folder where there is none.
 
@@ -151,9 +168,10 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any], half: Path | None 
         os.replace(half, path)
     except OSError as error:
         kept = "the earlier one there is still good" if path.is_file() else "there was none before"
+        way_out = _WAYS_OUT.get(error.errno or 0, "Look at that disk, or choose another place")
         raise OSError(
-            f"{path} could not be written, {kept}; {free(path):,.0f} MiB are free on that disk. Make room, or choose "
-            f"another place that can be written ({type(error).__name__}: {error})"
+            f"{path} could not be written, {kept}; {free(path):,.0f} MiB are free on that disk. {way_out} "
+            f"({type(error).__name__}: {error})"
         ) from error
     finally:
         if half.is_file():

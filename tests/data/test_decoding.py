@@ -1,11 +1,14 @@
 """What comes out of a file, and what is said when nothing does."""
 
+import io
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from aelm.data import decoding
 from aelm.data.decoding import BadImageError, decode, pack, pack_files, planes, read_bytes
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
@@ -100,8 +103,12 @@ def declared(extension, side):
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"GIF89a\x08\0\x08\0", "a GIF"), (b"<html>404</html>", "16 bytes of something else"), (b"\0" * 9, "9 bytes")],
-)
+    [(b"GIF89a\x08\0\x08\0", "a GIF"), (b"<html>404</html>", "a web page, as a failed download"),
+         (b"\0" * 9, "9 zeros"), (b"\x07\0\x01", "3 bytes of something else"),
+        (b"\0\0\0\x18ftypheic", "an HEIC picture"),
+         (b"\0\0\0\x18ftypavif", "an AVIF picture"), (b"\0\0\0\x18ftypisom", r"a video \(MP4\)"),
+         (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer")],
+)  # fmt: skip
 def test_files_of_other_kinds_are_named_and_never_reach_the_decoder(content, found, monkeypatch):
     """Which other kinds OpenCV reads depends on its release, and some of its decoders are little tried."""
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
@@ -143,3 +150,28 @@ def test_packed_files(tmp_path):
         pack_files(paths)
     packed = pack_files(paths, missing_is_empty=True)
     assert [bytes(packed.at(i)) for i in range(3)] == [b"one", b"", b"three"]
+
+
+def encoded_with_pil(array, kind):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, kind)
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_pictures_of_sensors_keep_their_brightness(kind, bits, caplog, monkeypatch):
+    monkeypatch.setattr(decoding, "_told", set())
+    grey = np.arange(64 * 32, dtype=np.uint16).reshape(64, 32) % 256
+    grey[0, 0] = 255
+    deep = encoded_with_pil(grey << (bits - 8), kind)
+    for _ in range(2):
+        assert np.array_equal(decode(deep, "thermal.png")[..., 0], grey)
+    assert caplog.text.count("uses no more than") == (bits < 16)
+
+
+@pytest.mark.parametrize(("dtype", "word"), [(np.float32, "float32"), (np.int32, "int32")])
+def test_a_tiff_of_other_values_is_called_so_and_not_broken(dtype, word):
+    content = encoded_with_pil(np.ones((64, 32), dtype), "TIFF")
+    with pytest.raises(BadImageError, match=f"'f.tif' is a TIFF of {word} values, expected 8 or 16 bits"):
+        decode(content, "f.tif")

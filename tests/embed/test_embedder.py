@@ -14,8 +14,10 @@ from torch._subclasses import FakeTensorMode
 
 from aelm import checkpoint
 from aelm.checkpoint import build, describe
+from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
 from aelm.models.onnx import OnnxBackbone, load_onnx
+from tests.pictures_on_disk import save_model, write_people
 
 HEIGHT, WIDTH = 24, 16
 REAL = onnxruntime.InferenceSession
@@ -201,3 +203,15 @@ def test_an_onnxruntime_without_cuda_says_once_that_it_runs_on_the_cpu(tmp_path,
     assert session_on(monkeypatch, tmp_path, "cuda:1", built_for_cuda=False)[1:] == [["CPUExecutionProvider"]]
     (record,) = caplog.records
     assert record.getMessage().startswith("other.onnx runs on the CPU: this onnxruntime cannot use cuda:1")
+
+
+def test_one_path_is_not_its_letters_and_paths_are_taken(tmp_path):
+    write_people(str(tmp_path / "crops"), 2)
+    embedder = load_embedder(save_model(tmp_path / "model.ckpt"))
+    files = sorted((tmp_path / "crops").iterdir())
+    whole = embed_files(embedder, [str(file) for file in files])
+    assert np.array_equal(embed_files(embedder, files), whole)
+    assert np.allclose(embed_files(embedder, files[0]), whole[:1], atol=1e-6)
+    assert np.allclose(embed_files(embedder, str(files[0])), whole[:1], atol=1e-6)
+    with pytest.raises(TypeError, match="expected a list, got NoneType"):
+        embed_files(embedder, None)

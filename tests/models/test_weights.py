@@ -5,6 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 
 from aelm.models import TimmBackbone
@@ -126,3 +128,30 @@ def test_arrays_with_objects_are_still_refused(tmp_path):
     torch.save({"w": torch.ones(1), "more": np.array([print], dtype=object)}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="does not load as data"):
         read_state(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("begin", ["_orig_mod.", "student.backbone.", "module.feature_extractor.net.", "0.", ""])
+@pytest.mark.parametrize("outer", [None, "ema_state", "state_dict"])
+def test_weights_under_any_wrapper_are_found(tmp_path, begin, outer):
+    network = timm.create_model("resnet10t", features_only=True, pretrained=False)
+    other = timm.create_model("resnet10t", features_only=True, pretrained=False)
+    state = {begin + key: value for key, value in other.state_dict().items()} | {"head.weight": torch.zeros(2)}
+    torch.save(state if outer is None else {outer: state, "epoch": 3}, tmp_path / "w.pth")
+    report = load_weights(network, tmp_path / "w.pth")
+    assert report.missing == []
+    assert report.unused == ["head.weight"]
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items()
+               if "num_batches" not in key)  # fmt: skip
+
+
+def test_several_state_dicts_are_named(tmp_path):
+    torch.save({"student": {"a": torch.zeros(1)}, "teacher": {"a": torch.zeros(1)}}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="holds several state dicts, student, teacher: save the one that is meant"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_a_file_is_read_by_its_content_whatever_its_ending(tmp_path):
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "w.pth")
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+    for name in ("w.pth", "w.safetensors"):
+        assert torch.equal(read_state(tmp_path / name)["a"], torch.ones(2))

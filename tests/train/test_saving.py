@@ -158,3 +158,34 @@ def test_steps_are_counted_and_accumulated_ones_waited_for(trained, monkeypatch)
     trained("figures=false", "trainer.max_epochs=2", *steps)
     # Four steps an epoch, each after its second batch; the fourth is left to the end of the epoch.
     assert saved == [(0, 1, 1), (0, 2, 3), (0, 3, 5), (1, 5, 1), (1, 6, 3), (1, 7, 5)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"), [(KeyboardInterrupt(), ""), (OSError(5, "Input/output error"), "Look at that disk")]
+)
+def test_a_write_that_was_interrupted_is_no_full_disk(tmp_path, raised, words, monkeypatch):
+    """torch calls both a RuntimeError."""
+
+    def broken(self, data):
+        self.error = raised
+        raise raised
+
+    monkeypatch.setattr(saving._Watched, "write", broken)
+    with pytest.raises(type(raised), match=words) as caught:
+        save_whole(content(1), tmp_path / "x.ckpt")
+    assert "Make room" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_why_torch_could_not_write_is_kept(tmp_path):
+    class Full:
+        name = "x"
+        flush = staticmethod(lambda: None)
+
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    watched = saving._Watched(Full())
+    with pytest.raises(RuntimeError):
+        torch.save({"a": torch.ones(3)}, watched)
+    assert watched.error.errno == 28

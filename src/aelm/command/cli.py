@@ -1,13 +1,14 @@
 """How a command starts: under Hydra, with paths on the command line quoted and keys checked."""
 
 import functools
+import io
 import logging
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -82,6 +83,8 @@ TEXT_KEYS = {
     "video",
     "weights",
 }
+# Those of them that parts have too; `sampler.images` is a number.
+INNER_KEYS = {"csv", "data_dir", "gallery", "name", "output", "pattern", "query", "root", "uri", "weights"}
 PATH_KEYS = TEXT_KEYS - {"baseline", "pattern", "name", "paths"}
 # Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
 LIST_KEYS = {"boxes", "files", "pair", "runs", "video"}
@@ -115,7 +118,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             # As aelm.models.onnx does, which would bring torch.
             os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
             follow()
-            sys.argv[1:] = quoted(sys.argv[1:])
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter gets its number
+                    stream.reconfigure(errors="backslashreplace")
+            sys.argv[1:] = quoted(sys.argv[1:], schema.needed(config_name))
             schema.register()
             # Told to show all, Hydra hands errors on instead of printing them in its own way.
             with failures.told_in_one_line(), failures.environment(failures.FULL, "1"):
@@ -134,27 +140,41 @@ def messages_to_stdout() -> None:
         logger.propagate = True
 
 
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """Puts quotes, as Hydra's grammar wants them, around paths and patterns that need them; done twice it does nothing.
+def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
+    """Puts quotes, as Hydra's grammar wants them, around texts that need them; done twice it does nothing.
 
-    >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x"]) == [
-    ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}"]
+    Args:
+        arguments: The command line.
+        needed: Keys of text that have no null: ``null`` is a text there, like any other word.
+
+    >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x", "name=1e-3"]) == [
+    ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}", "name='1e-3'"]
     True
     """
     result = []
     for argument in arguments:
         key, separator, value = argument.partition("=")
-        last = key.lstrip("+~").rpartition(".")[2]
-        if separator and last in PATH_KEYS and value.startswith("~"):
+        place, _, last = key.lstrip("+~").rpartition(".")
+        is_text = last in (INNER_KEYS if place else TEXT_KEYS)
+        if separator and is_text and last in PATH_KEYS and value.startswith("~"):
             value = os.path.expanduser(value)
-        # Plain words, and what is Hydra's own: quoted strings, lists, interpolations.
-        plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\[.*\]|\$\{.*\}", value, re.ASCII | re.DOTALL)
-        if separator and last in TEXT_KEYS and not plain:
+        # Plain words, and what is Hydra's own: quoted strings, interpolations, lists where a key takes one, null.
+        plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\$\{.*\}", value, re.ASCII | re.DOTALL)
+        if value.lower() == "null":
+            plain = None if key in needed else plain
+        elif re.fullmatch(_NO_TEXT, value, re.IGNORECASE):
+            plain = None
+        is_list = value.startswith("[") and value.endswith("]") and last in LIST_KEYS
+        if separator and is_text and not plain and not is_list:
             value = quote(value)
-        if separator and last in LIST_KEYS and value.startswith("[") and value.endswith("]"):
+        if separator and is_list:
             value = quoted_list(value)
         result.append(f"{key}{separator}{value}")
     return result
+
+
+# What Hydra's grammar reads as a number or a truth value.
+_NO_TEXT = r"[+-]?(?:[\d_]+\.?[\d_]*|\.[\d_]+)(?:e[+-]?[\d_]+)?|[+-]?(?:inf|nan)|true|false"
 
 
 def quoted_list(value: str) -> str:

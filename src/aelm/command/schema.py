@@ -291,18 +291,28 @@ class CompareConfig:
     ignore: list[str] = MISSING
 
 
+SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
+    "search": SearchConfig,
+    "export": ExportConfig,
+    "explain": ExplainConfig,
+    "crop": CropConfig,
+    "link": LinkConfig,
+    "compare": CompareConfig,
+}
+
+
 def register() -> None:
     """Makes the schemas known to Hydra, as ``train_schema``, ``evaluate_schema``, and so on."""
-    store = ConfigStore.instance()
-    store.store("train_schema", TrainConfig)
-    store.store("evaluate_schema", EvaluateConfig)
-    store.store("export_schema", ExportConfig)
-    store.store("explain_schema", ExplainConfig)
-    store.store("embed_schema", EmbedConfig)
-    store.store("search_schema", SearchConfig)
-    store.store("crop_schema", CropConfig)
-    store.store("compare_schema", CompareConfig)
-    store.store("link_schema", LinkConfig)
+    for command, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"{command}_schema", schema)
+
+
+def needed(command: str) -> set[str]:
+    """The keys at the top of a command that are text and never null."""
+    return {f.name for f in fields(SCHEMAS[command]) if f.type is str}
 
 
 def check_keys(config: DictConfig) -> None:

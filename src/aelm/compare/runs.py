@@ -1,6 +1,5 @@
 """Finished, failed and unfinished runs as they lie on disk."""
 
-import glob
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from aelm.files import matching
 from aelm.runs import sweep
 from aelm.runs.directory import flat, read_config
 from aelm.types import InputError
@@ -58,7 +58,7 @@ def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
         raise InputError("`files` is empty: name what holds the scores within a run directory, such as [metrics.json]")
     found: dict[Path, Run] = {}
     for place in places:
-        matches = sorted(glob.glob(place, recursive=True), key=by_number)
+        matches = sorted(matching(place), key=by_number)
         runs = [run for match in matches if os.path.isdir(match) for run in runs_in(Path(match), files)]
         if not runs:
             held = ", ".join(sorted(os.listdir(place))[:8]) if os.path.isdir(place) else "no such folder"

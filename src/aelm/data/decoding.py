@@ -1,5 +1,6 @@
 """From files to RGB arrays, and many files in one block of memory."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,13 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aelm.data.headers import read_header
+from aelm.data.headers import Header, read_header
+from aelm.files import kind_of
 from aelm.types import InputError
 
 Pixels = NDArray[np.uint8]
 KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+DEEP = ("PNG", "TIFF")  # may have more than 8 bits
 MOST_PIXELS = 100_000_000  # 300 MB decoded; no camera's crop of a person comes near
+
+
+log = logging.getLogger(__name__)
+_told: set[int] = set()  # depths that were told of in this process
 
 
 class BadImageError(InputError):
@@ -38,7 +45,8 @@ def read_bytes(path: str) -> Pixels:
 def decode(encoded: Pixels, name: str) -> Pixels:
     """Decodes a picture to ``(H, W, 3)`` uint8 RGB.
 
-    Grey pictures get three equal channels, transparency is dropped, 16 bits become 8. A rotation noted in EXIF is
+    Grey pictures get three equal channels, transparency is dropped. 16 bits become 8: the upper ones of the 8, 10, 12 or
+    14 that are in use where it is fewer, as of thermal cameras, and that is said once. A rotation noted in EXIF is
     applied, so that people stand as every viewer shows them; no benchmark has such notes.
 
     Args:
@@ -51,22 +59,43 @@ def decode(encoded: Pixels, name: str) -> Pixels:
     """
     if not len(encoded):
         raise BadImageError(f"The picture {name!r} is an empty file (0 bytes)")
-    check_header(encoded.tobytes(), name)
+    kind = check_header(encoded.tobytes(), name).kind
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if kind in DEEP else 0)
     try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(encoded, flags)
+        if image is None and kind in DEEP:
+            image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise BadImageError(f"Cannot decode the picture {name!r} ({len(encoded)} bytes): {error}") from error
     if image is None:
         raise BadImageError(f"Cannot decode the picture {name!r}: its {len(encoded)} bytes are broken or cut off")
+    if image.dtype == np.uint16:
+        image = upper_bits(image, name)
+    if image.dtype != np.uint8:
+        raise BadImageError(
+            f"The picture {name!r} is a {kind} of {image.dtype} values, expected 8 or 16 bits: save it as such, scaled"
+        )
     pixels: Pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return pixels
 
 
-def check_header(content: bytes, name: str) -> None:
+def upper_bits(image: NDArray[np.uint16], name: str) -> Pixels:
+    """The upper 8 of the bits that a picture of 16 uses."""
+    depth = next(depth for depth in (8, 10, 12, 14, 16) if int(image.max()) < 2**depth)
+    if depth < 16 and depth not in _told:
+        _told.add(depth)
+        log.warning(
+            "The 16-bit picture %r uses no more than %d bits and is read so; others like it are too", name, depth
+        )
+    return (image >> (depth - 8)).astype(np.uint8)
+
+
+def check_header(content: bytes, name: str) -> Header:
     """Raises BadImageError for what must not be given to a decoder: other files, half a picture, or a huge one."""
     header = read_header(content)
     if header.kind not in KINDS:
-        found = f"a {header.kind}" if header.kind else f"{len(content)} bytes of something else"
+        kind = kind_of(content)
+        found = f"a {header.kind}" if header.kind else kind or f"{len(content)} bytes of something else"
         raise BadImageError(
             f"The picture {name!r} is no {', '.join(KINDS[:-1])} or {KINDS[-1]}, whatever its name says, but {found}. "
             "Convert it to one of these, or remove it"
@@ -82,6 +111,7 @@ def check_header(content: bytes, name: str) -> None:
             f"The picture {name!r} says that it is {header.width:,} x {header.height:,} pixels, more than the "
             f"{MOST_PIXELS:,} that are decoded. Make it smaller, or remove it"
         )
+    return header
 
 
 def reason(path: str) -> str:

@@ -1,6 +1,5 @@
 """Pictures as people name them: a folder, a pattern such as ``crops/*.jpg``, a list, or one file."""
 
-import glob
 import math
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from aelm.data import tables
 from aelm.data.identities import plain
 from aelm.data.listing import EXTENSIONS, is_picture, passed_over, shown, walk_pictures
-from aelm.files import on_disk
+from aelm.files import matching, on_disk
 from aelm.types import InputError, InputTypeError
 
 NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
@@ -91,19 +90,15 @@ def find_items(
             f"`{key}`: {path} is neither a picture ({', '.join(sorted(EXTENSIONS))}) nor a list of them "
             f"({', '.join(sorted(LISTS))})"
         )
-    # Brackets are of a pattern, or of a folder's name.
-    for one in (str(source), str(source).replace("[", "[[]")):
-        found = sorted(glob.glob(one, recursive=True))
-        matching = [name for name in found if is_picture(os.path.basename(name))]
-        if matching:
-            break
-    else:
+    found = matching(str(source))
+    fitting = [name for name in found if is_picture(os.path.basename(name))]
+    if not fitting:
         others = passed_over(found)
         raise FileNotFoundError(
             f"`{key}`: nothing at {str(source)!r}; expected a folder, a picture, a pattern that matches some, or a list"
             + f" (found {others}: convert them to JPEG or PNG)" * bool(others)
         )
-    return _once(Item(name, *_told(os.path.basename(name), names)) for name in matching)
+    return _once(Item(name, *_told(os.path.basename(name), names)) for name in fitting)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:

@@ -1,9 +1,11 @@
 """From files to embeddings: loading and the model take turns without waiting for each other."""
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.utils.data import SequentialSampler
 
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.decoding import reason
+from aelm.data.sources import several
 from aelm.devices import on_its_way
 from aelm.embed.embedder import Embedder
 from aelm.types import Batch, InputError, Picture, RunError
@@ -172,7 +175,9 @@ def _fetched(embedder: Embedder, batch: Pending) -> tuple[Positions, Features]:
     return batch.positions.numpy(), found
 
 
-def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | None = None) -> Features:
+def embed_files(
+    embedder: Embedder, paths: Sequence[str | Path] | str | Path, *, batch_size: int | None = None
+) -> Features:
     """The embeddings of some files, ``(n, D)``, in their order, all in memory and in this process.
 
     Args:
@@ -183,6 +188,7 @@ def embed_files(embedder: Embedder, paths: Sequence[str], *, batch_size: int | N
     Raises:
         BadImageError: If one of them cannot be read, naming the first.
     """
+    paths = list(map(os.fspath, several(paths)))
     size = batch_size or default_batch_size(embedder.device.type)
     batches = list(embedded(embedder, paths, size, workers=0))
     found = np.fromiter(itertools.chain.from_iterable(positions for positions, _ in batches), np.int64)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from aelm.checkpoint import KEY, network_of, read_file
+from aelm.checkpoint import KEY, checkpoint_file, network_of, read_file
 from aelm.devices import full_precision
 from aelm.models import ReIDNetwork
 from aelm.models.onnx import OnnxBackbone, load_onnx, normalisation
@@ -102,8 +102,8 @@ def load_embedder(
     """The embedder that a file holds, on the CPU.
 
     Args:
-        path: A checkpoint that ``aelm.train`` wrote, an ONNX file with BoxMOT's contract (``.onnx``), or a file that
-            another project trained (``docs/trained_weights.md``).
+        path: A checkpoint that ``aelm.train`` wrote, its run directory (for ``best.ckpt``), an ONNX file with BoxMOT's
+            contract (``.onnx``), or a file that another project trained (``docs/trained_weights.md``).
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
         precision: See :class:`Embedder`.
         size: Height and width of pictures, for files of others that do not say; None: as file, sidecar or layout say.
@@ -115,7 +115,7 @@ def load_embedder(
     """
     if precision not in get_args(Precision):
         raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    path, labels, config = Path(path), tuple[str, ...](), dict[str, Any]()
+    path, labels, config = checkpoint_file(path), tuple[str, ...](), dict[str, Any]()
     told: Mapping[str, Any] = {}
     interpolation = "bilinear"
     if path.suffix.lower() == ".onnx":

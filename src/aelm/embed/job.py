@@ -20,6 +20,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
+from aelm.checkpoint import checkpoint_file
 from aelm.data.decoding import reason
 from aelm.data.listing import shown
 from aelm.data.sources import Item
@@ -236,7 +237,7 @@ def embed_items(
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
     embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
-    meta = describe(embedder, checkpoint, versions)
+    meta = describe(embedder, str(checkpoint_file(checkpoint)), versions)
     with hold_folder(output):
         shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
         todo = shards.missing()

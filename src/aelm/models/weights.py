@@ -5,7 +5,7 @@ import logging
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from aelm.files import kind_of
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ NUMBERS: list[Any] = [
 ]
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "base.", "network.", "encoder.")
 COUNTER = "num_batches_tracked"
+TENSORS = ("a file of torch.save", "a pickle", "a safetensors file", "a tar archive, which must be unpacked")
 # Whoever pickled a module of these made a detector.
 DETECTORS = ("ultralytics.", "models.yolo", "models.common", "mmdet.", "yolox.", "detectron2.")
 # What files hold beside a backbone, and nobody misses there.
@@ -80,7 +82,9 @@ def load_weights(
     content = read_state(path)
     told = {flat(bare(key)): key for key in content}  # as the file has it, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-    state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
+    state = {bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}
+    begin = wrapper_of(list(map(flat, own)), set(map(flat, state)))
+    state = staged({key[len(begin) * flat(key).startswith(begin) :]: value for key, value in state.items()}, own)
     found = {flat(key): value for key, value in state.items()}
     if convert is not None and any(flat(k) not in found or found[flat(k)].shape != v.shape for k, v in own.items()):
         try:
@@ -128,8 +132,10 @@ def read_data(path: str | Path) -> Any:
         ValueError: If it does not load as data.
     """
     path = Path(path)
+    with path.open("rb") as file:
+        kind = kind_of(file.read(512))
     try:
-        if path.suffix == ".safetensors":
+        if kind == "a safetensors file" or (path.suffix == ".safetensors" and kind != "a file of torch.save"):
             return load_file(path)
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, "cpu", weights_only=True)
@@ -138,7 +144,12 @@ def read_data(path: str | Path) -> Any:
             raise
         raise InputError(f"{path} does not load as data: it is cut off, or something else than weights") from error
     except NOT_DATA as error:
-        raise InputError(f"{path} does not load as data: {reason(error)}") from error
+        why = (
+            reason(error)
+            if not kind or kind in TENSORS
+            else f"it is {kind}; expected a file of torch.save or safetensors"
+        )
+        raise InputError(f"{path} does not load as data: {why}") from error
 
 
 def reason(error: Exception) -> str:
@@ -178,6 +189,13 @@ def state_in(content: Any, path: str | Path) -> State:
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
+    groups = [key for key, value in content.items() if holds_tensors(value)] if isinstance(content, Mapping) else []
+    if groups and not holds_tensors(content):
+        if len(groups) > 1:
+            raise InputError(
+                f"{path} holds several state dicts, {', '.join(map(str, groups))}: save the one that is meant"
+            )
+        content = content[groups[0]]
     state = (
         {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         if isinstance(content, Mapping)
@@ -186,6 +204,22 @@ def state_in(content: Any, path: str | Path) -> State:
     if not state:
         raise InputError(f"{path} holds no tensors by name: expected a state dict, found {type(content).__name__}")
     return state
+
+
+def holds_tensors(content: Any) -> bool:
+    """Whether it holds tensors by name."""
+    return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
+
+
+def wrapper_of(own: Collection[str], held: Collection[str]) -> str:
+    """What a wrapper wrote before each key: the beginning under which most of the network's keys are in the file.
+
+    >>> wrapper_of(["conv1", "layer1_conv1"], ["student_conv1", "student_layer1_conv1", "head"])
+    'student_'
+    """
+    first = next(iter(own), "")
+    begins = {key.removesuffix(first) for key in held if first and key.endswith(first)}
+    return max(sorted({"", *begins}, key=len), key=lambda begin: sum(begin + key in held for key in own))
 
 
 def bare(key: str) -> str:

@@ -76,6 +76,21 @@ class RandomStates(Callback):
         self._to_set = []
 
 
+class _Watched:
+    """A file that keeps why a write failed: a full disk, or Ctrl-C, which torch both calls a RuntimeError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.name, self.flush = file, file.name, file.flush
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
+
+
 def save_whole(content: Any, path: Path) -> None:
     """``torch.save``, such that whoever looks finds the earlier file or the new one, whole, whatever dies meanwhile.
 
@@ -86,10 +101,11 @@ def save_whole(content: Any, path: Path) -> None:
     """
 
     def write(file: BinaryIO) -> None:
+        watched = _Watched(file)
         try:
-            torch.save(content, file)
+            torch.save(content, watched)
         except RuntimeError as error:  # what torch makes of a failing write
-            raise OSError(str(error)) from error
+            raise watched.error or OSError(str(error)) from error
         file.flush()
         os.fsync(file.fileno())
 
