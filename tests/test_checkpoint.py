@@ -124,6 +124,7 @@ def test_embedding_tracks_no_gradients_and_leaves_training_alone(saved):
 
 def test_a_run_directory_stands_for_its_best_checkpoint(tmp_path):
     file = tmp_path / "rené" / "checkpoints" / "best.ckpt"
+    file.parent.mkdir(parents=True)
     write_checkpoint(file)
     (file.parent / "last.ckpt").write_bytes(b"half")
     decomposed = unicodedata.normalize("NFD", str(tmp_path / "rené"))

@@ -238,3 +238,13 @@ def test_maps_are_computed_without_tf32(run, crops, monkeypatch):
     run(f"images={crops}", "device=cpu")
     assert found == ["ieee"]
     assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_people_by_name_are_found_and_strangers_are_counted(caplog):
+    labels = ["folder:alice", "folder:bob", "folder:7"]
+    items = [Item("a.jpg", "alice"), Item("b.jpg", "7")]
+    assert explain.known_labels(items, labels, "folder") == [0, 2]
+    assert not caplog.records
+    assert explain.known_labels([*items, Item("c.jpg", "carol"), Item("d.jpg")], labels, "folder") == [0, 2, None, None]
+    assert "`labels=folder`: 2 of 4 pictures show nobody of the training" in caplog.text
+    assert "carol, no identity" in caplog.text

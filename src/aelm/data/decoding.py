@@ -45,8 +45,8 @@ def read_bytes(path: str) -> Pixels:
 def decode(encoded: Pixels, name: str) -> Pixels:
     """Decodes a picture to ``(H, W, 3)`` uint8 RGB.
 
-    Grey pictures get three equal channels, transparency is dropped. 16 bits become 8: the upper ones of the 8, 10, 12 or
-    14 that are in use where it is fewer, as of thermal cameras, and that is said once. A rotation noted in EXIF is
+    Grey pictures get three equal channels, transparency is dropped. 16 bits become 8: the upper ones of the 8, 10, 12
+    or 14 that are in use where it is fewer, as of thermal cameras, and that is said once. A rotation noted in EXIF is
     applied, so that people stand as every viewer shows them; no benchmark has such notes.
 
     Args:
@@ -84,9 +84,7 @@ def upper_bits(image: NDArray[np.uint16], name: str) -> Pixels:
     depth = next(depth for depth in (8, 10, 12, 14, 16) if int(image.max()) < 2**depth)
     if depth < 16 and depth not in _told:
         _told.add(depth)
-        log.warning(
-            "The 16-bit picture %r uses no more than %d bits and is read so; others like it are too", name, depth
-        )
+        log.warning("The 16-bit picture %r uses no more than %d bits and is read so, as are others", name, depth)
     return (image >> (depth - 8)).astype(np.uint8)
 
 

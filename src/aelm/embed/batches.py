@@ -188,11 +188,11 @@ def embed_files(
     Raises:
         BadImageError: If one of them cannot be read, naming the first.
     """
-    paths = list(map(os.fspath, several(paths)))
+    files = list(map(os.fspath, several(paths)))
     size = batch_size or default_batch_size(embedder.device.type)
-    batches = list(embedded(embedder, paths, size, workers=0))
+    batches = list(embedded(embedder, files, size, workers=0))
     found = np.fromiter(itertools.chain.from_iterable(positions for positions, _ in batches), np.int64)
-    missing = np.setdiff1d(np.arange(len(paths)), found)
+    missing = np.setdiff1d(np.arange(len(files)), found)
     if len(missing):
-        raise BadImageError(reason(paths[missing[0]]))
+        raise BadImageError(reason(files[missing[0]]))
     return np.concatenate([features for _, features in batches] or [np.empty((0, embedder.dim), np.float32)])

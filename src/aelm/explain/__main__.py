@@ -1,5 +1,6 @@
 """``python -m aelm.explain``: what a model looks at in pictures, or which positions make a pair similar."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from aelm.embed.embedder import Embedder, load_embedder
 from aelm.files import check_file, hold_file, hold_folder
 from aelm.report import heatmap_rows
 from aelm.types import InputError
+
+log = logging.getLogger(__name__)
 
 TITLE = "What each classifier looks at, what AELM erases, and what is left for B"
 NO_IDENTITIES = "What each position brings to the embedding"
@@ -81,7 +84,15 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
     trained = sorted({label.rpartition(":")[0] for label in labels})
     if name not in trained:
         raise InputError(f"`labels` must be one of the data sets of the training, {shown(trained)}, got {name!r}")
-    return [places.get(f"{name}:{item.pid}") for item in items]
+    known = [places.get(f"{name}:{item.pid}") for item in items]
+    if strangers := [item for item, label in zip(items, known, strict=True) if label is None]:
+        log.warning(
+            "`labels=%s`: %d of %d pictures show nobody of the training, as far as their names tell: %s. The training has %s; "
+            "`pattern` reads identities from file names",
+            name, len(strangers), len(items), shown(sorted({one.pid or "no identity" for one in strangers}), 3),
+            shown(list(labels), 3),
+        )  # fmt: skip
+    return known
 
 
 def draw_pages(

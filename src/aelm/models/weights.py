@@ -135,7 +135,7 @@ def read_data(path: str | Path) -> Any:
     with path.open("rb") as file:
         kind = kind_of(file.read(512))
     try:
-        if kind == "a safetensors file" or (path.suffix == ".safetensors" and kind != "a file of torch.save"):
+        if kind == "a safetensors file" or path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, "cpu", weights_only=True)

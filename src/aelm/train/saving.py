@@ -101,7 +101,7 @@ def save_whole(content: Any, path: Path) -> None:
     """
 
     def write(file: BinaryIO) -> None:
-        watched = _Watched(file)
+        watched: Any = _Watched(file)
         try:
             torch.save(content, watched)
         except RuntimeError as error:  # what torch makes of a failing write
