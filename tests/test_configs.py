@@ -93,7 +93,7 @@ def test_bots_recipe(composed):
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (3.5e-4, 5e-4)
     assert (list(config.schedule.milestones), config.schedule.warmup_epochs) == ([40, 70], 10)
     assert (config.loss.identity.label_smoothing, config.loss.triplet.margin) == (0.1, 0.3)
-    assert (config.model.backbone.last_stride, config.model.aelm.neck, config.trainer.max_epochs) == (1, True, 120)
+    assert (config.model.backbone.last_stride, config.model.aelm.neck, config.trainer.max_epochs) == ("auto", True, 120)
 
 
 def test_yaml_and_signature_agree(composed):
@@ -105,7 +105,7 @@ def test_yaml_and_signature_agree(composed):
         config = composed("train", f"{group}={option}")
         if (part := OmegaConf.select(config, group.replace("/", "."))) is None:
             continue
-        plain = OmegaConf.to_container(part)
+        plain = OmegaConf.to_container(part, resolve=group == "model/backbone")
         for place, node in nodes(plain):
             if not node["_target_"].startswith("aelm."):
                 continue

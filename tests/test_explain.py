@@ -11,6 +11,7 @@ import torch
 
 from aelm.command.cli import quoted
 from aelm.command.schema import check_keys
+from aelm.data.sources import Item
 from aelm.embed.embedder import load_embedder
 from aelm.explain import __main__ as explain
 from aelm.models.similarity import similarity_maps

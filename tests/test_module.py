@@ -167,6 +167,23 @@ def test_schedule_and_factor_reach_the_groups():
     assert [r["new_no_decay"] for r in rates] == pytest.approx([1.0] * 3 + [0.1] * 3)
 
 
+def test_layers_of_a_backbone_have_rates_of_their_own():
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append({g["name"]: g["lr"] for g in trainer.optimizers[0].param_groups})
+
+    model = module(new_lr_factor=10)
+    model.network.backbone.lr_factors = {"0.weight": 0.25, "0.bias": 0.25}
+    groups = {group["name"]: group for group in model.parameter_groups()}
+    assert names_of(model, groups["backbone_0.25"]) == {"backbone.0.weight"}
+    assert names_of(model, groups["backbone_no_decay"]) == {"backbone.1.weight", "backbone.1.bias"}
+    trainer(callbacks=[Watch()]).fit(model, pictures())
+    names = {"backbone_0.25": 0.025, "backbone_no_decay": 0.1, "backbone_no_decay_0.25": 0.025}
+    assert rates[0] == pytest.approx(names | {"new": 1.0, "new_no_decay": 1.0})
+
+
 def test_a_frozen_backbone_keeps_weights_and_statistics_then_moves():
     states = []
 

@@ -195,7 +195,7 @@ class ReIDModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = self.parameter_groups()
-        factors = [1.0 if group["name"].startswith("backbone") else self.new_lr_factor for group in groups]
+        factors = [group.pop("factor") for group in groups]
         optimizer = self.optimizer(groups)
         scheduler = LambdaLR(optimizer, [partial(self._rate, factor) for factor in factors])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -213,16 +213,28 @@ class ReIDModule(pl.LightningModule):
         return factor * self.schedule(step / max(steps, 1), math.inf if endless else float(max(epochs or 1, 1)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Backbone and new layers, each split into what decays and what does not; empty groups left out."""
-        groups: dict[str, list[nn.Parameter]] = {}
+        """Backbone and new layers, each split into what decays and what does not; empty groups left out.
+
+        A backbone with ``lr_factors`` has a group for each of their values. ``factor`` is the learning rate's.
+        """
+        groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+        layers: Mapping[str, float] = getattr(self.network.backbone, "lr_factors", {})
         for name, parameter in itertools.chain(self.network.named_parameters(), self.losses.named_parameters("losses")):
             if parameter.requires_grad:
                 plain = parameter.ndim <= 1 and not self.decay_norm_and_bias
-                place = "backbone" if name.startswith("backbone.") else "new"
-                groups.setdefault(f"{place}_no_decay" if plain else place, []).append(parameter)
+                place, _, key = name.partition(".")
+                known = place == "backbone"
+                factor = layers.get(key, 1.0) if known else self.new_lr_factor
+                kind = ("backbone" if known else "new") + ("_no_decay" if plain else "")
+                groups.setdefault((kind, factor), []).append(parameter)
         return [
-            {"params": parameters, "name": name, **({"weight_decay": 0.0} if name.endswith("_no_decay") else {})}
-            for name, parameters in sorted(groups.items())
+            {
+                "params": parameters,
+                "name": kind if factor == 1 or kind.startswith("new") else f"{kind}_{factor:.3g}",
+                "factor": factor,
+                **({"weight_decay": 0.0} if kind.endswith("_no_decay") else {}),
+            }
+            for (kind, factor), parameters in sorted(groups.items())
         ]
 
     def on_validation_epoch_start(self) -> None:

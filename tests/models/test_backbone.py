@@ -42,12 +42,12 @@ def test_as_many_stages_as_asked_for(stages):
     ("options", "message"),
     [
         ({"name": "resnet51"}, "timm has no model `resnet51`"),
-        ({"name": "convnext_atto"}, "`last_stride=1` does not fit `convnext_atto`"),
-        ({"name": "vit_tiny_patch16_224", "last_stride": 1}, "cannot take a picture of 256 x 128"),
+        ({"name": "convnext_atto", "last_stride": 1}, "`last_stride=1` does not fit `convnext_atto`"),
+        ({"name": "vit_tiny_patch16_224", "last_stride": 1}, "`last_stride=1` does not fit `vit_tiny_patch16_224`"),
         ({"name": "resnet18", "stages": 0}, "`stages` must be at least 1"),
         ({"name": "resnet18", "stages": 9}, "does not work as a backbone with 9 stages"),
-        ({"name": "resnet18", "last_stride": 3}, "`last_stride` must be 1 or 2"),
-        ({"name": "resnet18", "output_stride": 16}, "choose one"),
+        ({"name": "resnet18", "last_stride": 3}, "`last_stride` must be 1, 2 or auto, got 3"),
+        ({"name": "resnet18", "last_stride": 1, "output_stride": 16}, "choose one"),
         ({"name": "vgg11", "output_stride": 16, "last_stride": 2}, "vgg11"),
     ],
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from aelm.data.decoding import Pixels
 from aelm.data.pasting import Occluder, Pasting
-from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
+from aelm.types import IMAGENET_MEAN, InputError
 
 
 class RandomErasing:
@@ -174,8 +174,6 @@ class Transforms:
         height: Of the picture that the model sees, in pixels.
         width: Likewise.
         interpolation: How ``test`` resizes. ``"bilinear"`` is OpenCV's, without antialiasing, as trackers do it.
-        mean: Of RGB / 255, which the model subtracts.
-        std: Of RGB / 255, which the model divides by.
     """
 
     train: Augment
@@ -183,8 +181,6 @@ class Transforms:
     height: int
     width: int
     interpolation: Literal["bilinear"] = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
 
 
 def recipe(

@@ -87,8 +87,8 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
     known = [places.get(f"{name}:{item.pid}") for item in items]
     if strangers := [item for item, label in zip(items, known, strict=True) if label is None]:
         log.warning(
-            "`labels=%s`: %d of %d pictures show nobody of the training, as far as their names tell: %s. The training has %s; "
-            "`pattern` reads identities from file names",
+            "`labels=%s`: %d of %d pictures show nobody of the training, as far as their names tell: %s. The training "
+            "has %s; `pattern` reads identities from file names",
             name, len(strangers), len(items), shown(sorted({one.pid or "no identity" for one in strangers}), 3),
             shown(list(labels), 3),
         )  # fmt: skip

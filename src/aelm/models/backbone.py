@@ -1,21 +1,27 @@
 """Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
 
+import copy
+import inspect
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
-from timm.layers import AvgPool2dSame
-from timm.models import FeatureListNet, model_entrypoint
+from timm.layers import AvgPool2dSame, Format
+from timm.models import FeatureListNet, group_parameters, model_entrypoint
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from aelm.models import osnet, resnet
 from aelm.models.weights import State, load_weights
-from aelm.types import InputError, RunError
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError, RunError
+
+log = logging.getLogger(__name__)
 
 # Networks that timm lacks, by name: each builds a module whose `feature_info` says which children give maps.
 OWN: Mapping[str, partial[Any]] = {**osnet.NETWORKS, **resnet.NETWORKS}
@@ -26,17 +32,25 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: A timm model that offers ``features_only``, such as ``resnet50``; or a name in ``OWN``, ``osnet_x1_0``.
-        stages: How many stages to return, counted from the deepest: 2 is the last two.
+        stages: How many maps to return, counted from the deepest: 2 is the last two stages. Of a network whose blocks
+            all give one size, such as a ViT, as many blocks as far apart as can be: 6 and 12 of 12.
         last_stride: Stride of the last stage: 1 sets the strides there to 1 and dilates nothing, which keeps maps large
-            (Sun et al. 2018); 2 leaves the network as it is.
+            (Sun et al. 2018); 2 leaves the network as it is; ``auto`` is 1 where the network allows it.
         output_stride: timm's own way to keep maps large, such as 8: strides beyond it become dilations, another network
-            for the same weights. None leaves it alone; together with it ``last_stride`` must be 2.
+            for the same weights. None leaves it alone; together with it ``last_stride`` must not be 1.
         dilate: Whether ``output_stride`` dilates. Without, positions of the maps see less far, and ``output_stride=16``
             is ``last_stride=1`` by another name.
+        size: Height and width of the pictures, in pixels, for networks that are built for one size, such as a ViT.
+        drop_path: Share of residual branches that a training leaves out of a picture, rising with depth; 0 for none.
+        layer_decay: Factor of the learning rate from each layer to the one before it, such as 0.75; 1 for none.
         pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
         weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
         weights_at_least: Share of the network's tensors that this file must hold.
         options: Further arguments of ``timm.create_model``, such as ``{"channels": [32, 64, 128, 256]}``.
+
+    ``channels`` are the maps' depths, ``mean`` and ``std`` what pictures (RGB / 255) are normalised with, as timm has
+    them, and ``lr_factors`` factors of the learning rate by name of a parameter. Maps of networks that leave a norm out
+    (timm's transformers, and those that work channels last) each get a layer norm, the last one the network's own.
 
     Shape:
         images ``(B, 3, H, W)``, normalised -> ``stages`` maps ``(B, C_i, H_i, W_i)``.
@@ -51,9 +65,12 @@ class TimmBackbone(nn.Module):
         name: str = "resnet50",
         stages: int = 2,
         *,
-        last_stride: int = 1,
+        last_stride: int | Literal["auto"] = "auto",
         output_stride: int | None = None,
         dilate: bool = True,
+        size: Sequence[int] = (256, 128),
+        drop_path: float = 0.0,
+        layer_decay: float = 1.0,
         pretrained: bool = True,
         weights: str | Path | None = None,
         weights_at_least: float = 0.95,
@@ -62,8 +79,10 @@ class TimmBackbone(nn.Module):
         super().__init__()
         if stages < 1:
             raise InputError(f"`stages` must be at least 1, got {stages}")
-        if last_stride not in (1, 2):
-            raise InputError(f"`last_stride` must be 1 or 2, got {last_stride}")
+        if last_stride not in (1, 2, "auto"):
+            raise InputError(f"`last_stride` must be 1, 2 or auto, got {last_stride!r}")
+        if not 0 < layer_decay <= 1:
+            raise InputError(f"`layer_decay` must lie in (0, 1], got {layer_decay}")
         if output_stride is not None and last_stride == 1:
             raise InputError(
                 f"`output_stride`={output_stride} dilates the last stage and `last_stride`=1 changes its stride: "
@@ -73,12 +92,21 @@ class TimmBackbone(nn.Module):
             raise InputError(
                 "`options.checkpoint_path`: timm may run what such a file holds; `weights` loads it as data"
             )
-        given = dict(options or {}) | ({} if output_stride is None else {"output_stride": output_stride})
-        self.network = create(name, stages, given, pretrained=pretrained and weights is None)
+        given: dict[str, Any] = {"output_stride": output_stride} if output_stride is not None else {}
+        given |= ({"drop_path_rate": drop_path} if drop_path else {}) | dict(options or {})
+        self.network = create(name, stages, given, pretrained=pretrained and weights is None, size=size)
         if not dilate:
             undilate(self.network)
-        if last_stride == 1:
-            remove_last_stride(self.network, name)
+        if last_stride == 1 or (last_stride == "auto" and output_stride is None):
+            self.network = without_last_stride(self.network, name, optional=last_stride == "auto")
+        told: Any = self.network.pretrained_cfg
+        if told.get("fixed_input_size"):
+            self.size = tuple(given.get("img_size", size))
+        table: Any = self.network.feature_info
+        self.channels: list[int] = table.channels()
+        self.mean: Sequence[float] = told.get("mean", IMAGENET_MEAN)
+        self.std: Sequence[float] = told.get("std", IMAGENET_STD)
+        self.lr_factors = {f"network.{key}": value for key, value in lr_factors(self.network, layer_decay).items()}
         if weights is not None:
             load_weights(self.network, weights, at_least=weights_at_least, convert=converter(name))
 
@@ -87,7 +115,31 @@ class TimmBackbone(nn.Module):
         return maps
 
 
-def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
+    """Maps of a timm network that has no norm on them, channels first, each behind a layer norm of its own.
+
+    The norm of the last map is the network's final one, where it has one, with its pretrained weights; timm leaves it
+    out of ``features_only``. Shallower maps of the same depth start with a copy of it.
+    """
+
+    def __init__(self, model: nn.Module, out_indices: Sequence[int], **options: Any) -> None:
+        super().__init__(model, out_indices, prune=False, **options)
+        final: Any = getattr(model, "norm", None)
+        depths: list[int] = self.feature_info.channels()
+        own = isinstance(final, (nn.LayerNorm, nn.RMSNorm)) and final.normalized_shape == (depths[-1],)
+        self.out_indices = model.prune_intermediate_layers(out_indices, prune_norm=not own)  # type: ignore[operator]
+        self.norms = nn.ModuleList(
+            copy.deepcopy(final) if own and depth == depths[-1] else nn.LayerNorm(depth, eps=1e-6)
+            for depth in depths[: -1 if own else None]
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        norms = [*self.norms, getattr(self.model, "norm", None)][: len(self.out_indices)]
+        maps = (m.permute(0, 2, 3, 1) for m in super().forward(x))  # (B, H, W, C)
+        return [norm(m).permute(0, 3, 1, 2) for norm, m in zip(norms, maps, strict=True)]
+
+
+def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bool, size: Sequence[int]) -> nn.Module:
     """timm's ``features_only`` network with the last ``stages`` maps; errors say what does not fit and what to do."""
     if name in OWN and pretrained:
         raise RunError(
@@ -98,12 +150,20 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
         known = [*(own for own in OWN if name[:5] in own), *timm.list_models(f"*{name[:6]}*")]
         near = ", ".join(known[:5]) or "see timm.list_models()"
         raise InputError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
-    last = tuple(range(-stages, 0))
+    given = dict(options)
+    if name in OWN:
+        build, fixed = partial(own_maps, name), "img_size" in inspect.signature(OWN[name]).parameters
+    else:
+        build, fixed = partial(timm.create_model, name, features_only=True), fixed_size(name)
+    if fixed:
+        given.setdefault("img_size", tuple(size))
     try:
-        if name in OWN:
-            network: nn.Module = FeatureListNet(OWN[name](**options), last)
-        else:
-            network = timm.create_model(name, features_only=True, out_indices=last, pretrained=pretrained, **options)
+        with torch.device("meta"):  # without memory or random numbers: how timm would give this network's maps
+            plan: Any = build(out_indices=tuple(range(-stages, 0)), pretrained=False, **given)
+        given["out_indices"] = chosen(plan.feature_info.info, stages)
+        if isinstance(plan, FeatureGetterNet) or getattr(plan, "output_fmt", Format.NCHW) == Format.NHWC:
+            given["feature_cls"] = NormedMaps
+        network: nn.Module = build(pretrained=pretrained, **given)
     except (OSError, RuntimeError) as error:
         if not pretrained or "state_dict" in str(error):
             raise InputError(f"timm's `{name}` does not work as a backbone: {error}") from error
@@ -119,6 +179,32 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
             f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
         ) from error
     return network
+
+
+def fixed_size(name: str) -> bool:
+    """Whether a timm network is built for one size of picture."""
+    told = timm.get_pretrained_cfg(name)
+    return told is not None and told.fixed_input_size
+
+
+def own_maps(name: str, out_indices: Sequence[int], *, pretrained: bool, **options: Any) -> nn.Module:
+    """A network in ``OWN`` with its maps, as timm's ``features_only``."""
+    model = OWN[name](**{key: value for key, value in options.items() if key != "feature_cls"})
+    kind = NormedMaps if hasattr(model, "patch_embed") else FeatureListNet
+    network: nn.Module = kind(model, out_indices)
+    network.pretrained_cfg = getattr(model, "pretrained_cfg", {})  # type: ignore[assignment]
+    return network
+
+
+def chosen(info: Sequence[Mapping[str, Any]], stages: int) -> tuple[int, ...]:
+    """Which maps to take of those in timm's table: the last ones, or blocks far apart where every block gives a map.
+
+    >>> chosen([{"reduction": 16}] * 12, 2), chosen([{"reduction": r} for r in (4, 8, 16, 32)], 2)
+    ((5, 11), (-2, -1))
+    """
+    if len({stage["reduction"] for stage in info}) == 1:  # two neighbours would see the same
+        return tuple(len(info) * (i + 1) // stages - 1 for i in range(stages))
+    return tuple(range(-stages, 0))
 
 
 def converter(name: str) -> Callable[[State, nn.Module], State] | None:
@@ -139,39 +225,76 @@ def undilate(network: nn.Module) -> None:
             setattr(network.get_submodule(parent), child, nn.Identity())
 
 
-def remove_last_stride(network: nn.Module, name: str) -> None:
-    """Sets the strides behind the last map but one to 1, in place, and checks that the last map doubles.
+def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.Module:
+    """The network with the strides behind the last map but one set to 1, if the last map doubles by it.
+
+    Args:
+        network: Of timm, or in ``OWN``; left as it is.
+        name: For messages.
+        optional: Whether a network that does not allow it is returned as it is; what was chosen is logged.
 
     Raises:
-        ValueError: If the network does not keep its size that way.
+        ValueError: If the network does not allow it, and must.
     """
-    before = map_shapes(network)[-1][1:]
     info: list[dict[str, Any]] = getattr(network.feature_info, "info", [])  # timm's own table of its stages
-    if name in OWN and info[-2]["reduction"] == info[-1]["reduction"]:
-        return  # OSNet's last stage has stride 1 as it is
+    if name in OWN and not hasattr(network, "norms") and info[-2]["reduction"] == info[-1]["reduction"]:
+        return network  # OSNet's last stage has stride 1 as it is
+    why, strides = "its last stage has no stride that could be set to 1", last_strides(network, info)
+    if strides:
+        changed = copy.deepcopy(network)
+        for key in strides:
+            module, (parent, _, child) = changed.get_submodule(key), key.rpartition(".")
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+            else:  # the shortcut of ResNet-D: timm too builds nothing at stride 1
+                setattr(changed.get_submodule(parent), child, nn.Identity())
+        try:
+            before, after = map_shapes(network)[-1][1:], map_shapes(changed)[-1][1:]
+            if after == (2 * before[0], 2 * before[1]):
+                log.info("%s: the stride of its last stage is set to 1 (`last_stride`)", name)
+                return changed
+            why = f"its last map went from {before} to {after} instead of doubling"
+        except ValueError as error:
+            why = str(error)
+    if not optional:
+        raise InputError(
+            f"`last_stride=1` does not fit `{name}`: {why}; use `last_stride=auto`, or a network such as resnet50"
+        )
+    log.info("%s: the stride of its last stage stays as it is (`last_stride=auto`): %s", name, why)
+    return network
+
+
+def last_strides(network: nn.Module, info: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the modules behind the last map but one that halve it, going by timm's table of stages."""
     shallow = [stage["module"] for stage in info if stage["reduction"] * 2 == info[-1]["reduction"]]
-    keys = list(dict(network.named_modules()))
+    modules = dict(network.named_modules())
+    keys = list(modules)
     # FeatureListNet flattens `stages.2` into `stages_2`; what is defined behind it belongs to the last stage.
     start = [i for i, key in enumerate(keys) if shallow and key.replace(".", "_") == shallow[-1].replace(".", "_")]
-    for key in keys[start[0] + 1 :] if start else []:
-        module = network.get_submodule(key)
-        if key.startswith(f"{keys[start[0]]}."):
-            continue
-        if isinstance(module, nn.AvgPool2d) and module.stride == 2:
-            parent, _, child = key.rpartition(".")  # the shortcut of ResNet-D: timm too builds nothing at stride 1
-            setattr(network.get_submodule(parent), child, nn.Identity())
-        elif isinstance(module, nn.Conv2d) and module.stride == (2, 2):
-            module.stride = (1, 1)
-    way_out = "use `last_stride=2`, or a network such as resnet50"
-    try:
-        after = map_shapes(network)[-1][1:]
-    except ValueError as error:
-        raise InputError(f"`last_stride=1` does not fit `{name}` ({error}); {way_out}") from error
-    if after != (2 * before[0], 2 * before[1]):
-        raise InputError(
-            f"`last_stride=1` does not fit `{name}`: its last map went from {before} to {after} instead of doubling; "
-            f"{way_out}"
-        )
+    return [
+        key
+        for key in (keys[start[0] + 1 :] if start else [])
+        if not key.startswith(f"{keys[start[0]]}.")
+        and (getattr(modules[key], "stride", 1) == (2 if isinstance(modules[key], nn.AvgPool2d) else (2, 2)))
+        and isinstance(modules[key], (nn.AvgPool2d, nn.Conv2d))
+    ]
+
+
+def lr_factors(network: nn.Module, decay: float) -> dict[str, float]:
+    """Factors of the learning rate by parameter: 1 in the last layer, times ``decay`` a layer before it.
+
+    Layers are timm's own groups, from the stem on, where the network names them, else its outermost modules.
+    """
+    if decay == 1:
+        return {}
+    inner = network.model if isinstance(network, NormedMaps) else network
+    if hasattr(inner, "group_matcher"):
+        layers = group_parameters(inner, inner.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    else:
+        order = [name for name, _ in inner.named_children()]
+        layers = {key: order.index(key.partition(".")[0]) for key, _ in inner.named_parameters()}
+    prefix, last = "model." if inner is not network else "", max(layers.values())
+    return {f"{prefix}{key}": decay ** (last - layer) for key, layer in layers.items()}
 
 
 def freeze_stages(backbone: nn.Module, stages: int) -> None:

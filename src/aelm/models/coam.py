@@ -18,9 +18,8 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, channels // reduction), nn.ReLU(), nn.Linear(channels // reduction, channels)
-        )
+        inner = max(channels // reduction, 1)
+        self.mlp = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels))
 
     def forward(self, features: Tensor) -> Tensor:
         gate: Tensor = torch.sigmoid(self.mlp(features.mean((2, 3))) + self.mlp(features.amax((2, 3))))
@@ -48,7 +47,7 @@ class CoAM(nn.Module):
 
     Args:
         channels: Depth C of the incoming map.
-        reduction: Bottleneck factor of the channel gate; must divide ``channels``.
+        reduction: Bottleneck factor of the channel gate, which has at least one value.
         kernel_size: Side of the spatial gate's convolution; odd.
         mode: ``rezero``: gates in (-1, 1) read the incoming map, and each multiplies it by 1 + strength x gate; the
             strength is learned and starts at 0, so that attention starts as the identity (Bachlechner et al. 2020).
@@ -59,7 +58,7 @@ class CoAM(nn.Module):
         features ``(B, C, H, W)`` -> ``(B, C, H, W)``.
 
     Raises:
-        ValueError: If ``reduction`` does not divide ``channels``, ``kernel_size`` is even, or ``mode`` is unknown.
+        ValueError: If ``reduction`` is below 1, ``kernel_size`` is even, or ``mode`` is unknown.
 
     Reference: Liu et al. 2019 name the two parts; the gates follow Woo et al. 2018 (CBAM), a choice of this project.
 
@@ -69,8 +68,8 @@ class CoAM(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7, mode: Mode = "rezero") -> None:
         super().__init__()
-        if reduction < 1 or channels % reduction:
-            raise InputError(f"`reduction` must divide the {channels} channels of the map, got {reduction}")
+        if reduction < 1:
+            raise InputError(f"`reduction` must be at least 1, got {reduction}")
         if kernel_size % 2 == 0:
             raise InputError(f"`kernel_size` must be odd, got {kernel_size}")
         if mode not in get_args(Mode):

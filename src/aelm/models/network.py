@@ -1,7 +1,7 @@
 """The whole network: a backbone, and on each of its last stages attention (CoAM) and classifiers (IFCN or AELM)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,13 @@ from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError
 
 StageOutputs = tuple[tuple[HeadOutput, ...], ...]
 Join = Literal["deepest", "all"]
+
+
+class Normalised(NamedTuple):
+    """Mean and standard deviation of each colour of RGB / 255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class ReIDNetwork(nn.Module):
@@ -25,7 +32,8 @@ class ReIDNetwork(nn.Module):
         num_ids: Number N of training identities.
         coam: Builds attention for a map, given its channels, such as ``partial(CoAM, reduction=16)``.
         aelm: Builds classifiers for a map, given its channels and N, such as ``AELM`` or ``IFCN``.
-        mean: Mean of each colour of RGB / 255 that uint8 pictures are normalised with.
+        mean: Mean of each colour of RGB / 255 that uint8 pictures are normalised with; None: the backbone's ``mean``,
+            or ImageNet's where it has none.
         std: Standard deviation likewise.
         join: Whose embeddings are ranked by: ``deepest``: those of the last stage's classifiers, the shallower ones
             only help to train; ``all``: those of every stage. The abstract does not say; ``docs/results.md`` measures.
@@ -52,21 +60,25 @@ class ReIDNetwork(nn.Module):
         num_ids: int,
         coam: Callable[[int], nn.Module],
         aelm: Callable[[int, int], nn.Module],
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         join: Join = "deepest",
     ) -> None:
         super().__init__()
         if join not in get_args(Join):
             raise InputError(f"`join` must be one of {', '.join(get_args(Join))}, got {join!r}")
-        channels = [shape[0] for shape in map_shapes(backbone)]
+        channels: Any = getattr(backbone, "channels", None) or [shape[0] for shape in map_shapes(backbone)]
+        self.normalised = Normalised(
+            tuple(getattr(backbone, "mean", IMAGENET_MEAN) if mean is None else mean),
+            tuple(getattr(backbone, "std", IMAGENET_STD) if std is None else std),
+        )
         self.backbone = backbone
         self.num_ids = num_ids
         self.join: Join = join
         self.attention = nn.ModuleList(coam(depth) for depth in channels)
         self.heads = nn.ModuleList(aelm(depth, num_ids) for depth in channels)
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for name, values in self.normalised._asdict().items():
+            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> StageOutputs:
         """What each classifier says, ``outputs[stage][head]``, shallow to deep and A before B.

@@ -97,9 +97,16 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
     transform = data.transform
     plain: Any = OmegaConf.to_container(config)
     kept = {key: recipe[key] for key in ("dataset", "transform", "sampler", "data_dir", "seed", "monitor")}
-    preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "mean", "std")}
-    network = built(config.model)(num_ids=data.num_ids, mean=transform.mean, std=transform.std)
+    network = built(config.model)(num_ids=data.num_ids)
     freeze_stages(network.backbone, config.frozen_stages)
+    size, pictures = getattr(network.backbone, "size", None), (transform.height, transform.width)
+    if size is not None and tuple(size) != pictures:
+        raise InputError(
+            f"the backbone takes pictures of {' x '.join(map(str, size))}, got {' x '.join(map(str, pictures))}: "
+            "`model.backbone.size` must be [`transform.height`, `transform.width`]"
+        )
+    preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation")}
+    preprocessing |= {key: list(values) for key, values in network.normalised._asdict().items()}
     module = ReIDModule(
         network.to(memory_format=torch.channels_last) if config.channels_last else network,
         built(config.loss),
