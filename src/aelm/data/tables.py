@@ -53,8 +53,12 @@ def read_text(file: Path) -> str:
     return content[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace")
 
 
-def read_table(file: Path) -> Table:
+def read_table(file: Path, *, blank: bool = False) -> Table:
     """Reads a table separated by comma, semicolon or tab, with the names of its columns in the first line.
+
+    Args:
+        file: The table.
+        blank: Whether rows of empty cells, as spreadsheets leave them, are kept.
 
     Raises:
         OSError: If it cannot be read.
@@ -71,7 +75,7 @@ def read_table(file: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
-        rows = [(reader.line_num + lines, row) for row in reader if any(map(str.strip, row))]
+        rows = [(reader.line_num + lines, row) for row in reader if row and (blank or any(map(str.strip, row)))]
     except csv.Error as error:
         raise InputError(
             f"{file}, line {reader.line_num + lines}: no row of a table ({error}). Is a quote open?"

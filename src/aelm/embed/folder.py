@@ -229,7 +229,7 @@ def read_embeddings(folder: str | Path) -> Embeddings:
 
 def read_items(path: Path) -> tuple[Item, ...]:
     """The pictures of an ``items.csv``."""
-    table = tables.read_table(path)
+    table = tables.read_table(path, blank=True)
     if tuple(table.columns) not in (SINGLE, OF_TRACKS):
         raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {shown(table.columns)}")
     items = []
