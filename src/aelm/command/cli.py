@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
-            messages_to_stdout()
+            choose_messages()
             # Processes that the task starts shall find the variable as the user set it.
             with failures.environment(failures.FULL, wanted):
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on with its other jobs, then fails
@@ -132,12 +133,24 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     return decorate
 
 
-def messages_to_stdout() -> None:
-    """Sends what Lightning tells the way of all other messages; by itself it writes to stderr, where errors stand."""
+def choose_messages() -> None:
+    """Sends Lightning's messages to stdout; leaves out its advertisements and other libraries' deprecation warnings.
+
+    By itself Lightning writes to stderr, where errors stand. ``python -W`` and ``PYTHONWARNINGS`` show every warning.
+    """
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(is_no_advertisement)
+    if not sys.warnoptions:
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module="(?!aelm)")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """False for what Lightning says in praise of its makers' other products."""
+    return "Tip: " not in record.getMessage()
 
 
 def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
