@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from aelm.types import InputError
 
 CROPS, OMITTED = "crops.csv", "omitted.csv"
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
-THREADS, WAITING = 2, 256  # threads that encode beside the one that decodes; crops that may wait for them
+THREADS, WAITING = 2, 8  # threads that encode beside the one that decodes; frames that may wait for them
 
 
 class Camera(NamedTuple):
@@ -163,11 +162,8 @@ def cut_out(camera: Camera, cuts: Sequence[Cut], folder: Path, *, progress: bool
     with ThreadPoolExecutor(THREADS) as pool:
         for frame, picture in frames:
             done[frame] = "the frame is broken" if picture is None else ""
-            if picture is None:
-                continue
-            for cut in by_frame[frame]:
-                crop = np.ascontiguousarray(picture[cut.top : cut.bottom, cut.left : cut.right])
-                waiting.append(pool.submit(write_crop, folder / file_name(camera.name, cut), crop))
+            if picture is not None:
+                waiting.append(pool.submit(write_crops, folder, camera.name, picture, by_frame[frame]))
             while len(waiting) > WAITING:
                 waiting.popleft().result()
         for future in waiting:
@@ -175,10 +171,11 @@ def cut_out(camera: Camera, cuts: Sequence[Cut], folder: Path, *, progress: bool
     return done
 
 
-def write_crop(path: Path, crop: Pixels) -> None:
-    """Writes a picture ``(h, w, 3)`` BGR as JPEG."""
-    _, data = cv2.imencode(".jpg", crop, QUALITY)
-    path.write_bytes(data.tobytes())
+def write_crops(folder: Path, camera: str, frame: Pixels, cuts: Sequence[Cut]) -> None:
+    """Writes what is cut out of a frame ``(h, w, 3)`` BGR, as JPEG."""
+    for cut in cuts:
+        _, data = cv2.imencode(".jpg", frame[cut.top : cut.bottom, cut.left : cut.right], QUALITY)
+        (folder / file_name(camera, cut)).write_bytes(data.tobytes())
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -140,7 +140,7 @@ class Folder(Footage):
         for frame in sorted(set(wanted) & self.files.keys()):
             name = str(self.files[frame])
             try:
-                picture = decode(read_bytes(name), name)[:, :, ::-1]
+                picture = cv2.cvtColor(decode(read_bytes(name), name), cv2.COLOR_RGB2BGR)
             except BadImageError:
                 yield frame, None
                 continue
