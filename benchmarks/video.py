@@ -4,8 +4,8 @@
     python benchmarks/video.py --frames 200
 
 Decoding alone turns every frame of the video into an array. Both are done turn by turn in one process, so that what
-else the machine does strikes both; medians over the turns, of wall time and of CPU time. The model is MobileNetV2 with aelm's
-default heads at 256 x 128, untrained; "alone" runs it over 20 pictures that lie ready in memory.
+else the machine does strikes both; medians over the turns, of wall time and of CPU time. The model is MobileNetV2 with
+aelm's default heads at 256 x 128, untrained; "alone" runs it over 20 pictures that lie ready in memory.
 """
 
 import argparse
