@@ -17,14 +17,14 @@ from timm.models import FeatureListNet, group_parameters, model_entrypoint
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from aelm.models import osnet, resnet
+from aelm.models import osnet, resnet, transformers
 from aelm.models.weights import State, load_weights
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError, RunError
 
 log = logging.getLogger(__name__)
 
 # Networks that timm lacks, by name: each builds a module whose `feature_info` says which children give maps.
-OWN: Mapping[str, partial[Any]] = {**osnet.NETWORKS, **resnet.NETWORKS}
+OWN: Mapping[str, partial[Any]] = {**osnet.NETWORKS, **resnet.NETWORKS, **transformers.NETWORKS}
 
 
 class TimmBackbone(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from aelm.models import layouts_cnn
+from aelm.models import layouts_cnn, layouts_vit
 from aelm.models.layouts import Facts, Layout, Told
 from aelm.models.network import ReIDNetwork
 from aelm.models.onnx import check_resized, sidecar
@@ -26,7 +26,7 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS,)  # the first that fits is taken
+LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, *layouts_vit.ROWS)  # the first that fits is taken
 GUIDE = "docs/trained_weights.md lists what can be read"
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
 # Names in detectors: of torchvision and detectron2, of DETR, of YOLO's numbered layers.
@@ -165,7 +165,7 @@ def fill(parts: nn.Module, state: State, layout: Layout, path: Path, colour: str
                 f"{path} looks like {layout.name}, but {what} {len(keys)} of {len(own)} tensors: "
                 f"{', '.join(keys[:4])}. Is it of another network, or was it changed? {GUIDE}"
             )
-    left += [key for key in named if key not in own]
+    left += [key for key in named if key not in own and not re.match(layout.unused, key)]
     if left:
         log.warning(
             "%s: %d tensors have no part in embeddings here: %s. If the original needs them, its features differ",
