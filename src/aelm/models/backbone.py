@@ -109,6 +109,8 @@ class TimmBackbone(nn.Module):
         self.lr_factors = {f"network.{key}": value for key, value in lr_factors(self.network, layer_decay).items()}
         if weights is not None:
             load_weights(self.network, weights, at_least=weights_at_least, convert=converter(name))
+            if isinstance(self.network, NormedMaps):
+                self.network.copy_norm()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.network(images)
@@ -132,6 +134,13 @@ class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
             copy.deepcopy(final) if own and depth == depths[-1] else nn.LayerNorm(depth, eps=1e-6)
             for depth in depths[: -1 if own else None]
         )
+
+    def copy_norm(self) -> None:
+        """Lets norms of shallower maps of the same depth start as the final norm, in place."""
+        final: Any = getattr(self.model, "norm", None)
+        for norm in self.norms:
+            if type(norm) is type(final) and norm.normalized_shape == final.normalized_shape:
+                norm.load_state_dict(final.state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         norms = [*self.norms, getattr(self.model, "norm", None)][: len(self.out_indices)]

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class Tokens(nn.Module):
         return [(network.norm(tokens) if self.whole else tokens).transpose(1, 2).unsqueeze(3)]
 
 
-class JoinedHead(nn.Module):
+class JoinedHead(nn.Module, ABC):
     """Features side by side, before or behind a batch norm of each.
 
     Args:
@@ -70,9 +71,9 @@ class JoinedHead(nn.Module):
             )
         return HeadOutput(pooled, embedding, embedding.new_zeros(len(embedding), 0), None)
 
+    @abstractmethod
     def parts(self, features: Tensor) -> list[Tensor]:
         """The features ``(B, D_i)`` of a map ``(B, C, H, W)``."""
-        raise NotImplementedError
 
 
 class ClassToken(JoinedHead):
@@ -137,6 +138,18 @@ def size_told(told: Told, usual: Sequence[int] = (256, 128)) -> tuple[int, int]:
     return height, width
 
 
+def numbers(told: Told, **kinds: type[int] | type[float]) -> dict[str, Any]:
+    """What is told of the given keys, as numbers of these kinds.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    try:
+        return {key: kind(told[key]) for key, kind in kinds.items() if told.get(key) is not None}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{' and '.join(f'`{key}`' for key in kinds)} beside it must be numbers: {error}") from error
+
+
 def stride_of(patches: int, size: tuple[int, int], patch: int = 16) -> int:
     """How many pixels apart as many patches lie in a picture.
 
@@ -173,10 +186,9 @@ def build_vit(
         "embed_dim": table.shape[-1],
         "depth": 1 + max(int(found[1]) for key in state if (found := re.match(block, key))),
         "cameras": cameras,
-        "camera": None if told.get("camera") is None else int(told["camera"]),
+        **numbers(told, camera=int, camera_weight=float),
     }
-    options |= {"camera_weight": float(told["camera_weight"])} if "camera_weight" in told else {}
-    if cameras and options["camera"] is None:
+    if cameras and "camera" not in options:
         log.warning(
             "the file has embeddings of %d cameras, and which one took the pictures is not told: the mean of all is "
             "used. `camera` (0 to %d) in a sidecar says it", cameras, cameras - 1,
@@ -226,14 +238,14 @@ def build_solider(state: State, told: Told) -> Parts:
     name = next((name for name, made in NETWORKS.items() if wanted.items() <= made.keywords.items()), None)
     if name is None:
         raise InputError(f"there is no Swin of width {width} and {depths} blocks")
-    options = {"semantic_weight": float(told["semantic_weight"])} if "semantic_weight" in told else {}
+    options = numbers(told, semantic_weight=float)
     backbone = TimmBackbone(name, 1, size=size_told(told, (384, 128)), pretrained=False, options=options)
     reduced = state.get("fcneck.weight")
     neck: list[nn.Module] = [nn.Identity()]
     if reduced is not None:
         neck = [nn.Linear(reduced.shape[1], reduced.shape[0], bias=False)]
     if told.get("feature") == "after":
-        neck.append(nn.BatchNorm1d(len(state["bottleneck.weight"])))
+        neck.append(nn.BatchNorm1d(8 * width if reduced is None else reduced.shape[0]))
     return Parts(name, backbone, PooledHead(*neck))
 
 
@@ -276,9 +288,7 @@ def clip_names(state: State, network: nn.Module) -> State:
     return {renamed(key, pairs): value for key, value in state.items()}
 
 
-NO_PART = (
-    r"classifier|prompt_learner|text_encoder|base\.(fc|norm[0-2]|semantic_embed_[wb]\.3)\.|.*relative_position_index"
-)
+NO_PART = r"classifier|prompt_learner|text_encoder|base\.(fc|norm[0-2]|semantic_embed_[wb]\.3)\.|head\.neck\.1\."
 NECKS = ((r"bottleneck\.", "head.necks.0."), (r"bottleneck_proj\.", "head.necks.1."))
 FACTS = Facts((256, 128), HALF, HALF)
 ROWS: tuple[Layout, ...] = (
