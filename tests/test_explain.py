@@ -242,9 +242,10 @@ def test_maps_are_computed_without_tf32(run, crops, monkeypatch):
 
 
 def test_people_by_name_are_found_and_strangers_are_counted(caplog):
-    labels = ["folder:alice", "folder:bob", "folder:7"]
+    labels = ["folder:alice", "folder:00:1a:2b", "folder:7"]
     items = [Item("a.jpg", "alice"), Item("b.jpg", "7")]
     assert explain.known_labels(items, labels, "folder") == [0, 2]
+    assert explain.known_labels([Item("a.jpg", "00:1a:2b")], labels, "folder") == [1]
     assert not caplog.records
     assert explain.known_labels([*items, Item("c.jpg", "carol"), Item("d.jpg")], labels, "folder") == [0, 2, None, None]
     assert "`labels=folder`: 2 of 4 pictures show nobody of the training" in caplog.text

@@ -112,7 +112,7 @@ SETS = [
         own(*TRAIN, "query/3_c1_0.png", "gallery/4_c2_0.png")),
     Row("queries without a gallery", "train", OWN, ["expected pictures in gallery"], own(*TRAIN, "query/3_c1_0.png")),
     Row("another meaning of a flat folder", "train", [*OWN, "dataset.benchmarks.folder.flat=validate"],
-        ["`dataset.benchmarks.folder.flat` must be 'test' or 'train'", "'validate'"], own(*TRAIN)),
+        ["`dataset.benchmarks.folder.flat` must be null or 'test' or 'train'", "'validate'"], own(*TRAIN)),
     Row("no table", "train", [*OWN, TABULAR], ["`csv`: expected a table"], own(*TRAIN)),
     Row("a table without identities", "train", [*OWN, TABULAR],
         ["table.csv", "pid missing, found path, name"], own(*TRAIN, table="path,name\na.png,bob\n")),

@@ -81,7 +81,7 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
     if name is None:
         return [None] * len(items)
     places = {label: i for i, label in enumerate(labels)}
-    trained = sorted({label.rpartition(":")[0] for label in labels})
+    trained = sorted({label.partition(":")[0] for label in labels})
     if name not in trained:
         raise InputError(f"`labels` must be one of the data sets of the training, {shown(trained)}, got {name!r}")
     known = [places.get(f"{name}:{item.pid}") for item in items]
