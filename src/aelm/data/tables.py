@@ -46,7 +46,9 @@ def read_text(file: Path) -> str:
     encoding = MARKS.get(mark, "utf-8")
     if not mark and content[1:2] == b"\0" and kind_of(content[::2]) == "text":  # UTF-16 without its mark
         encoding = "utf-16-le"
-    elif content and not mark and ((kind := kind_of(content)) not in ("text", "") or b"\0" in content[:512]):
+    elif (
+        content and not mark and ((kind := kind_of(content)) not in ("text", "") or b"\0" in content.split(b"\n", 1)[0])
+    ):
         raise InputError(
             f"{file}: expected text, found {kind or 'bytes that are no text'}. Save the table as CSV (UTF-8)"
         )
