@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from tests.data import trees
 
 from aelm.data.benchmarks import folder
-from aelm.data.datamodule import ReIDDataModule
+from aelm.data.datamodule import EvaluationSet, ReIDDataModule
 from aelm.data.identities import doubts, numbers, plain
 from aelm.data.splits import check, count_warnings, hold_out
 from aelm.data.transforms import recipe
+from aelm.report.ranked_pictures import ranking_rows
+from aelm.retrieval import rank_metrics
+from aelm.types import Names, Picture
 
 NAMED = r"(?P<pid>[^/]+)/"
 
@@ -118,3 +122,12 @@ def test_a_reader_s_doubts_are_told_with_the_counts(tmp_path):
     benchmark = folder(tmp_path, pattern=NAMED, name="mine")
     assert [picture.pid for picture in benchmark.gallery] == [-1, 7]
     assert any("mine: identities that may not be" in line and "'00-1'" in line for line in count_warnings(benchmark))
+
+
+def test_figures_call_people_and_cameras_by_their_names():
+    one = EvaluationSet("test", (Picture("q.jpg", 0, 0),), (Picture("g.jpg", 0, 1),), Names({0: "alice"}, {1: "door"}))
+    features = torch.eye(2)
+    result = rank_metrics(features[:1], features[1:], [0], [0], [0], [1])
+    (row,) = ranking_rows(one, result, features, [0])
+    assert row.caption == "id alice, cam 0"
+    assert row.results[0].caption == "id alice, cam door"
