@@ -78,6 +78,7 @@ def test_a_crop_shows_its_box_of_its_frame(cut, tmp_path, kind):
     ]
     for row in rows:
         frame = int(row["frame"])
+        assert row["confidence"] == "0.9"
         assert row["path"] == f"door_0007_{frame:06d}.jpg"
         assert float(row["time"]) == pytest.approx((frame - 1) / 10)
         found = cv2.imread(str(tmp_path / "crops" / row["path"])).astype(int)
@@ -136,6 +137,11 @@ def test_boxes_come_as_text_with_blanks_or_as_a_table_too(tmp_path):
     assert all(np.isnan(box.confidence) for box in found)
     kept, _ = choose(found, (HEIGHT, WIDTH), lambda _: True, Choice(min_confidence=0.5))
     assert len(kept) == len(USUAL), "a box without a confidence passes"
+
+
+def test_a_confidence_of_minus_one_is_none(cut):
+    rows, _ = cut([(*row[:6], -1, -1, -1, -1) for row in USUAL], "min_confidence=0.5")
+    assert [row["confidence"] for row in rows] == [""] * 20
 
 
 def test_several_videos_at_once_and_who_is_known(cut, tmp_path):

@@ -1,6 +1,7 @@
 """``python -m aelm.crop``: pictures of people out of videos, given the boxes of their tracks."""
 
 import csv
+import math
 import re
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from aelm.files import check_folder
 from aelm.types import InputError
 
 CROPS, OMITTED = "crops.csv", "omitted.csv"
+COLUMNS = ("path", "track", "camid", "frame", "time", "pid", "confidence")
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
 THREADS, WAITING = 2, 8  # threads that encode beside the one that decodes; frames that may wait for them
 
@@ -68,8 +70,9 @@ def run(config: DictConfig) -> int:
                     bad.append(Omission(cut.frame, cut.track, why))
                     continue
                 time = f"{camera.footage.time(cut.frame):.3f}"
+                sure = "" if math.isnan(cut.confidence) else f"{cut.confidence:g}"
                 pid = pids.get((camera.name, cut.track), "")
-                rows.append((file_name(camera.name, cut), cut.track, camera.name, cut.frame, time, pid))
+                rows.append((file_name(camera.name, cut), cut.track, camera.name, cut.frame, time, pid, sure))
             omitted += [(camera.name, *omission) for omission in bad]
         left_out = told(omitted)
         if not rows:
@@ -77,7 +80,7 @@ def run(config: DictConfig) -> int:
                 f"no crop came out of {sum(len(camera.boxes) for camera in cameras)} boxes{left_out}. Do they "
                 "belong to this video? `every`, `min_height` and `min_confidence` choose among them"
             )
-        write_table(folder / CROPS, ("path", "track", "camid", "frame", "time", "pid"), rows)
+        write_table(folder / CROPS, COLUMNS, rows)
         if omitted:
             write_table(folder / OMITTED, ("camid", "frame", "track", "reason"), omitted)
     tracks = len({row[1:3] for row in rows})
@@ -140,7 +143,7 @@ def read_pids(path: Path) -> dict[tuple[str, int], str]:
 def file_name(camera: str, cut: Cut) -> str:
     """Camera, track and frame.
 
-    >>> file_name("door", Cut(123, 7, 0, 1, 0, 1))
+    >>> file_name("door", Cut(123, 7, 0, 1, 0, 1, 0.9))
     'door_0007_000123.jpg'
     """
     return f"{camera}_{cut.track:04d}_{cut.frame:06d}.jpg"

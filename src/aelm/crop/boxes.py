@@ -42,7 +42,7 @@ class Box(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What is cut out of a frame: rows ``top:bottom`` and columns ``left:right``."""
+    """What is cut out of a frame: rows ``top:bottom`` and columns ``left:right``; NaN is no ``confidence``."""
 
     frame: int
     track: int
@@ -50,6 +50,7 @@ class Cut(NamedTuple):
     bottom: int
     left: int
     right: int
+    confidence: float
 
 
 class Omission(NamedTuple):
@@ -134,6 +135,7 @@ def _box(fields: Sequence[str], order: Sequence[int | None], line: int, path: Pa
         if not (frame.is_integer() and track.is_integer()):
             raise ValueError
         confidence = float(cells[6] or "nan")
+        confidence = confidence if confidence >= 0 else math.nan  # who has none writes -1
         return Box(int(frame), int(track), left, top, width, height, confidence, line)
     except (ValueError, OverflowError):
         raise InputError(
@@ -155,8 +157,9 @@ def choose(
         choice: What is wanted.
 
     >>> boxes = [Box(1, 7, -4, 2, 10, 50, 0.9, 1), Box(2, 7, 0, 0, -3, 9, 0.9, 2)]
-    >>> choose(boxes, (40, 30), lambda frame: True, Choice())
-    ([Cut(frame=1, track=7, top=2, bottom=40, left=0, right=6)], [Omission(frame=2, track=7, reason='size -3 x 9')])
+    >>> cuts, bad = choose(boxes, (40, 30), lambda frame: True, Choice())
+    >>> cuts[0][:6], bad
+    ((1, 7, 2, 40, 0, 6), [Omission(frame=2, track=7, reason='size -3 x 9')])
     """
     height, width = size
     tracks: defaultdict[int, list[Cut]] = defaultdict(list)
@@ -171,7 +174,7 @@ def choose(
         top, left = max(round(box.top), 0), max(round(box.left), 0)
         bottom, right = min(round(box.top + box.height), height), min(round(box.left + box.width), width)
         if bottom - top >= max(choice.min_height, 1) and right > left:
-            tracks[box.track].append(Cut(box.frame, box.track, top, bottom, left, right))
+            tracks[box.track].append(Cut(box.frame, box.track, top, bottom, left, right, box.confidence))
     kept = [cut for cuts in tracks.values() for cut in spread(cuts, choice.per_track)]
     return sorted(kept), bad
 
@@ -194,7 +197,7 @@ def _fault(box: Box, height: int, width: int, has: Callable[[int], bool]) -> str
 def spread(cuts: Sequence[Cut], most: int | None) -> list[Cut]:
     """At most so many, from the middles of equal parts.
 
-    >>> [cut.frame for cut in spread([Cut(f, 1, 0, 1, 0, 1) for f in range(9)], 3)]
+    >>> [cut.frame for cut in spread([Cut(f, 1, 0, 1, 0, 1, 0.9) for f in range(9)], 3)]
     [1, 4, 7]
     """
     if most is None or len(cuts) <= most:

@@ -84,6 +84,10 @@ class FrameEmbedder:
             raise InputError(f"{self.embedder.name} gives NaN or infinite values. Has its training diverged?")
         return FrameEmbeddings(features, inside)
 
+    def get_features(self, boxes: Any, frame: Pixels) -> Features:
+        """The ``(n, D)`` features alone: what BoxMOT calls, as the ``reid_model`` of its trackers."""
+        return self(frame, boxes).features
+
     def crops(self, frame: Pixels, boxes: NDArray[np.int64]) -> torch.Tensor:
         """The pictures ``(b, 3, height, width)`` uint8 RGB that boxes ``(b, 4)`` within the frame show."""
         size = (self.embedder.width, self.embedder.height)
