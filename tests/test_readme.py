@@ -46,3 +46,12 @@ def test_links_and_pictures_exist():
 def test_every_dataset_has_its_row():
     options = {p.stem for p in (ROOT / "conf" / "dataset").glob("*.yaml")} - {"base", "from_checkpoint"}
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == options
+
+
+def test_the_reading_path_tells_its_lengths():
+    told = re.findall(r"\]\((src/aelm/[\w/]+\.py)\) \((\d+)\)", README)
+    assert len(told) == 4
+    lengths = [len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path, _ in told]
+    assert [int(lines) for _, lines in told] == pytest.approx(lengths, rel=0.15)
+    (whole,) = re.findall(r"about (\d+) lines", README)
+    assert int(whole) == pytest.approx(sum(lengths), rel=0.1)
