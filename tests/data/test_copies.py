@@ -75,5 +75,7 @@ def test_a_training_and_a_test_tell_it(tmp_path, stage, caplog):
 class Sampler:
     """Says nothing of its batches."""
 
+    batch_size = 1
+
     def describe(self):
         return ""

@@ -6,10 +6,11 @@ import torch
 from tests.data import trees
 
 from aelm.data.benchmarks import folder
-from aelm.data.datamodule import EvaluationSet, ReIDDataModule
+from aelm.data.datamodule import ReIDDataModule
 from aelm.data.identities import doubts, numbers, plain
 from aelm.data.splits import check, count_warnings, hold_out
 from aelm.data.transforms import recipe
+from aelm.report.metrics import Test
 from aelm.report.ranked_pictures import ranking_rows
 from aelm.retrieval import rank_metrics
 from aelm.types import Names, Picture
@@ -27,6 +28,8 @@ def labelled(root, **options):
 
 class Sampler:
     """Says nothing of its batches."""
+
+    batch_size = 1
 
     def describe(self):
         return ""
@@ -125,9 +128,9 @@ def test_a_reader_s_doubts_are_told_with_the_counts(tmp_path):
 
 
 def test_figures_call_people_and_cameras_by_their_names():
-    one = EvaluationSet("test", (Picture("q.jpg", 0, 0),), (Picture("g.jpg", 0, 1),), Names({0: "alice"}, {1: "door"}))
-    features = torch.eye(2)
+    features, names = torch.eye(2), Names({0: "alice"}, {1: "door"})
+    one = Test(features[:1], features[1:], [Picture("q.jpg", 0, 0)], [Picture("g.jpg", 0, 1)], names)
     result = rank_metrics(features[:1], features[1:], [0], [0], [0], [1])
-    (row,) = ranking_rows(one, result, features, [0])
+    (row,) = ranking_rows(one, result, [0])
     assert row.caption == "id alice, cam 0"
     assert row.results[0].caption == "id alice, cam door"

@@ -268,7 +268,8 @@ def exact(name: str) -> Benchmark:
     table = OFFICIAL[name]
 
     def split(part: str, first: int) -> list[Picture]:
-        number, ids, cameras = (table.get(f"{part} {what}", 0) for what in ("images", "ids", "cameras"))
+        ids, cameras = table.get(f"{part} ids", 0), table.get(f"{part} cameras", 1)
+        number = table.get(f"{part} images", ids)  # of MARS's tracks, only people are counted
         number -= table.get(f"{part} junk", 0)
         return [Picture(f"{part}{i}.jpg", first + i % ids, 1 + i % cameras) for i in range(number)] if number else []
 

@@ -1,4 +1,4 @@
-"""Trained files of transformers: names and shapes of their tensors by hand; `other_files` has the rule of their values."""
+"""Trained files of transformers: names and shapes of tensors by hand; `other_files` has the rule of their values."""
 
 from tests.models.other_files import classifier, norm, resnet
 

@@ -130,7 +130,9 @@ def test_a_training_starts_from_such_a_file(name, options, tmp_path, caplog):
         backbone = TimmBackbone(name, size=SIZE, weights=tmp_path / "w.pth", options=options)
     assert "tensors loaded, 0 missing" in caplog.text
     final, shallow = backbone.network.model.norm.weight, backbone.network.norms[0].weight
-    assert torch.equal(final, shallow) == (name == "transreid_deit_small")  # Swin's shallow map has half as many channels
+    assert torch.equal(final, shallow) == (
+        name == "transreid_deit_small"
+    )  # Swin's shallow map has half as many channels
     trained = load_trained("w.pth", values(name), SIZE).network.backbone
     network = ReIDNetwork(backbone, 5, coam=CoAM, aelm=AELM)
     assert network.normalised.mean == (0.5, 0.5, 0.5)
