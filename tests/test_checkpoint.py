@@ -162,7 +162,7 @@ def test_what_is_no_checkpoint_is_called_by_its_kind(tmp_path, content, words):
 def test_a_whole_model_is_not_advised_to_be_run(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
     with pytest.raises(
-        ValueError, match=r"holds Python objects \(torch\.nn.*save `model.state_dict\(\)` alone"
+        ValueError, match=r"holds pickled code \(torch\.nn.*torch\.save\(model\.state_dict\(\)"
     ) as caught:
         read_checkpoint(tmp_path / "model.pth")
     assert "weights_only" not in str(caught.value)

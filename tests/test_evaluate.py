@@ -134,7 +134,7 @@ def test_a_folder_of_embed_is_read_too(tmp_path):
     (tmp_path / "query.npy").rename(tmp_path / "features.npy")
     (tmp_path / "query.csv").rename(tmp_path / "items.csv")
     found = read_features(tmp_path)
-    assert [tuple(map(str, picture)) for picture in test.query] == list(found.items)
+    assert [tuple(map(str, picture)) for picture in test.query] == [item[:3] for item in found.items]
     assert np.array_equal(found.features, test[0])
 
 
@@ -142,7 +142,7 @@ def test_a_table_may_come_from_a_spreadsheet_and_name_any_file(tmp_path):
     np.save(tmp_path / "x.npy", np.eye(2, dtype=np.float32))
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfpid,camid,path\r\n1,0,caf\xe9.jpg\r\n2,1,b.jpg\r\n")
     items = read_features(str(tmp_path / "x.npy")).items
-    assert items == (("caf\udce9.jpg", "1", "0"), ("b.jpg", "2", "1"))
+    assert [item[:3] for item in items] == [("caf\udce9.jpg", "1", "0"), ("b.jpg", "2", "1")]
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_a_failing_worker_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"size": "huge"}, "tiny, small, evidence, standard, got 'huge'"),
+        ({"size": "huge"}, "tiny, small, evidence, standard, varied, got 'huge'"),
         ({"seed": -1}, "`seed` must not be negative, got -1"),
         ({"height": 127}, "`height` must be even and at least 16, got 127"),
         ({"train_occluded": 1.5}, r"`train_occluded` must lie in 0 .. 1, got 1.5"),

@@ -38,7 +38,7 @@ def test_each_reader_takes_a_table_as_people_save_it(tmp_path, content):
         ("a.jpg", "ann", "1"),
         ("b.jpg", "bo", "2"),
     ]
-    assert [tuple(one)[1:] for one in read_features(tmp_path / "t.npy").items] == [("ann", "1"), ("bo", "2")]
+    assert [tuple(one)[1:3] for one in read_features(tmp_path / "t.npy").items] == [("ann", "1"), ("bo", "2")]
     read = folder(tmp_path, csv="t.csv")
     assert [(read.names.pid(picture.pid), picture.camid) for picture in read.query] == [("ann", 1), ("bo", 2)]
 

@@ -204,7 +204,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch, count, device, told):
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_search_embeds_in_the_precision_that_is_asked_for(composed, embedded, world, tmp_path, monkeypatch, precision):
     loaded, load = [], search.load_embedder
-    monkeypatch.setattr(search, "load_embedder", lambda *a, precision: loaded.append(precision) or load(*a))
+    monkeypatch.setattr(search, "load_embedder", lambda *a, precision, **_: loaded.append(precision) or load(*a))
     embedded()
     paths = [f"query={world[1][0]}", f"gallery={tmp_path}/out", "device=cpu", "skip_self=false"]
     (found,) = search.run(composed("search", *paths, f"precision={precision}"))

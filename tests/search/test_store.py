@@ -150,7 +150,7 @@ def test_bad_calls_and_addresses_are_told(people, embedder, tmp_path, monkeypatc
 def test_a_store_takes_what_a_gallery_takes_and_refuses_what_it_refuses(people):
     people.add(unit(3), [Item("/g/1.jpg", pid=7, camid=12), Path("/g/2.jpg"), "/g/3.jpg"])
     (found,) = people.search(unit(1), only_camids="12")
-    assert found[0][2:] == ("7", "12")
+    assert found[0][2:4] == ("7", "12")
     assert people.search(unit(1), only_camids=12)[0] == found
     assert people.remove("/g/2.jpg") == people.remove(Path("/g/3.jpg")) == 1
     with pytest.raises(ValueError, match=r"of ./g/empty\.jpg. are all zero"):

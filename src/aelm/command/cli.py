@@ -88,7 +88,7 @@ TEXT_KEYS = {
 INNER_KEYS = {"csv", "data_dir", "gallery", "name", "output", "pattern", "query", "root", "uri", "weights"}
 PATH_KEYS = TEXT_KEYS - {"baseline", "pattern", "name", "paths"}
 # Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
-LIST_KEYS = {"boxes", "files", "pair", "runs", "video"}
+LIST_KEYS = {"boxes", "files", "metrics", "pair", "runs", "video"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

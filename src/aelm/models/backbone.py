@@ -235,10 +235,10 @@ def undilate(network: nn.Module) -> None:
 
 
 def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.Module:
-    """The network with the strides behind the last map but one set to 1, if the last map doubles by it.
+    """The network with the strides behind the last map but one set to 1 in place, if the last map doubles by it.
 
     Args:
-        network: Of timm, or in ``OWN``; left as it is.
+        network: Of timm, or in ``OWN``.
         name: For messages.
         optional: Whether a network that does not allow it is returned as it is; what was chosen is logged.
 
@@ -250,27 +250,38 @@ def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.
         return network  # OSNet's last stage has stride 1 as it is
     why, strides = "its last stage has no stride that could be set to 1", last_strides(network, info)
     if strides:
-        changed = copy.deepcopy(network)
-        for key in strides:
-            module, (parent, _, child) = changed.get_submodule(key), key.rpartition(".")
+        before, own = map_shapes(network)[-1][1:], {key: network.get_submodule(key) for key in strides}
+        given = {key: module.stride for key, module in own.items() if isinstance(module, nn.Conv2d)}
+        for key, module in own.items():
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
             else:  # the shortcut of ResNet-D: timm too builds nothing at stride 1
-                setattr(changed.get_submodule(parent), child, nn.Identity())
+                put(network, key, nn.Identity())
         try:
-            before, after = map_shapes(network)[-1][1:], map_shapes(changed)[-1][1:]
+            after = map_shapes(network)[-1][1:]
             if after == (2 * before[0], 2 * before[1]):
                 log.info("%s: the stride of its last stage is set to 1 (`last_stride`)", name)
-                return changed
+                return network
             why = f"its last map went from {before} to {after} instead of doubling"
         except ValueError as error:
             why = str(error)
+        for key, module in own.items():
+            if isinstance(module, nn.Conv2d):
+                module.stride = given[key]
+            else:
+                put(network, key, module)
     if not optional:
         raise InputError(
             f"`last_stride=1` does not fit `{name}`: {why}; use `last_stride=auto`, or a network such as resnet50"
         )
     log.info("%s: the stride of its last stage stays as it is (`last_stride=auto`): %s", name, why)
     return network
+
+
+def put(network: nn.Module, key: str, module: nn.Module) -> None:
+    """Sets a submodule by its dotted name."""
+    parent, _, child = key.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
 
 
 def last_strides(network: nn.Module, info: Sequence[Mapping[str, Any]]) -> list[str]:

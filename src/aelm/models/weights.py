@@ -82,9 +82,9 @@ def load_weights(
     content = read_state(path)
     told = {flat(bare(key)): key for key in content}  # as the file has it, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
-    state = {bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}
+    state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
     begin = wrapper_of(list(map(flat, own)), set(map(flat, state)))
-    state = staged({key[len(begin) * flat(key).startswith(begin) :]: value for key, value in state.items()}, own)
+    state = {key[len(begin) * flat(key).startswith(begin) :]: value for key, value in state.items()}
     found = {flat(key): value for key, value in state.items()}
     if convert is not None and any(flat(k) not in found or found[flat(k)].shape != v.shape for k, v in own.items()):
         try:
