@@ -85,7 +85,7 @@ undecodable = st.binary(max_size=8).map(lambda raw: os.fsdecode(raw.replace(b"\0
 def test_a_table_of_pictures_gives_back_any_name(items):
     with tempfile.TemporaryDirectory() as root:
         file = Path(root, "items.csv")
-        file.write_bytes(table(Item._fields, items))
+        file.write_bytes(table(Item._fields[:3], [item[:3] for item in items]))
         assert read_items(file) == tuple(items)
 
 

@@ -260,7 +260,7 @@ def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.
         try:
             after = map_shapes(network)[-1][1:]
             if after == (2 * before[0], 2 * before[1]):
-                log.info("%s: the stride of its last stage is set to 1 (`last_stride`)", name)
+                log.debug("%s: the stride of its last stage is set to 1 (`last_stride`)", name)
                 return network
             why = f"its last map went from {before} to {after} instead of doubling"
         except ValueError as error:
