@@ -86,7 +86,7 @@ def test_a_table_of_pictures_gives_back_any_name(items):
     with tempfile.TemporaryDirectory() as root:
         file = Path(root, "items.csv")
         file.write_bytes(table(Item._fields[:3], [item[:3] for item in items]))
-        assert read_items(file) == tuple(items)
+        assert [one[:3] for one in read_items(file)] == [one[:3] for one in items]
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20))
