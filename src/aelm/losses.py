@@ -64,6 +64,8 @@ class TripletLoss(nn.Module):
         outputs of a network, pids ``(B,)`` -> scalar.
     """
 
+    compares_pictures = True  # so that a training without two pictures of one person in a step is warned of
+
     def __init__(self, margin: float | None = 0.3, weight: float = 1.0) -> None:
         super().__init__()
         if margin is not None and margin < 0:

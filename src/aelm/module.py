@@ -1,8 +1,10 @@
 """ReIDModule: trains and tests a network under Lightning; knows no method by name."""
 
+import copy
 import itertools
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +20,8 @@ from aelm.devices import full_precision
 from aelm.models.network import ReIDNetwork, StageOutputs
 from aelm.retrieval import RankMetrics, RankResult
 from aelm.types import Batch, InputError
+
+log = logging.getLogger(__name__)
 
 Loss = Callable[[StageOutputs, Tensor], Tensor]
 Schedule = Callable[[float, float], float]
@@ -176,7 +180,41 @@ class ReIDModule(pl.LightningModule):
                     self.log(f"train/erased_fraction/stage{s}", head.mask.float().mean())
 
     def on_train_start(self) -> None:
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if sampler is not None and hasattr(sampler, "some_steps"):  # one of aelm's
+            self.check_steps(sampler.some_steps())
         self.on_train_epoch_start()  # Lightning leaves that out where a run goes on within an epoch
+
+    def check_steps(self, steps: Sequence[Sequence[int]]) -> None:
+        """Looks at the labels of some steps before the first: warns of a loss that most of them leave without pairs.
+
+        Raises:
+            ValueError: If a step holds one picture, and the network has batch norms that cannot train on it.
+        """
+        comparing = [name for name, loss in self.losses.items() if getattr(loss, "compares_pictures", False)]
+        without = sum(not 1 < len(set(step)) < len(step) for step in steps)
+        if comparing and 2 * without >= len(steps) and self.trainer.is_global_zero:
+            log.warning(
+                "`loss.%s` compares pictures, and %d of %d steps hold no positive or no negative pair: it is 0 there. "
+                "Let `sampler.images` and `sampler.identities` be 2 or more, or take loss=identity",
+                "`, `loss.".join(comparing), without, len(steps),
+            )  # fmt: skip
+        if min(map(len, steps), default=0) == 1 and "preprocessing" in self.description:
+            self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Tries a step of one picture on a copy of the network."""
+        size = [self.description["preprocessing"][key] for key in ("height", "width")]
+        images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.device)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            try:
+                copy.deepcopy(self.network)(images, torch.zeros(1, dtype=torch.int64, device=self.device))
+            except ValueError as error:
+                raise InputError(
+                    f"a step of the sampler holds one picture, which the network cannot train on ({error}): leave the "
+                    "last, smaller step out with `sampler.drop_last=true`, or take another number of pictures a step"
+                ) from error
 
     def on_train_epoch_start(self) -> None:
         backbone = self.network.backbone

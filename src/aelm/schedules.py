@@ -74,7 +74,15 @@ def ramp(epoch: float, epochs: float, start: float = 0.0, full: float = 0.3, sto
 
 
 def warmup(epoch: float, warmup_epochs: float, warmup_factor: float) -> float:
-    """From ``warmup_factor`` at epoch 0 linearly to 1 at ``warmup_epochs``, and 1 from there on."""
+    """From ``warmup_factor`` at epoch 0 linearly to 1 at ``warmup_epochs``, and 1 from there on.
+
+    Raises:
+        ValueError: If one of them is negative.
+    """
+    if not (warmup_epochs >= 0 and warmup_factor >= 0):
+        raise InputError(
+            f"`warmup_epochs` and `warmup_factor` must not be negative, got {warmup_epochs} and {warmup_factor}"
+        )
     if epoch >= warmup_epochs:
         return 1.0
     return warmup_factor + (1 - warmup_factor) * epoch / warmup_epochs

@@ -15,6 +15,20 @@ from aelm.types import InputError
 log = logging.getLogger(__name__)
 
 
+# What shortens Lightning's loops so that no checkpoint is written, or queries meet a part of their gallery.
+SHORTENING = ("fast_dev_run", "limit_val_batches", "limit_test_batches", "overfit_batches")
+
+
+def check_loops(trainer: DictConfig) -> None:
+    """Raises ValueError where a key cuts loops short that must be gone through."""
+    for key in SHORTENING:
+        if trainer.get(key):
+            raise InputError(
+                f"`trainer.{key}` would rank against a part of a gallery, or write no checkpoint. For a short trial: "
+                "`trainer.max_epochs=1 trainer.limit_train_batches=10`, and a smaller data set"
+            )
+
+
 def built(node: Any, allow: Sequence[str] | None = None) -> Any:
     """What a config's node describes, its interpolations resolved; see :func:`aelm.checkpoint.build`."""
     return build(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, allow)

@@ -54,6 +54,8 @@ def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, 
     Raises:
         ValueError: If no arm has that name, or no run has a metric that was asked for.
     """
+    if not 0 < confidence < 1:
+        raise InputError(f"`confidence` must lie in (0, 1), got {confidence}")
     names = [arm.name for arm in arms]
     if baseline is not None and baseline not in names:
         raise InputError(f"no arm is called `{baseline}`; there are: {'; '.join(names)}. Choose `baseline` among them")

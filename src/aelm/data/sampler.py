@@ -88,6 +88,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
                 f"`labels` and `camids` must hold one number a picture, got {len(labels)} and {len(camids)} numbers"
             )
         check_rank(rank, world_size)
+        self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -123,6 +124,12 @@ class TrainSampler(Sampler[tuple[int, int]]):
     @abstractmethod
     def describe(self) -> str:
         """The meaning of a batch, in words."""
+
+    def some_steps(self, epoch: int = 0, most: int = 20) -> list[list[int]]:
+        """The labels of this process's first steps in ``epoch``, and of the last one, which may be smaller."""
+        labels = [self.labels[index] for index in self.plan(epoch)]
+        steps = [labels[i : i + self.batch_size] for i in range(0, len(labels), self.batch_size)]
+        return steps[:most] + steps[most:][-1:]
 
 
 class IdentitySampler(TrainSampler):

@@ -233,6 +233,8 @@ def embed_items(
     tracks = settings.tracks and any(item.track for item in items)
     if tracks:
         tracks_of(items)
+    if settings.workers is not None and settings.workers < 0:
+        raise InputError(f"`workers` must be 0 or more, or null; got {settings.workers}")
     places = devices(settings.device)
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
     embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size)

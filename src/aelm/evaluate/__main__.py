@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm.command.build import build_data, built
+from aelm.command.build import build_data, built, check_loops
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
@@ -59,10 +59,10 @@ def run(config: DictConfig) -> dict[str, float]:
     check_sources(config)
     plan = occlusion_plan(config)
     with hold_folder(config.output if getattr(rank_zero_only, "rank", 0) == 0 else None):
-        return tested(config, plan)
+        return test_and_score(config, plan)
 
 
-def tested(config: DictConfig, plan: Plan | None) -> dict[str, float]:
+def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     """Every score by its name, of a checkpoint or of ready features."""
     if config.checkpoint is None:
         return score(config, test_features(config))
@@ -129,6 +129,9 @@ def check_numbers(config: DictConfig) -> Ways:
     """
     ways = Ways(**{key: config[key] for key in Ways._fields})
     ways.check()
+    check_loops(config.trainer)
+    if config.trainer.get("limit_test_batches") == 0:
+        raise InputError("`trainer.limit_test_batches=0` tests nothing: leave it out")
     if config.bootstrap < 0:
         raise InputError(f"`bootstrap` must be 0 for none, or a number of draws; got {config.bootstrap}")
     if not all(0 < rate < 1 for rate in config.far):

@@ -155,6 +155,8 @@ def export_model(
     """
     path = Path(path)
     _check(embedder, path, format, preprocessing)
+    if not tolerance >= 0:
+        raise InputError(f"`tolerance` must be 0 or more, got {tolerance}")
     with hold_file(path):
         return _export(embedder, path, format, preprocessing, opset, tolerance)
 

@@ -28,16 +28,17 @@ def draw(
 
     Args:
         directory: Where the PNGs go.
-        module: After a test, with its results.
+        module: After a test, with its results; without results nothing of a test is drawn.
         data: What it was tested on.
         tests: The features that were ranked, by test set.
         history: Logged values by name; empty for no training curves.
     """
+    paths = [figures.training_curves(history, directory / "training.png")] if history else []
+    if not module.results:
+        return paths
     cmc = {name: result.cmc.tolist() for name, result in module.results.items() if name != "val"}
     mean_ap = {name: result.mAP for name, result in module.results.items()}
-    paths = [figures.cmc_curve(cmc, directory / "cmc.png", mean_ap=mean_ap)]
-    if history:
-        paths.append(figures.training_curves(history, directory / "training.png"))
+    paths.append(figures.cmc_curve(cmc, directory / "cmc.png", mean_ap=mean_ap))
     for name, test in tests.items():
         paths += draw_rankings(directory, name, test, module.results[name])
         rows = heatmap_rows(module.network, data, test)

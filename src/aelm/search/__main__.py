@@ -39,6 +39,8 @@ def run(config: DictConfig) -> list[Found]:
     answers.check_output(config.output)
     if config.top_k < 1:
         raise InputError(f"`top_k` must be at least 1, got {config.top_k}")
+    if config.min_score is not None and not -1 <= config.min_score <= 1:
+        raise InputError(f"`min_score` is a cosine and must lie in -1 .. 1, got {config.min_score}; null keeps all")
     asked = find_items(config.query, config.pattern, key="query")
     place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
     with hold_file(config.output):

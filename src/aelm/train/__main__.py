@@ -23,8 +23,8 @@ from aelm.report import metrics, ranked_pictures, unreadable
 from aelm.runs import sweep as sweeps
 from aelm.runs.directory import claim, run_facts, write_facts
 from aelm.train.callbacks import History, erasing_heads
-from aelm.train.trainer import build_trainer
-from aelm.types import InputError
+from aelm.train.trainer import build_trainer, check_numbers
+from aelm.types import InputError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def train_and_test(config: DictConfig) -> Outcome:
     config.data_dir = str(Path(config.data_dir).expanduser().absolute())
     recipe: Any = OmegaConf.to_container(config)  # with `${data_dir}` left open, for those who evaluate elsewhere
     OmegaConf.resolve(config)
+    check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     history = History(config.trainer.log_every_n_steps)
     logger = built_logger(config)
@@ -79,10 +80,12 @@ def train_and_test(config: DictConfig) -> Outcome:
     data.trainer = trainer  # so that a step means the same here, where it is checked and told, as in the training
     data.prepare_data()
     data.setup("fit")
+    if not data.test_sets:
+        log.warning("nothing will be tested: %s hold no queries", ", ".join(data.benchmarks))
     module = build_module(config, data, recipe, trainer.world_size)
     last = claim(Path(config.run_dir), config, module.description, first=trainer.is_global_zero)
+    tell_config(logger, config)
     try:
-        tell_config(logger, config)
         trainer.fit(module, data, ckpt_path=last)
         scores = finish(config, trainer, module, data, history)
         found = [value for _, value in history.values.get(config.monitor, [])]
@@ -138,14 +141,38 @@ def built_logger(config: DictConfig) -> Logger | bool:
     if config.logger and job is not None and str(config.logger.get("_target_")).endswith(".WandbLogger"):
         config.logger.group = config.logger.group or config.name
         config.logger.name = f"{config.logger.name}-{job.number}"
-    return built(config.logger) if config.logger else False
+    logger = built(config.logger) if config.logger else False
+    if isinstance(logger, WandbLogger) and getattr(rank_zero_only, "rank", 0) == 0:
+        with wandb_errors() as wandb:
+            if (config.logger.mode or wandb.setup().settings.mode) in ("online", "shared"):
+                wandb.login()  # now, and not only when the data has been read
+    return logger
 
 
 def tell_config(logger: Logger | bool, config: DictConfig) -> None:
-    """Sends the configuration to W&B; the run directory holds it in any case."""
+    """Starts the run at W&B and sends the configuration there; the run directory holds it in any case."""
     if isinstance(logger, WandbLogger):
         plain: Any = OmegaConf.to_container(config)
-        logger.log_hyperparams(plain)
+        with wandb_errors():
+            logger.log_hyperparams(plain)
+
+
+@contextmanager
+def wandb_errors() -> Iterator[Any]:
+    """Names the way out where W&B does not let a run in; gives the library.
+
+    Raises:
+        RunError: If nobody is logged in, or the server cannot be reached.
+    """
+    import wandb
+
+    try:
+        yield wandb
+    except wandb.errors.Error as error:
+        raise RunError(
+            f"`logger=wandb`: {' '.join(str(error).split())} Log in first (`wandb login`, or WANDB_API_KEY), or keep "
+            "the run on this machine with `logger.mode=offline`"
+        ) from error
 
 
 def finish(
@@ -162,19 +189,31 @@ def finish(
         log.warning("there was no validation, and so no best.ckpt: last.ckpt is tested")
         best = last
     facts = run_facts(trainer, sweeps.overrides())  # the test loads the best checkpoint, and with it its timer
-    trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
+    module.results = {}  # of the last validation
+    if data.test_sets:
+        trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
     bad = unreadable.left_out(data)
-    scores = metrics.scores(module.results) | unreadable.counts(bad)
+    validated = {} if module.results else best_validation(history, config.monitor)
+    scores = metrics.scores(module.results) | validated | unreadable.counts(bad)
     if trainer.is_global_zero:
         unreadable.write_list(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(facts, Path(config.run_dir) / "run.json")
-        print(metrics.table(module.results))
+        told = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "nor validated"
+        print(metrics.table(module.results) if module.results else f"nothing was tested; {told}")
         if config.figures:
             tests = metrics.tests_of(module, data)
             paths = ranked_pictures.draw(Path(config.run_dir), module, data, tests, history.values)
             send_pictures(trainer.logger, paths)
     return scores
+
+
+def best_validation(history: History, monitor: str) -> dict[str, float]:
+    """The scores of the validation that was the best by ``monitor``, by their names; empty where there was none."""
+    found = history.values.get(monitor, [])
+    step = max(found, key=lambda point: point[1])[0] if found else None
+    noted = ((name, dict(points)) for name, points in history.values.items() if name.startswith("val/"))
+    return {name: points[step] for name, points in noted if step in points}
 
 
 @rank_zero_only

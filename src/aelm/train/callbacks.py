@@ -137,7 +137,11 @@ def erasing_heads(module: nn.Module) -> list[AELM]:
 
 
 class History(Callback):
-    """Logged values by name as ``(step, value)``, whichever logger is chosen; saved with the checkpoint."""
+    """Logged values by name as ``(step, value)``, whichever logger is chosen; saved with the checkpoint.
+
+    Args:
+        every_n_steps: How often values of training are noted; 0: never, as Lightning has it.
+    """
 
     def __init__(self, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
@@ -146,7 +150,7 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every_n_steps == 0:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._note(trainer, "train/")
             for group in trainer.optimizers[0].param_groups:
                 self._append(f"lr-{group.get('name', 'all')}", trainer.global_step, group["lr"])

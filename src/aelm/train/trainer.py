@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 
-from aelm.command.build import built
+from aelm.command.build import built, check_loops
 from aelm.report.metrics import COLUMNS
 from aelm.train.callbacks import Averaging, ErasingSchedule, FiniteTraining, History, Progress
 from aelm.train.saving import RandomStates, StepCheckpoint, WholeCheckpointIO
@@ -21,8 +21,11 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-# What shortens Lightning's loops so that no checkpoint is written, or queries meet a part of their gallery.
-SHORTENING = ("fast_dev_run", "limit_val_batches", "limit_test_batches", "overfit_batches")
+# What trains nothing where it is 0, and leaves no checkpoint.
+TRAINING = ("max_epochs", "max_steps", "limit_train_batches")
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0}
+NEVER = "; to validate never, hold nobody out: dataset.val_fraction=0"
+SEEDS = 2**32  # as many as numpy and torch both take
 
 
 def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -> pl.Trainer:
@@ -82,18 +85,32 @@ def timer(trainer: DictConfig) -> Timer:
     """
     limit = trainer.get("max_time")
     try:
-        return Timer(None if limit is None else str(limit))
+        found = Timer(None if limit is None else str(limit))
     except MisconfigurationException as error:
         raise InputError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit!r}") from error
+    if limit is not None and not found.time_remaining():
+        raise InputError(f"`trainer.max_time` leaves no time, got {limit!r}: null means no limit")
+    return found
 
 
-def check_loops(trainer: DictConfig) -> None:
-    """Raises ValueError where a key cuts loops short that must be gone through."""
-    for key in SHORTENING:
-        if trainer.get(key):
+def check_numbers(config: DictConfig) -> None:
+    """Raises ValueError where a number would end the training at its first or last step, or be taken for another."""
+    if not 0 <= config.seed < SEEDS:
+        raise InputError(f"`seed` must lie in 0 .. {SEEDS - 1}, got {config.seed}; for chance choose any")
+    if config.resume not in (None, "auto"):
+        raise InputError(f"`resume` must be auto, or null for a fresh run; got {config.resume!r}")
+    for key, least in LEAST.items():
+        value = config.trainer.get(key)
+        if value is not None and not value >= least:
+            raise InputError(f"`trainer.{key}` must be at least {least}, got {value}{NEVER if 'val' in key else ''}")
+    interval = config.trainer.get("val_check_interval")
+    if isinstance(interval, (int, float)) and not interval > 0:
+        raise InputError(f"`trainer.val_check_interval` must be above 0, got {interval}{NEVER}")
+    for key in TRAINING:
+        if config.trainer.get(key) == 0:
             raise InputError(
-                f"`trainer.{key}` would rank against a part of a gallery, or write no checkpoint. For a short trial: "
-                "`trainer.max_epochs=1 trainer.limit_train_batches=10`, and a smaller data set"
+                f"`trainer.{key}=0` trains nothing, and leaves no checkpoint to test: give 1 or more; what is trained "
+                "already is tested by `aelm evaluate checkpoint=...`"
             )
 
 
