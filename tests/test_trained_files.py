@@ -15,6 +15,7 @@ from aelm.explain import __main__ as explain
 from aelm.export import __main__ as export
 from aelm.search import __main__ as search
 from tests.models.other_files import SMALL, bot, osnet, state
+from tests.models.other_transformers import TRANSFORMERS
 from tests.pictures_on_disk import person
 from tests.pictures_on_disk import write as write_picture
 from tests.tiny import write_checkpoint
@@ -102,6 +103,42 @@ def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
     images = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
     onnx, own = load_embedder(tmp_path / "osnet.onnx"), load_embedder(path, size=(64, 32))
     assert torch.allclose(onnx.embed(images), own.embed(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "pools"),
+    [
+        ("clipreid_vit", False),
+        pytest.param("transreid_deit_small", False, marks=pytest.mark.slow),
+        pytest.param("solider_swin_tiny", True, marks=pytest.mark.slow),
+    ],
+)
+def test_transformers_as_files_are_evaluated_embedded_exported_and_explained_if_they_pool(
+    layout, pools, tmp_path, world, crops, composed, tested
+):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "w.pth"
+    torch.save({f"module.{key}": value for key, value in state(TRANSFORMERS[layout]).items()}, path)
+    (tmp_path / "w.pth.json").write_text('{"camera": 2}')
+    scores = tested(path, "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0", SIZE)
+    assert scores["test/mAP"] == 1, "the two pictures of a person are the same"
+    given = [f"checkpoint={path}", SIZE]
+    images = [f"images={crops}", "device=cpu"]
+    embed.run(composed("embed", *given, *images, f"output={tmp_path}/out", "progress=false"))
+    features = np.load(tmp_path / "out" / "features.npy")
+    assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    drawing = composed("explain", *given, *images, f"output={tmp_path}/heat")
+    if pools:
+        assert explain.run(drawing)[0].stat().st_size > 1000
+        return
+    with pytest.raises(ValueError, match="maps"):
+        explain.run(drawing)
+    written = export.run(composed("export", *given, f"output={tmp_path}/w.onnx"))
+    assert written.difference < 1e-5
+    files = sorted(crops.iterdir())
+    pictures = np.stack([recipe(64, 32).test(decode(read_bytes(str(file)), str(file))) for file in files])
+    again = load_embedder(tmp_path / "w.onnx").embed(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
+    assert np.allclose(features, again, atol=1e-4)
 
 
 def test_what_is_told_beside_a_file_makes_another_model(tmp_path):

@@ -69,7 +69,7 @@ class JoinedHead(nn.Module, ABC):
                 torch.cat([weight * part for weight, part in zip(self.weights, some, strict=False)], 1)
                 for some in (parts, necked)
             )
-        return HeadOutput(pooled, embedding, embedding.new_zeros(len(embedding), 0), None)
+        return HeadOutput(pooled, embedding, embedding[:, :0], None)
 
     @abstractmethod
     def parts(self, features: Tensor) -> list[Tensor]:
@@ -118,7 +118,7 @@ def shuffled(patches: Tensor) -> Tensor:
     """
     if patches.shape[1] % 2:
         patches = torch.cat([patches, patches[:, -2:-1]], 1)
-    return patches.reshape(len(patches), 2, -1, patches.shape[2]).transpose(1, 2).flatten(1, 2)
+    return patches.reshape(patches.shape[0], 2, -1, patches.shape[2]).transpose(1, 2).flatten(1, 2)
 
 
 class ClipPool(JoinedHead):
