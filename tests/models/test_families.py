@@ -86,7 +86,7 @@ def test_pictures_are_normalised_as_the_backbone_wants_unless_told_otherwise():
 
 
 def test_what_was_chosen_is_logged(caplog):
-    with caplog.at_level(logging.INFO, "aelm"):
+    with caplog.at_level(logging.DEBUG, "aelm"):
         TimmBackbone("resnet10t", pretrained=False)
         TimmBackbone("convnext_atto", pretrained=False, options=DEPTHS)
     assert "resnet10t: the stride of its last stage is set to 1" in caplog.text

@@ -21,7 +21,7 @@ from aelm.types import InputError
 log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 
-WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict", "teacher")
+WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict")
 # What reading something else as a pickle or as tensors can raise.
 NOT_DATA = (
     SafetensorError, pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
