@@ -70,6 +70,7 @@ docs: $(STAMP)  ## Run the notebooks and build the documentation site: site/inde
 	$(BIN)/python docs_tools/notebooks.py docs/notebooks --run
 	$(BIN)/zensical build --clean --strict
 	$(BIN)/python docs_tools/coverage.py site
+	@echo 'site/index.html; with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site'
 
 UV := $(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 setup.cfg
 lock: $(STAMP)  ## Write requirements/ anew: the newest versions for Python 3.11 to 3.13, and the oldest for 3.11

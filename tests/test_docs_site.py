@@ -1,6 +1,7 @@
 """The documentation site is built strictly: a broken link or an undocumented public name fails."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,10 @@ def test_the_site_holds_every_public_name_and_every_page(home):
         assert (home / "site" / page.relative_to(home / "docs")).with_suffix(".html").is_file(), page
     menu = (home / "mkdocs.yml").read_text(encoding="utf-8")
     assert all(str(page.relative_to(home / "docs")) in menu for page in (home / "docs").rglob("*.md"))
+    pages = "".join(page.read_text(encoding="utf-8") for page in (home / "site").rglob("*.html"))
+    assert not re.findall(
+        r'<(?:script|img|iframe)[^>]* src="?https?:[^>]*|<link rel="?stylesheet[^>]*https?:[^>]*', pages
+    )
     # A name that is on no page is found, and so is one without a docstring, which the reference leaves out.
     models = home / "site" / "api" / "models.html"
     models.write_text(models.read_text(encoding="utf-8").replace('id="aelm.models.joined"', ""), encoding="utf-8")
