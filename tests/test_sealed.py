@@ -25,6 +25,9 @@ TYPED = [
     ("embed", [BEST, "images=crops", "output=embeddings", "workers=1", *ON_CPU], {"embeddings"}),
     ("search", [BEST, "query=crops", "gallery=embeddings", "output=found.html", *ON_CPU], {"found.html"}),
     ("search", [BEST, "query=crops", "gallery=crops", "workers=0", *ON_CPU], set()),
+    ("crop", ["video=frames", "boxes=boxes.txt", "fps=5", "min_height=16", "output=cut", "progress=false"], {"cut"}),
+    ("embed", [BEST, "images=cut", "output=tracks", "workers=0", *ON_CPU], {"tracks"}),
+    ("link", ["embeddings=tracks", "threshold=0.9", "output=people", "device=cpu"], {"people"}),
     ("explain", [BEST, "images=crops", "output=maps", "device=cpu"], {"maps"}),
     ("compare", ["runs=runs", "output=tables"], {"tables"}),
     ("export", [BEST, "output=model.onnx"], {"model.onnx", "model.onnx.metadata.json"}),
@@ -53,6 +56,11 @@ def sealed(tmp_path, people):
     (places["here"] / "crops").mkdir()
     for picture in synthetic(people, "tiny", progress=False).query[:4]:
         shutil.copy(picture.path, places["here"] / "crops")
+    (places["here"] / "frames").mkdir()
+    for frame, picture in enumerate(sorted((places["here"] / "crops").iterdir()), 1):
+        shutil.copy(picture, places["here"] / "frames" / f"{frame:06}.jpg")
+    boxes = "".join(f"{frame},{1 + frame // 3},2,2,40,90,0.9,-1,-1,-1\n" for frame in range(1, 5))
+    (places["here"] / "boxes.txt").write_text(boxes)
 
     def run(*commands, end=()):
         # Nothing of what switches the network off elsewhere: the commands must keep to themselves unasked.

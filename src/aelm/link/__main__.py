@@ -18,7 +18,7 @@ from aelm.embed.batches import devices
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import Embeddings, check_model, read_embeddings
 from aelm.embed.tracks import PICTURES, name
-from aelm.files import check_folder
+from aelm.files import check_folder, hold_folder
 from aelm.link import page
 from aelm.link.constraints import Correction, as_table, merged, read_corrections
 from aelm.link.people import People, Settings, link, scores, single_scores
@@ -45,6 +45,12 @@ def run(config: DictConfig) -> People:
     settings.check()
     if config.page_people < 0:
         raise InputError(f"`page_people` must be 0 for no page, or how many; got {config.page_people}")
+    with hold_folder(output):
+        return linked(config, output, settings)
+
+
+def linked(config: DictConfig, output: Path, settings: Settings) -> People:
+    """Links, into an output that is held."""
     embeddings = tracks_in(config.embeddings)
     tracks = page.absolute(embeddings.items, embeddings.folder)
     corrections = all_corrections(config.corrections, output / CORRECTIONS, tracks)
