@@ -296,7 +296,7 @@ def test_in_a_browser_people_stand_in_rows_and_a_click_shows_why(linked, world):
             heats.add(tuple(heat))
             assert page.run("document.querySelectorAll('#others img').length") == 2
             page.click("#close")
-        assert len(heats) >= 10  # each its own, but for pairs that look the same
+        assert len(heats) > 2 * PEOPLE  # pairs of nearly equal pictures may look alike in 256 colours
         page.click(".hit", 0)
         first = page.run("document.getElementById('what').textContent")
         page.click("#same")
