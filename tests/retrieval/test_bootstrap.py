@@ -50,8 +50,8 @@ def test_people_not_queries_are_drawn():
 
 
 def test_skipped_queries_do_not_count_and_seeds_repeat():
-    features = np.eye(4)
-    result = rank_metrics(features, features[:3], [0, 1, 2, 9], [0, 1, 2], [0] * 4, [1] * 3)
+    features = np.eye(6)
+    result = rank_metrics(features, features[:5], [0, 1, 2, 3, 4, 9], range(5), [0] * 6, [1] * 5)
     assert bootstrap(result)["mAP"] == (1.0, 1.0)
     world = ranked(10, 3)
     assert bootstrap(world, seed=1) == bootstrap(world, seed=1) != bootstrap(world, seed=2)

@@ -16,6 +16,7 @@ from aelm.command.build import build_data, built, check_loops
 from aelm.command.cli import command
 from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
+from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder, load_embedder
@@ -212,6 +213,9 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
     """Adds the further ways of scoring, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
     ways = check_numbers(config)
     results = dict(tested.results)
+    metrics.warn_of_support(
+        EvaluationSet(name, tuple(test.query), tuple(test.gallery)) for name, test in tested.tests.items()
+    )
     for name, test in tested.tests.items():
         results |= scoring.further(name, test, ways)
     intervals = scoring.intervals(results, config.bootstrap)

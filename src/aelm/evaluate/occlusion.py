@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -20,7 +21,7 @@ from aelm.data.synthetic import occlude
 from aelm.data.synthetic.occluders import Manner
 from aelm.evaluate.scoring import labels_of
 from aelm.report.metrics import Test
-from aelm.retrieval import RankResult, rank_metrics, resamples
+from aelm.retrieval import RankResult, percentiles, rank_metrics, resamples
 from aelm.types import InputError, Picture
 
 OnBad = Literal["error", "skip"]
@@ -161,7 +162,7 @@ class Row(NamedTuple):
         kind: What hides the queries; ``mean`` is the mean over kinds.
         fraction: Wanted.
         hidden: Share of the queries' pixels that is hidden.
-        values: mAP and rank-1, each with the ends of its 95 % interval (all three equal where none was asked for).
+        values: mAP and rank-1, each with the ends of its 95 % interval (NaN where none was asked for, or is supported).
     """
 
     kind: str
@@ -199,14 +200,13 @@ def scored(results: Sequence[RankResult], samples: int) -> dict[str, tuple[float
         "rank1": np.mean([result.first_rank[valid] == 1 for result in results], 0),
     }
     if not samples:
-        return {name: (float(score.mean()),) * 3 for name, score in each.items()}
+        return {name: (float(score.mean()), math.nan, math.nan) for name, score in each.items()}
     drawn, identity = resamples(people, samples)
     size = np.bincount(identity)
     found = {}
     for name, score in each.items():
         means = drawn @ np.bincount(identity, score) / (drawn @ size)
-        low, high = np.quantile(means, [0.025, 0.975])
-        found[name] = (float(score.mean()), float(low), float(high))
+        found[name] = (float(score.mean()), *percentiles(means, len(size)))
     return found
 
 
@@ -217,7 +217,7 @@ def scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
         for name, values in row.values.items():
             start = f"occlusion/{row.kind}_{100 * row.fraction:02g}/{name}"
             ends = ("", "_low", "_high") if samples else ("",)
-            named |= {start + end: value for end, value in zip(ends, values, strict=False)}
+            named |= {start + end: value for end, value in zip(ends, values, strict=False) if not math.isnan(value)}
     for name in SCORES:
         hidden = [row.values[name][0] for row in curve if row.kind == MEAN and row.fraction > 0]
         named[f"occlusion/{name}"] = float(np.mean(hidden))
@@ -249,5 +249,6 @@ def curve_csv(curve: Sequence[Row]) -> str:
     )
     for row in curve:
         numbers = [value for name in SCORES for value in row.values[name]]
-        lines.writerow([row.kind, f"{row.fraction:g}", f"{row.hidden:.4f}", *(f"{value:.6f}" for value in numbers)])
+        shown = ("" if math.isnan(value) else f"{value:.6f}" for value in numbers)
+        lines.writerow([row.kind, f"{row.fraction:g}", f"{row.hidden:.4f}", *shown])
     return text.getvalue()

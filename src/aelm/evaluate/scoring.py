@@ -1,10 +1,15 @@
 """Every way to score one test: as it is, re-ranked, with pooled or expanded queries; intervals, cameras, thresholds."""
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from aelm.report.metrics import Test
 from aelm.retrieval import (
+    PEOPLE,
     RankResult,
     bootstrap,
     centralise,
@@ -15,6 +20,8 @@ from aelm.retrieval import (
     verification,
 )
 from aelm.types import InputError
+
+log = logging.getLogger(__name__)
 
 
 class Ways(NamedTuple):
@@ -77,22 +84,46 @@ def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
 
 
 def intervals(results: Mapping[str, RankResult], samples: int) -> dict[str, float]:
-    """95 % bootstrap intervals by name, ``test/mAP_low`` and ``test/mAP_high``; none for 0 samples."""
-    return {
-        f"{name}/{score}_{end}": value
-        for name, result in results.items()
-        for score, interval in (bootstrap(result, samples=samples).items() if samples else ())
-        for end, value in zip(("low", "high"), interval, strict=True)
-    }
+    """95 % bootstrap intervals by name, ``test/mAP_low`` and ``test/mAP_high``; none for 0 samples.
+
+    Those that too few people or draws support are left out, and said so.
+    """
+    found: dict[str, float] = {}
+    without: list[str] = []
+    for name, result in results.items() if samples else ():
+        ends = {
+            f"{name}/{score}_{end}": value
+            for score, interval in bootstrap(result, samples=samples).items()
+            for end, value in zip(("low", "high"), interval, strict=True)
+            if not math.isnan(value)
+        }
+        found |= ends
+        people = len(np.unique(result.query_pids[result.first_rank > 0]))
+        without += [] if ends else [f"{name} ({people} people)"]
+    if without:
+        log.warning(
+            "95 %% intervals are left out for %s: they need queries of at least %d people, and 40 draws (`bootstrap`)",
+            ", ".join(without), PEOPLE,
+        )  # fmt: skip
+    return found
 
 
 def thresholds(name: str, test: Test, far: Sequence[float]) -> dict[str, float]:
     """True-accept rate and threshold at each false-accept rate: ``test/TAR@FAR=0.001``, ``test/threshold@FAR=0.001``.
 
-    The threshold is a cosine: a deployment takes two pictures for one person from there up.
+    The threshold is a cosine: a deployment takes two pictures for one person from there up. Rates that there are too
+    few pairs to tell are left out, and said so.
     """
     if not far:
         return {}
     found = verification(test.query_features, test.gallery_features, *labels_of(test), far=far)
-    rates = {f"{name}/TAR@FAR={rate:g}": float(tar) for rate, tar in zip(far, found.tar, strict=True)}
-    return rates | {f"{name}/threshold@FAR={r:g}": float(t) for r, t in zip(far, found.threshold, strict=True)}
+    if not found.is_supported.all():
+        few = [f"{rate:g}" for rate, known in zip(far, found.is_supported, strict=True) if not known]
+        log.warning(
+            "%s: thresholds at FAR %s are left out: %d impostor pairs (and %d genuine ones) cannot tell such rates",
+            name, ", ".join(few), found.num_impostor, found.num_genuine,
+        )  # fmt: skip
+    told = [(f"{rate:g}", float(tar), float(threshold)) for rate, tar, threshold, known in
+            zip(far, found.tar, found.threshold, found.is_supported, strict=True) if known]  # fmt: skip
+    rates = {f"{name}/TAR@FAR={rate}": tar for rate, tar, _ in told}
+    return rates | {f"{name}/threshold@FAR={rate}": threshold for rate, _, threshold in told}

@@ -3,16 +3,21 @@
 import csv
 import io
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aelm import files
 from aelm.data import ReIDDataModule
+from aelm.data.datamodule import EvaluationSet
 from aelm.module import ReIDModule
-from aelm.retrieval import RankResult
+from aelm.retrieval import PEOPLE, RankResult
+from aelm.retrieval.labels import JUNK
 from aelm.types import NO_NAMES, Names, Picture
+
+log = logging.getLogger(__name__)
 
 
 class Test(NamedTuple):
@@ -77,6 +82,21 @@ def counts(results: Mapping[str, RankResult]) -> str:
         for name, r in results.items()
         if r.num_skipped or r.num_junk or r.num_distractors
     )
+
+
+def warn_of_support(sets: Iterable[EvaluationSet]) -> None:
+    """Says which scores of some sets mean less than they seem to: ranks beyond the gallery, choices of a few people."""
+    for one in sets:
+        usable = sum(picture.pid != JUNK for picture in one.gallery)
+        certain = [f"rank{k}" for k in (1, 5, 10) if usable <= k]
+        if certain:
+            log.warning(
+                "%s: the gallery holds %d pictures, so %s must be 100 %%, whatever the model",
+                one.name, usable, " and ".join(certain),
+            )  # fmt: skip
+        people = len({picture.pid for picture in one.query})
+        if people < PEOPLE:
+            log.warning("%s: few people have queries (%d): their scores say little about others", one.name, people)
 
 
 def write_metrics(values: Mapping[str, float], path: Path) -> None:

@@ -1,5 +1,6 @@
 """From the ranks of the matches to every score that re-ID papers print."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -132,10 +133,36 @@ def _scalars(result: RankResult, chosen: NDArray[np.bool_]) -> dict[str, float]:
 
 
 class Interval(NamedTuple):
-    """A confidence interval; both ends are fractions in 0 .. 1."""
+    """A confidence interval; both ends are fractions in 0 .. 1, and NaN where nothing supports one."""
 
     low: float
     high: float
+
+
+PEOPLE = 5  # fewer, drawn with replacement, say nothing about others: of one, each draw is the same
+
+
+def percentiles(means: FloatArray, people: int, confidence: float = 0.95) -> Interval:
+    """The interval that the middle of some draws spans.
+
+    Args:
+        means: ``(samples,)``, a score in each draw.
+        people: How many identities were drawn from.
+        confidence: Share of the draws.
+
+    Returns:
+        NaN for both ends where there are fewer than ``PEOPLE`` identities, or no draw lies beyond each end.
+
+    >>> percentiles(np.linspace(0, 1, 101), people=5, confidence=0.5)
+    Interval(low=0.25, high=0.75)
+    >>> percentiles(np.linspace(0, 1, 101), people=4), percentiles(np.linspace(0, 1, 10), people=5)
+    (Interval(low=nan, high=nan), Interval(low=nan, high=nan))
+    """
+    tail = (1 - confidence) / 2
+    if people < PEOPLE or len(means) * tail < 1:
+        return Interval(math.nan, math.nan)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(low), float(high))
 
 
 def bootstrap(
@@ -151,6 +178,9 @@ def bootstrap(
         samples: Draws.
         confidence: Share of the draws that the interval spans.
         seed: Of the draws; the same seed gives the same intervals.
+
+    Returns:
+        Both ends of an interval are NaN where fewer than five identities, or too few draws, support it.
 
     Raises:
         ValueError: If ``samples`` is below 1 or ``confidence`` not between 0 and 1.
@@ -171,12 +201,10 @@ def bootstrap(
         "rank10": first <= 10,
     }
     size = np.bincount(identity)
-    tail = (1 - confidence) / 2
     intervals = {}
     for name, score in scores.items():
         means = drawn @ np.bincount(identity, score) / (drawn @ size)
-        low, high = np.quantile(means, [tail, 1 - tail])
-        intervals[name] = Interval(float(low), float(high))
+        intervals[name] = percentiles(means, len(size), confidence)
     return intervals
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
@@ -42,6 +43,8 @@ class Verification(NamedTuple):
         roc_threshold: ``(P,)``.
         num_genuine: Genuine pairs.
         num_impostor: Impostor pairs.
+        is_supported: ``(F,)`` whether there are pairs enough to tell a rate: at least one impostor pair would be
+            accepted at it. Of the others rate and threshold are those at which none is, whatever was asked for.
     """
 
     far: FloatArray
@@ -53,6 +56,7 @@ class Verification(NamedTuple):
     roc_threshold: FloatArray
     num_genuine: int
     num_impostor: int
+    is_supported: NDArray[np.bool_]
 
 
 def verification(
@@ -117,6 +121,7 @@ def verification(
         roc_threshold=_readable(curve, metric),
         num_genuine=len(genuine),
         num_impostor=num_impostor,
+        is_supported=wanted * num_impostor >= 1,
     )
 
 
