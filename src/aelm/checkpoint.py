@@ -182,7 +182,9 @@ def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
         return target(**values)
     except (UserError, OSError):
         raise
-    except Exception as error:
+    except Exception as error:  # of any library's part; of aelm's own, only what a wrong value raises: else it is a bug
+        if name.startswith("aelm.") and not isinstance(error, (TypeError, ValueError)):
+            raise
         raise InputError(f"{name} cannot be built as configured: {type(error).__name__}: {error}") from error
 
 

@@ -1,6 +1,5 @@
 """Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
 
-import copy
 import inspect
 import itertools
 import logging
@@ -130,10 +129,12 @@ class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
         depths: list[int] = self.feature_info.channels()
         own = isinstance(final, (nn.LayerNorm, nn.RMSNorm)) and final.normalized_shape == (depths[-1],)
         self.out_indices = model.prune_intermediate_layers(out_indices, prune_norm=not own)  # type: ignore[operator]
+        # Made anew and filled: a deep copy of torch's fake tensors corrupts memory.
         self.norms = nn.ModuleList(
-            copy.deepcopy(final) if own and depth == depths[-1] else nn.LayerNorm(depth, eps=1e-6)
+            type(final)(depth, eps=final.eps) if own and depth == depths[-1] else nn.LayerNorm(depth, eps=1e-6)
             for depth in depths[: -1 if own else None]
         )
+        self.copy_norm()
 
     def copy_norm(self) -> None:
         """Lets norms of shallower maps of the same depth start as the final norm, in place."""
@@ -230,8 +231,7 @@ def undilate(network: nn.Module) -> None:
             module.padding = tuple(p // d for p, d in zip(module.padding, module.dilation, strict=True))
             module.dilation = (1, 1)
         elif isinstance(module, AvgPool2dSame) and tuple(module.stride) == (1, 1):  # the shortcut of ResNet-D
-            parent, _, child = key.rpartition(".")
-            setattr(network.get_submodule(parent), child, nn.Identity())
+            put(network, key, nn.Identity())
 
 
 def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.Module:
