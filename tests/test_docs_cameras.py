@@ -90,9 +90,9 @@ def test_one_id_across_cameras(run, tmp_path):
 
 @pytest.mark.slow
 def test_own_pictures(run, tmp_path):
-    for i in range(24):  # 12 people to train on, 3 to test with
+    for i in range(24):  # 12 people to train on, 11 to test with: 110 pairs of strangers
         write(f"{tmp_path}/mine/train/{i // 2:04}_c{i % 2}_{i}.jpg", person(i // 2))
-    for i in range(6):
+    for i in range(22):
         write(f"{tmp_path}/mine/{'query' if i % 2 else 'gallery'}/{100 + i // 2:04}_c{i % 2}_{i}.jpg", person(i))
         write(f"{tmp_path}/by_camera/{'door' if i % 2 else 'gate'}/{i // 2}_{i}.jpg", person(i))
     (table,) = [block for kind, block in blocks("own_pictures.md") if kind == "csv"]
@@ -100,7 +100,7 @@ def test_own_pictures(run, tmp_path):
     for i, name in enumerate("abc"):
         write(f"{tmp_path}/mine/visit/{name}.jpg", person(i))
     assert run("own_pictures.md") == ["evaluate", "evaluate", "evaluate", "train", "evaluate"]
-    assert "test/threshold@FAR=0.001" in json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert "test/threshold@FAR=0.01" in json.loads((tmp_path / "scores" / "metrics.json").read_text())
 
 
 PATTERNS = {

@@ -14,7 +14,8 @@ from aelm.evaluate import __main__ as evaluate
 from aelm.evaluate import scoring
 from aelm.evaluate.occlusion import Point, curve_csv, rows, scores
 from aelm.report.metrics import warn_of_support
-from aelm.retrieval import PEOPLE, bootstrap, percentiles, rank_metrics, verification
+from aelm.retrieval import bootstrap, rank_metrics, verification
+from aelm.retrieval.result import MIN_PEOPLE, percentiles
 from aelm.types import Picture
 
 
@@ -53,14 +54,14 @@ def test_thresholds_of_too_few_pairs_are_left_out_and_that_is_said(caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("people", [1, PEOPLE - 1, PEOPLE])
+@pytest.mark.parametrize("people", [1, MIN_PEOPLE - 1, MIN_PEOPLE])
 def test_an_interval_needs_some_people(people, caplog):
     result = rank_metrics(*world(people, 20))
-    assert all(math.isnan(end) == (people < PEOPLE) for ends in bootstrap(result).values() for end in ends)
+    assert all(math.isnan(end) == (people < MIN_PEOPLE) for ends in bootstrap(result).values() for end in ends)
     with caplog.at_level(logging.WARNING):
         found = scoring.intervals({"test": result}, 200)
-    assert (found == {}) == (people < PEOPLE)
-    assert (f"left out for test ({people} people)" in caplog.text) == (people < PEOPLE)
+    assert (found == {}) == (people < MIN_PEOPLE)
+    assert (f"left out for test ({people} people)" in caplog.text) == (people < MIN_PEOPLE)
 
 
 def test_skipped_queries_are_nobody_s_support():

@@ -21,7 +21,8 @@ from aelm.data.synthetic import occlude
 from aelm.data.synthetic.occluders import Manner
 from aelm.evaluate.scoring import labels_of
 from aelm.report.metrics import Test
-from aelm.retrieval import RankResult, percentiles, rank_metrics, resamples
+from aelm.retrieval import RankResult, rank_metrics, resamples
+from aelm.retrieval.result import percentiles
 from aelm.types import InputError, Picture
 
 OnBad = Literal["error", "skip"]

@@ -9,7 +9,6 @@ import numpy as np
 
 from aelm.report.metrics import Test
 from aelm.retrieval import (
-    PEOPLE,
     RankResult,
     bootstrap,
     centralise,
@@ -19,6 +18,7 @@ from aelm.retrieval import (
     rerank_blocks,
     verification,
 )
+from aelm.retrieval.result import MIN_PEOPLE
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def intervals(results: Mapping[str, RankResult], samples: int) -> dict[str, floa
     if without:
         log.warning(
             "95 %% intervals are left out for %s: they need queries of at least %d people, and 40 draws (`bootstrap`)",
-            ", ".join(without), PEOPLE,
+            ", ".join(without), MIN_PEOPLE,
         )  # fmt: skip
     return found
 

@@ -13,8 +13,9 @@ from aelm import files
 from aelm.data import ReIDDataModule
 from aelm.data.datamodule import EvaluationSet
 from aelm.module import ReIDModule
-from aelm.retrieval import PEOPLE, RankResult
+from aelm.retrieval import RankResult
 from aelm.retrieval.labels import JUNK
+from aelm.retrieval.result import MIN_PEOPLE
 from aelm.types import NO_NAMES, Names, Picture
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def warn_of_support(sets: Iterable[EvaluationSet]) -> None:
                 one.name, usable, " and ".join(certain),
             )  # fmt: skip
         people = len({picture.pid for picture in one.query})
-        if people < PEOPLE:
+        if people < MIN_PEOPLE:
             log.warning("%s: few people have queries (%d): their scores say little about others", one.name, people)
 
 

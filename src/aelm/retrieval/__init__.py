@@ -5,11 +5,10 @@ from aelm.retrieval.nearest import Nearest, RankedRows, nearest, ranked_rows
 from aelm.retrieval.pooling import Pooled, centralise, expand_queries, pool_people, pool_tracks
 from aelm.retrieval.ranking import rank_metrics
 from aelm.retrieval.rerank import neighbour_graph, rerank, rerank_blocks
-from aelm.retrieval.result import PEOPLE, Interval, RankResult, bootstrap, percentiles, resamples
+from aelm.retrieval.result import Interval, RankResult, bootstrap, resamples
 from aelm.retrieval.verification import Verification, verification
 
 __all__ = [
-    "PEOPLE",
     "Interval",
     "Nearest",
     "Pooled",
@@ -22,7 +21,6 @@ __all__ = [
     "expand_queries",
     "nearest",
     "neighbour_graph",
-    "percentiles",
     "pool_people",
     "pool_tracks",
     "rank_metrics",

@@ -139,7 +139,7 @@ class Interval(NamedTuple):
     high: float
 
 
-PEOPLE = 5  # fewer, drawn with replacement, say nothing about others: of one, each draw is the same
+MIN_PEOPLE = 5  # fewer, drawn with replacement, say nothing about others: of one, each draw is the same
 
 
 def percentiles(means: FloatArray, people: int, confidence: float = 0.95) -> Interval:
@@ -151,7 +151,7 @@ def percentiles(means: FloatArray, people: int, confidence: float = 0.95) -> Int
         confidence: Share of the draws.
 
     Returns:
-        NaN for both ends where there are fewer than ``PEOPLE`` identities, or no draw lies beyond each end.
+        NaN for both ends where there are fewer than ``MIN_PEOPLE`` identities, or no draw lies beyond each end.
 
     >>> percentiles(np.linspace(0, 1, 101), people=5, confidence=0.5)
     Interval(low=0.25, high=0.75)
@@ -159,7 +159,7 @@ def percentiles(means: FloatArray, people: int, confidence: float = 0.95) -> Int
     (Interval(low=nan, high=nan), Interval(low=nan, high=nan))
     """
     tail = (1 - confidence) / 2
-    if people < PEOPLE or len(means) * tail < 1:
+    if people < MIN_PEOPLE or len(means) * tail < 1:
         return Interval(math.nan, math.nan)
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(low), float(high))
