@@ -38,7 +38,7 @@ demo-cameras: $(STAMP)  ## Draw videos of three cameras, cut out, embed and link
 	    'boxes=[videos/cam1.txt,videos/cam2.txt,videos/cam3.txt]' truth=videos/truth.csv per_track=12 output=crops; \
 	  $(CURDIR)/$(BIN)/python -m aelm.embed checkpoint=$(MODEL) images=crops output=tracks; done
 	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.evaluate query=known/tracks gallery=known/tracks output=known/scores
-	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.link embeddings=new/tracks metrics=known/scores/metrics.json output=people
+	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.link embeddings=new/tracks metrics=known/scores/metrics.json far=0.01 output=people
 
 test: $(STAMP)  ## Run all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
