@@ -26,8 +26,8 @@ from aelm.checkpoint import KEY, build, describe
 from aelm.data.sources import Item
 from aelm.embed.batches import default_batch_size
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import describe as described
-from aelm.embed.job import Settings, embed_shards, join, open_shards
+from aelm.embed.folder import embeddings_meta as described
+from aelm.embed.job import Settings, embed_shards, join_batches, open_shards
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 
 NETWORK = {
@@ -70,7 +70,7 @@ def embed(embedder: Embedder, paths: list[str], output: Path, settings: Settings
     start = time.perf_counter()
     shards = open_shards(paths, output, meta, settings.batch_size or 64, settings.shard_size)
     embed_shards(embedder, shards, shards.missing(), settings)
-    join(shards, [Item(path) for path in paths], output, meta)
+    join_batches(shards, [Item(path) for path in paths], output, meta)
     return time.perf_counter() - start
 
 

@@ -23,7 +23,7 @@ import torch
 from ranking import machine
 
 from aelm.data.sources import Item
-from aelm.link.people import Settings, link, scores
+from aelm.link.people import Settings, link, link_scores
 
 # Directions in which embeddings vary, noise beside the person's own direction of length 1, strangers accepted.
 MODELS = {"good": (512, 0.8, 1e-7), "weak": (40, 0.9, 1e-3)}
@@ -71,7 +71,7 @@ def measure(kind: str, tracks: int, dim: int) -> None:
     found = link(features, items, Settings(threshold))
     taken = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    right = scores(found.person, [item.pid for item in items])
+    right = link_scores(found.person, [item.pid for item in items])
     cells = [
         kind, f"{threshold:.3f}", f"{right['people']:,.0f} of {right['identities']:,.0f}",
         f"{100 * right['pairwise_f1']:.1f}", f"{taken:.0f} s", f"{peak:.2f} GiB",

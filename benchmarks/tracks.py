@@ -18,7 +18,7 @@ import numpy as np
 
 from aelm.embed.folder import read_embeddings
 from aelm.embed.tracks import PICTURES
-from aelm.link.people import Settings, link, scores, single_scores
+from aelm.link.people import Settings, link, link_scores, single_scores
 from aelm.retrieval import rank_metrics, verification
 
 FAR = 1e-2
@@ -60,7 +60,7 @@ def measure(folder: Path, threshold: float | None) -> tuple[dict[str, float], fl
     if threshold is not None:
         texts = [item.pid for item in tracks.items]
         found = link(features, tracks.items, Settings(threshold))
-        told["F1: links"] = scores(found.person, texts)["pairwise_f1"]
+        told["F1: links"] = link_scores(found.person, texts)["pairwise_f1"]
         singles = single_scores(np.array(single.features[best]), texts, threshold)
         told["F1: best pictures, the same threshold"] = singles["pairwise_f1"]
         told["F1: best pictures, the best threshold"] = singles["best_pairwise_f1"]

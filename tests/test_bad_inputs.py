@@ -68,7 +68,7 @@ def test_a_bad_input_is_one_line_and_nothing_is_touched(row, world, composed, mo
     before, others = contents(world.root), contents(world.people)
     error = failure(row, world, composed)
     assert failures.is_foreseen(error), repr(error)
-    line = failures.one_line(error)
+    line = failures.error_line(error)
     assert "\n" not in line
     for words in world.filled(row.words):
         assert words in line

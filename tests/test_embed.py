@@ -143,9 +143,9 @@ def test_a_killed_job_goes_on_and_gives_the_same_files(embedded, world, tmp_path
     done = {path: path.stat().st_mtime_ns for path in (out / WORK).glob("*.npz")}
     assert 4 <= len(done) < 20
     times = {}
-    join = job.join
+    join = job.join_batches
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "join", lambda *a: times.update((p, p.stat().st_mtime_ns) for p in done) or join(*a))
+        patch.setattr(job, "join_batches", lambda *a: times.update((p, p.stat().st_mtime_ns) for p in done) or join(*a))
         embedded(*shards)
     assert times == done  # no finished shard was embedded twice
     embedded(*shards, output=tmp_path / "whole")

@@ -223,7 +223,7 @@ def test_distractors_join_the_gallery_and_match_nobody(tmp_path):
 def test_the_table_lines_up():
     test = world()
     result = rank_metrics(test[0], test[1], *by_hand(test))
-    lines = metrics.table(
+    lines = metrics.scores_table(
         {"test": result, "test_reranked": result}, scoring.intervals({"test": result}, 50)
     ).splitlines()
     assert len({len(line) for line in lines}) == 1

@@ -58,7 +58,7 @@ def test_the_panels_are_what_the_network_says(checkpoint):
     network = load_embedder(checkpoint).network
     pictures = images()
     outputs = network.explain(pictures)
-    rows = heatmap_rows.explained(network, pictures, [f"x:{i}" for i in range(5)], captions=["a", "b", "c"])
+    rows = heatmap_rows.model_rows(network, pictures, [f"x:{i}" for i in range(5)], captions=["a", "b", "c"])
     for i, row in enumerate(rows):
         titles = [panel.title for panel in row.panels]
         views = ["A, stage {}", "erased, {}", "B sees, {}", "B, stage {}"]
@@ -83,14 +83,14 @@ def test_labels_choose_whose_map_is_shown(checkpoint):
     free = network.explain(pictures)
     others = (free[0][0].logits.argmax(1) + 1) % 5  # whom the model does not take them for
     first, last = int(others[0]), int(others[2])
-    rows = heatmap_rows.explained(network, pictures, [f"x:{i}" for i in range(5)], [first, None, last])
+    rows = heatmap_rows.model_rows(network, pictures, [f"x:{i}" for i in range(5)], [first, None, last])
     own = network.explain(pictures, others)
     for i, outputs in enumerate((own, free, own)):
         np.testing.assert_allclose(rows[i].panels[0].heatmap, outputs[0][0].heatmap[i], rtol=1e-4, atol=1e-6)
     assert [rows[0].caption, rows[2].caption] == [f"as x:{first}", f"as x:{last}"]
     assert not np.allclose(own[0][0].heatmap[0], free[0][0].heatmap[0])
     with pytest.raises(ValueError, match="got 3 pictures, 2 labels and 3 captions"):
-        heatmap_rows.explained(network, pictures, ["x"], [1, 2])
+        heatmap_rows.model_rows(network, pictures, ["x"], [1, 2])
 
 
 def test_explain_leaves_the_network_as_it_was(checkpoint):
@@ -117,7 +117,7 @@ def test_explain_leaves_the_network_as_it_was(checkpoint):
 def test_networks_that_erase_nothing(tmp_path, aelm, titles):
     write_checkpoint(tmp_path / "x.ckpt", description(aelm))
     network = load_embedder(tmp_path / "x.ckpt").network
-    rows = heatmap_rows.explained(network, images(), [f"x:{i}" for i in range(5)])
+    rows = heatmap_rows.model_rows(network, images(), [f"x:{i}" for i in range(5)])
     assert all([panel.title for panel in row.panels] == titles for row in rows)
 
 
@@ -228,13 +228,13 @@ def test_the_lines_of_the_document_run(checkpoint, tmp_path, monkeypatch, capsys
 
 
 def test_maps_are_computed_without_tf32(run, crops, monkeypatch):
-    found, draw = [], heatmap_rows.explained
+    found, draw = [], heatmap_rows.model_rows
 
     def noted(*arguments):
         found.append(torch.backends.cudnn.conv.fp32_precision)
         return draw(*arguments)
 
-    monkeypatch.setattr(heatmap_rows, "explained", noted)
+    monkeypatch.setattr(heatmap_rows, "model_rows", noted)
     before = torch.backends.cudnn.conv.fp32_precision
     run(f"images={crops}", "device=cpu")
     assert found == ["ieee"]

@@ -126,7 +126,7 @@ def test_the_sidecar_tells_the_facts(checkpoint, exported):
 @pytest.mark.parametrize("where", ["outside", "inside"])
 def test_any_batch_equals_pytorch(checkpoint, exported, count, where):
     embedder = load_embedder(checkpoint)
-    images = exporting.pictures(embedder, count, "inside", seed=99)
+    images = exporting.sample_pictures(embedder, count, "inside", seed=99)
     ready = (
         images
         if where == "inside"
@@ -141,14 +141,14 @@ def test_any_batch_equals_pytorch(checkpoint, exported, count, where):
 def test_an_exported_file_is_a_model_for_aelm_again(checkpoint, exported, where):
     first, again = load_embedder(checkpoint), load_embedder(exported[where].path)
     assert (again.height, again.width, again.dim) == (first.height, first.width, first.dim)
-    images = exporting.pictures(first, 5, "inside", seed=3)
+    images = exporting.sample_pictures(first, 5, "inside", seed=3)
     torch.testing.assert_close(again.embed(images), first.embed(images), atol=2e-6, rtol=0)
 
 
 def test_opencv_reads_the_file(checkpoint, exported):
     embedder, net = load_embedder(checkpoint), cv2.dnn.readNetFromONNX(str(exported["outside"].path))
     for count in (1, 2, 7):
-        images = exporting.pictures(embedder, count, "outside", seed=count)
+        images = exporting.sample_pictures(embedder, count, "outside", seed=count)
         net.setInput(images.numpy(), "images")
         np.testing.assert_allclose(net.forward("output0"), embedder.network.embed(images).detach(), atol=5e-6)
     # OpenCV 4 (tried by hand: 4.10 and 4.12) cannot read these, which newer versions can.
@@ -161,7 +161,7 @@ def test_another_normalisation_travels_with_the_file(tmp_path):
     write_checkpoint(tmp_path / "x.ckpt", description("IFCN", preprocessing=how))
     first = load_embedder(tmp_path / "x.ckpt")
     exporting.export_model(first, tmp_path / "x.onnx")
-    images = exporting.pictures(first, 3, "inside")
+    images = exporting.sample_pictures(first, 3, "inside")
     again = load_embedder(tmp_path / "x.onnx")
     torch.testing.assert_close(again.embed(images), first.embed(images), atol=2e-6, rtol=0)
 
@@ -172,7 +172,7 @@ def test_torch_export_too(checkpoint, composed, capsys):
     embedder = load_embedder(checkpoint)
     module = torch.export.load(path).module()
     for count in (1, 5):
-        images = exporting.pictures(embedder, count, "outside", seed=4)
+        images = exporting.sample_pictures(embedder, count, "outside", seed=4)
         torch.testing.assert_close(module(images), embedder.network.embed(images), atol=1e-6, rtol=0)
     assert done.difference < 1e-5
     assert "the largest difference to PyTorch is" in capsys.readouterr().out

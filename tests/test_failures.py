@@ -72,7 +72,7 @@ BUGS = {
     "a key that the schema has not": (lambda config: config.divice, AttributeError),
     "a method that is not there": (lambda config: config.output.missing, AttributeError),
     "a missing entry": (lambda config: {}["x"], KeyError),
-    "a call without arguments": (lambda config: failures.told(), TypeError),
+    "a call without arguments": (lambda config: failures.message_of(), TypeError),
     "shapes that do not fit": (lambda config: torch.zeros(2).view(3), RuntimeError),
     "a value that a library refuses, called by aelm": (lambda config: batch_seed(2**70, 0, []), OverflowError),
 }
@@ -122,7 +122,7 @@ def test_a_bad_picture_in_a_loading_process_is_one_line(tmp_path):
         list(DataLoader(dataset, num_workers=1, collate_fn=collate))
     assert "Traceback" in str(error.value)
     assert failures.is_foreseen(error.value)
-    said = failures.told(error.value)
+    said = failures.message_of(error.value)
     assert said.startswith(f"The picture '{tmp_path}/a.jpg' is no JPEG")
     assert said.endswith("or set `dataset.on_bad_image=skip`")
 

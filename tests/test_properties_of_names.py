@@ -10,10 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aelm.command.cli import quoted
-from aelm.data.folder import numbers
+from aelm.data.identities import numbers_of
 from aelm.data.listing import MARKET_NAME, read_folder
 from aelm.data.sources import Item, plain
-from aelm.embed.folder import read_items, table
+from aelm.embed.folder import csv_bytes, read_items
 
 pids, camids = st.integers(-1, 9999), st.integers(0, 99)
 
@@ -60,14 +60,14 @@ def test_a_name_that_tells_nothing_is_refused_and_never_guessed(stem):
 
 @given(st.lists(st.integers(-1, 50).map(str) | st.integers(0, 50).map("{:04d}".format), min_size=1))
 def test_whole_numbers_stay_what_they_are(texts):
-    assert numbers(texts) == {text: int(text) for text in texts}
+    assert numbers_of(texts) == {text: int(text) for text in texts}
     assert all(plain(text) == str(int(text)) for text in texts)
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1), st.sampled_from(["", "-1"]))
 def test_other_identities_are_numbered_in_sorted_order(texts, junk):
     texts = [*texts, "who?", *([junk] if junk else [])]
-    found = numbers(texts)
+    found = numbers_of(texts)
     people = sorted(set(texts) - {"-1"})
     assert found == {text: i for i, text in enumerate(people)} | ({"-1": -1} if "-1" in texts else {})
 
@@ -85,7 +85,7 @@ undecodable = st.binary(max_size=8).map(lambda raw: os.fsdecode(raw.replace(b"\0
 def test_a_table_of_pictures_gives_back_any_name(items):
     with tempfile.TemporaryDirectory() as root:
         file = Path(root, "items.csv")
-        file.write_bytes(table(Item._fields[:3], [item[:3] for item in items]))
+        file.write_bytes(csv_bytes(Item._fields[:3], [item[:3] for item in items]))
         assert [one[:3] for one in read_items(file)] == [one[:3] for one in items]
 
 

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from aelm.files import kind_of, write_whole
+from aelm.files import kind_of, write_file
 
 
 def half_a_file(file):
@@ -21,36 +21,36 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path, elsewhere)
     path = tmp_path / "new" / "metrics.json"
     half = tmp_path / "half" if elsewhere else None
     with pytest.raises(OSError, match=r"metrics\.json could not be written, there was none before; .*No space left"):
-        write_whole(path, half_a_file, half)
+        write_file(path, half_a_file, half)
     assert os.listdir(path.parent) == []
-    assert write_whole(path, lambda file: file.write(b"old"), half) == path
+    assert write_file(path, lambda file: file.write(b"old"), half) == path
     with pytest.raises(OSError, match=r"the earlier one there is still good; [\d,]+ MiB are free on that disk"):
-        write_whole(path, half_a_file, half)
+        write_file(path, half_a_file, half)
     assert os.listdir(path.parent) == ["metrics.json"]
     assert path.read_bytes() == b"old"
-    write_whole(path, lambda file: file.write(b"new"), half)
+    write_file(path, lambda file: file.write(b"new"), half)
     assert path.read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["new"]
 
 
 def test_who_reads_the_earlier_file_reads_all_of_it(tmp_path):
-    path = write_whole(tmp_path / "x", lambda file: file.write(b"earlier"))
+    path = write_file(tmp_path / "x", lambda file: file.write(b"earlier"))
     with path.open("rb") as reader:
-        write_whole(path, lambda file: file.write(b"new"))
+        write_file(path, lambda file: file.write(b"new"))
         assert reader.read() == b"earlier"
     assert path.read_bytes() == b"new"
 
 
 def test_what_is_no_fault_of_the_disk_passes_and_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        write_whole(tmp_path / "x", lambda file: 1 / 0)
+        write_file(tmp_path / "x", lambda file: 1 / 0)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_place_below_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(OSError, match=r"file/deep/x could not be written.*(NotADirectory|FileExists)Error"):
-        write_whole(tmp_path / "file" / "deep" / "x", lambda file: None)
+        write_file(tmp_path / "file" / "deep" / "x", lambda file: None)
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -64,7 +64,7 @@ def test_the_way_out_fits_what_went_wrong(tmp_path, number, way_out):
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError, match=way_out) as caught:
-        write_whole(tmp_path / "x", failing)
+        write_file(tmp_path / "x", failing)
     assert ("Make room" in str(caught.value)) == (number == 28)
 
 

@@ -146,7 +146,7 @@ def matching(pattern: str) -> list[str]:
     return found or sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:
+def write_file(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:
     """Lets ``write`` fill a file beside ``path`` and renames it; makes the folder where there is none.
 
     Whoever looks finds the earlier file or the new one, whole, whatever dies meanwhile.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aelm.models.ifcn import check_labels
+from aelm.models.ifcn import check_label_range
 from aelm.models.network import StageOutputs
 from aelm.types import InputError
 
@@ -45,7 +45,7 @@ class IdentityLoss(nn.Module):
                     f"`head_weights` must hold a weight for each of {len(heads)} heads, got {len(weights)}"
                 )
             for head, weight in zip(heads, weights, strict=True):
-                check_labels(pids, head.logits.shape[1])
+                check_label_range(pids, head.logits.shape[1])
                 total = total + weight * F.cross_entropy(
                     head.logits.float(), pids, label_smoothing=self.label_smoothing
                 )

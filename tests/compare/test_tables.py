@@ -6,7 +6,7 @@ import pytest
 
 from aelm.compare.arms import occlusion_curves, sort_into_arms
 from aelm.compare.runs import read_runs
-from aelm.compare.tables import as_csv, chosen, compare, markdown, runs_csv
+from aelm.compare.tables import as_csv, compare, markdown, matching_metrics, runs_csv
 from tests.compare.disk import ARMS, write_run, write_sweep
 
 
@@ -76,13 +76,13 @@ def test_a_metric_that_some_runs_lack_says_how_many_had_it(tmp_path):
 
 def test_names_and_patterns_of_metrics():
     known = {"test/mAP", "test/rank1", "test_occluded/mAP", "occlusion/mean_9/mAP", "occlusion/mean_10/mAP"}
-    assert chosen(["test*/mAP", "test/mAP", "occlusion/*", "nothing/*"], known) == [
+    assert matching_metrics(["test*/mAP", "test/mAP", "occlusion/*", "nothing/*"], known) == [
         "test/mAP", "test_occluded/mAP", "occlusion/mean_9/mAP", "occlusion/mean_10/mAP"
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"no run has the metric `test/map`; there are test/mAP"):
-        chosen(["test/map"], known)
+        matching_metrics(["test/map"], known)
     with pytest.raises(ValueError, match=r"no run has any of claims/\*; there are occlusion"):
-        chosen(["claims/*"], known)
+        matching_metrics(["claims/*"], known)
 
 
 def test_an_unknown_baseline_is_named_with_those_that_exist(made):

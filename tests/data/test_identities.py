@@ -7,7 +7,7 @@ from tests.data import trees
 
 from aelm.data.benchmarks import folder
 from aelm.data.datamodule import ReIDDataModule
-from aelm.data.identities import doubts, numbers, plain
+from aelm.data.identities import doubts, numbers_of, plain
 from aelm.data.splits import check, count_warnings, hold_out
 from aelm.data.transforms import recipe
 from aelm.report.metrics import Test
@@ -58,7 +58,7 @@ def test_what_is_neither_text_nor_number_is_refused_by_name(wrong):
 
 def test_long_numbers_stay_apart_and_fit_a_tensor():
     long = [str(10**30), str(10**30 + 1), "9223372036854775808", "12"]
-    found = numbers(long)
+    found = numbers_of(long)
     assert found["12"] == 12
     assert len(set(found.values())) == 4
     assert max(found.values()) < 2**62

@@ -10,7 +10,7 @@ import torch
 
 from aelm.data import ReIDDataModule, ShuffleSampler, pasting
 from aelm.data.dataset import ReIDDataset
-from aelm.data.pasting import Cutout, Pasting, cutout, drawn, paste
+from aelm.data.pasting import Cutout, Pasting, cutout, drawn_cutout, paste
 from aelm.data.synthetic import EVALUATION, TRAINING
 from aelm.data.transforms import Augment, recipe
 from aelm.types import Benchmark, Picture
@@ -48,11 +48,11 @@ def test_a_larger_share_covers_more():
 def test_the_drawn_things_are_those_of_training_alone(monkeypatch):
     shown, plain = [], pasting.sheet
     monkeypatch.setattr(pasting, "sheet", lambda kind, *rest: shown.append(kind) or plain(kind, *rest))
-    drawn.cache_clear()
+    drawn_cutout.cache_clear()
     covered("object", 0.2, count=40)
     assert set(shown) == set(TRAINING)
     assert not set(shown) & set(EVALUATION)
-    assert np.array_equal(drawn(TRAINING[0], 3).colour, drawn.__wrapped__(TRAINING[0], 3).colour)
+    assert np.array_equal(drawn_cutout(TRAINING[0], 3).colour, drawn_cutout.__wrapped__(TRAINING[0], 3).colour)
 
 
 def test_pasting_equals_its_slow_twin():

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from aelm.data.sources import Item, find_items
-from aelm.embed.folder import SINGLE, read_items, table
+from aelm.embed.folder import SINGLE, csv_bytes, read_items
 
 NASTY = ['it\'s "(1)".jpg', "<b>&amp;.jpg", "two\nlines.jpg", "人物 Straße.png", "a,b;c\t.jpg", "[1]*.jpg"]
 
@@ -70,7 +70,7 @@ def test_any_name_is_found_and_survives_a_table(tmp_path, name):
     (tmp_path / name).touch()
     for source in (tmp_path, tmp_path / name):
         assert find_items(source) == (Item(f"{tmp_path}/{name}"),)
-    (tmp_path / "items.csv").write_bytes(table(SINGLE, [Item(name, "1", 'c"1')[:3]]))
+    (tmp_path / "items.csv").write_bytes(csv_bytes(SINGLE, [Item(name, "1", 'c"1')[:3]]))
     assert read_items(tmp_path / "items.csv") == (Item(name, "1", 'c"1'),)
     assert find_items(tmp_path / "items.csv") == (Item(f"{tmp_path}/{name}", "1", 'c"1'),)
 
@@ -81,7 +81,7 @@ def test_a_name_that_is_no_utf8_survives(tmp_path):
         (tmp_path / name).touch()
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    (tmp_path / "items.csv").write_bytes(table(SINGLE, [Item(name)[:3]]))
+    (tmp_path / "items.csv").write_bytes(csv_bytes(SINGLE, [Item(name)[:3]]))
     assert find_items(tmp_path / "items.csv") == find_items(tmp_path, key="query") == (Item(f"{tmp_path}/{name}"),)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from aelm.data.sources import Item, find_items
 from aelm.embed import __main__ as embed
-from aelm.embed.folder import FEATURES, ITEMS, read_embeddings, read_items, table
+from aelm.embed.folder import FEATURES, ITEMS, csv_bytes, read_embeddings, read_items
 from aelm.embed.tracks import PICTURES, pool, tracks_of
 from aelm.retrieval import pool_tracks
 from tests.pictures_on_disk import person, save_model, write
@@ -89,7 +89,7 @@ def world(tmp_path):
             rows.append((path[len(f"{tmp_path}/crops/") :], track, camid, i, 0.5 * i, pid, 0.9 - 0.1 * i))
     (tmp_path / "crops" / "door" / "2_1.png").write_bytes(b"")
     columns = ("path", "track", "camid", "frame", "time", "pid", "confidence")
-    (tmp_path / "crops" / "crops.csv").write_bytes(table(columns, rows))
+    (tmp_path / "crops" / "crops.csv").write_bytes(csv_bytes(columns, rows))
     return save_model(tmp_path / "model.ckpt"), tmp_path
 
 

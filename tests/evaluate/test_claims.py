@@ -19,19 +19,19 @@ from aelm.evaluate.claims import (
     AREAS,
     MEANINGS,
     PARTS,
-    Found,
+    PictureMeasures,
     by_stage,
     cells,
+    claim_scores,
     correlation,
     covered,
     hottest,
     means,
     measure,
     ratio,
-    scores,
     shifts,
 )
-from aelm.evaluate.evidence import FurtherShots, draw_claims, examined, world_of
+from aelm.evaluate.evidence import FurtherShots, draw_claims, measured_shots, world_of
 from aelm.models.aelm import discriminative_region
 
 HEAD, TORSO = PARTS.index(BodyPart.HEAD), PARTS.index(BodyPart.TORSO)
@@ -206,13 +206,13 @@ def test_means_leave_out_what_a_picture_does_not_tell():
     def one(identity, body, hit):
         told = None if body is None else measure([map_of((2, 2), r0c0=body, r1c1=1 - body)],
                                                  parts_at((2, 2), head=[(0, 0)]), np.zeros((2, 2)))  # fmt: skip
-        return Found("x", identity, 1, (hit,), told)
+        return PictureMeasures("x", identity, 1, (hit,), told)
 
     found = means([one(1, 0.25, True), one(2, 0.75, False), one(3, None, True), one(3, 0.5, True)])
     assert found["a/body"].value == pytest.approx((0.25 + 0.75 + 0.5) / 3)
     assert found["a/body"].lift == pytest.approx(0.5 / 0.25)
     assert found["a/accuracy"].value == pytest.approx(3 / 4)
-    named = scores("claims", {2: found})
+    named = claim_scores("claims", {2: found})
     assert named["claims/stage2/a/body_lift"] == found["a/body"].lift
     assert not [name for name in named if "part_" in name]
     assert all(math.isfinite(value) for value in named.values())
@@ -276,7 +276,7 @@ def test_every_shot_is_examined_once_at_every_stage():
     shots = FurtherShots(world, None, recipe(32, 16).test, occluded=False)
     top = torch.zeros(8, 4)
     top[:2] = 1
-    found = examined(Pointing((top, top.flip(0))), shots, workers=0)
+    found = measured_shots(Pointing((top, top.flip(0))), shots, workers=0)
     assert [(one.identity, one.stage) for one in found] == [(shots[i].identity, 1) for i in range(len(shots))]
     assert [one.hits for one in found] == [(one.identity == 2,) * 2 for one in found]
     by_name = means(found)
@@ -321,7 +321,7 @@ def test_from_the_command_to_the_files(trained, tested, tmp_path, capsys):
 def test_a_network_with_one_head_has_as_claims(tmp_path):
     shots = FurtherShots(world_of(CONFIG, LABELS), None, recipe(32, 16).test, occluded=False)
     heat = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
-    stages = by_stage(examined(Pointing((heat,)), shots, workers=0))
+    stages = by_stage(measured_shots(Pointing((heat,)), shots, workers=0))
     assert set(stages) == {1}
     assert {name.partition("/")[0] for name in stages[1]} == {"a"}
     files = draw_claims(tmp_path, "claims", Pointing((heat,)), shots, stages)

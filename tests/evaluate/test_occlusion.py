@@ -12,7 +12,18 @@ import torch
 from aelm.data import Loader, recipe
 from aelm.data.dataset import ReIDDataset
 from aelm.data.synthetic import EVALUATION, TRAINING, objects, occluders
-from aelm.evaluate.occlusion import MEAN, Occluded, Plan, Point, curve_csv, rows, scored, scores, sweep, table
+from aelm.evaluate.occlusion import (
+    MEAN,
+    Occluded,
+    Plan,
+    Point,
+    curve_csv,
+    curve_scores,
+    curve_table,
+    measure_curves,
+    rows,
+    scored,
+)
 from aelm.evaluate.scoring import labels_of
 from aelm.report.metrics import Test
 from aelm.retrieval import bootstrap, rank_metrics
@@ -108,7 +119,7 @@ def test_a_sweep_is_every_point_ranked_by_hand(queries, batch):
     test = world(queries)
     strange = np.random.default_rng(0).normal(size=np.shape(test.gallery_features)).astype(np.float32)
     test = test._replace(gallery_features=strange)  # no query finds its own easily: each picture's features count
-    points = sweep(test, SHORT, pixels, RESIZE, Loader(workers=0, test_batch_size=batch))
+    points = measure_curves(test, SHORT, pixels, RESIZE, Loader(workers=0, test_batch_size=batch))
     assert [(p.kind, p.fraction) for p in points] == [
         ("below", 0.0), ("side", 0.0), ("below", 0.2), ("below", 0.5), ("side", 0.2), ("side", 0.5)
     ]  # fmt: skip
@@ -123,12 +134,12 @@ def test_a_sweep_is_every_point_ranked_by_hand(queries, batch):
     plain = rank_metrics(test.query_features, strange, *labels_of(test))
     np.testing.assert_allclose(points[0].result.average_precision, plain.average_precision)
     # No fraction 0: only hidden queries.
-    assert {p.fraction for p in sweep(test, Plan((0.4,), ("side",)), pixels, RESIZE, Loader(0))} == {0.4}
+    assert {p.fraction for p in measure_curves(test, Plan((0.4,), ("side",)), pixels, RESIZE, Loader(0))} == {0.4}
 
 
 def test_loading_processes_change_nothing(queries):
     test = world(queries)
-    one, two = (sweep(test, SHORT, pixels, RESIZE, Loader(workers=w, test_batch_size=5)) for w in (0, 2))
+    one, two = (measure_curves(test, SHORT, pixels, RESIZE, Loader(workers=w, test_batch_size=5)) for w in (0, 2))
     assert [p.hidden for p in one] == [p.hidden for p in two]
     assert [p.result.mAP for p in one] == [p.result.mAP for p in two]
 
@@ -136,7 +147,9 @@ def test_loading_processes_change_nothing(queries):
 def test_a_sweep_embeds_hidden_queries_alone(queries):
     """The gallery's embeddings are the test's own, at every point."""
     sizes = []
-    sweep(world(queries), SHORT, lambda images: (sizes.append(len(images)), pixels(images))[1], RESIZE, Loader(0, 5))
+    measure_curves(
+        world(queries), SHORT, lambda images: (sizes.append(len(images)), pixels(images))[1], RESIZE, Loader(0, 5)
+    )
     assert sum(sizes) == len(queries) * 2 * 2
 
 
@@ -144,8 +157,8 @@ def test_a_sweep_embeds_hidden_queries_alone(queries):
 def test_a_gpu_ranks_hidden_queries_as_the_cpu_does(queries):
     test = world(queries)
     there = test._replace(query_features=test.query_features.cuda(), gallery_features=test.gallery_features.cuda())
-    here = sweep(test, SHORT, pixels, RESIZE, Loader(workers=0))
-    found = sweep(there, SHORT, lambda images: pixels(images).cuda(), RESIZE, Loader(workers=0))
+    here = measure_curves(test, SHORT, pixels, RESIZE, Loader(workers=0))
+    found = measure_curves(there, SHORT, lambda images: pixels(images).cuda(), RESIZE, Loader(workers=0))
     assert [p.result.mAP for p in found] == pytest.approx([p.result.mAP for p in here], abs=1e-6)
 
 
@@ -169,12 +182,12 @@ def test_the_mean_over_kinds_and_its_interval():
     # A ranking beside itself is no further evidence: the interval stays as wide.
     assert scored([results[0]] * 3, 500)["mAP"] == pytest.approx(a["mAP"])
     assert curve[0].hidden == pytest.approx(0.3)
-    named = scores(curve, 500)
+    named = curve_scores(curve, 500)
     assert named["occlusion/a_30/mAP"] == a["mAP"][0]
     assert named["occlusion/mean_30/rank1_low"] == mean["rank1"][1]
     assert named["occlusion/mAP"] == mean["mAP"][0]
-    assert not [name for name in scores(rows(points, 0), 0) if name.endswith(("_low", "_high"))]
-    assert len({len(line) for line in table(curve).splitlines()}) == 1
+    assert not [name for name in curve_scores(rows(points, 0), 0) if name.endswith(("_low", "_high"))]
+    assert len({len(line) for line in curve_table(curve).splitlines()}) == 1
     assert curve_csv(curve).splitlines()[0].startswith("kind,fraction,hidden,mAP,mAP_low,mAP_high,rank1")
 
 
@@ -230,5 +243,7 @@ def test_hidden_queries_are_ranked_on_the_device_that_embeds(queries, monkeypatc
     """The meta device stands for a GPU: a copy to the CPU, or of another device, is an error there."""
     seen = []
     monkeypatch.setattr("aelm.evaluate.occlusion.rank_metrics", lambda query, *_: seen.append(query.device.type))
-    sweep(world(queries), SHORT, lambda images: torch.empty(len(images), 6, device="meta"), RESIZE, Loader(workers=0))
+    measure_curves(
+        world(queries), SHORT, lambda images: torch.empty(len(images), 6, device="meta"), RESIZE, Loader(workers=0)
+    )
     assert seen[1:] == ["meta"] * 4

@@ -12,10 +12,10 @@ from aelm.command.failures import is_foreseen
 from aelm.data.sources import Item
 from aelm.embed import __main__ as embed
 from aelm.embed.embedder import load_embedder
-from aelm.embed.folder import describe, read_embeddings, table, write_embeddings
+from aelm.embed.folder import csv_bytes, embeddings_meta, read_embeddings, write_embeddings
 from aelm.embed.tracks import PICTURES
 from aelm.link import __main__ as link
-from aelm.link.people import Settings, scores, single_scores
+from aelm.link.people import Settings, link_scores, single_scores
 from aelm.search import __main__ as search
 from aelm.search.gallery import Gallery
 from aelm.search.page import pair_heat, read_pictures
@@ -39,7 +39,7 @@ def crops(tmp_path_factory):
                 write(f"{root}/crops/{name}", np.clip(picture, 0, 255).astype(np.uint8))
                 time = 10 * pid + 100 * camera + shot
                 rows.append((name, pid + 1, camid, time, float(time), pid))
-    (root / "crops" / "crops.csv").write_bytes(table(("path", "track", "camid", "frame", "time", "pid"), rows))
+    (root / "crops" / "crops.csv").write_bytes(csv_bytes(("path", "track", "camid", "frame", "time", "pid"), rows))
     save_model(root / "model.ckpt")
     return root
 
@@ -221,7 +221,7 @@ def test_scores_are_those_of_the_slow_twin(seed):
     r = np.random.default_rng(seed)
     pids = [["", "-1", "a", "b", "c", "d"][i] for i in r.integers(6, size=40)]
     person = r.integers(5, size=40)
-    found = scores(person, pids)
+    found = link_scores(person, pids)
     for key, value in slow_scores(person, pids).items():
         assert found[key] == pytest.approx(value), key
     assert found["tracks"] == sum(pid not in ("", "-1") for pid in pids)
@@ -237,7 +237,7 @@ def test_scores_are_those_of_the_slow_twin(seed):
         single = single_scores(features, pids, threshold)
         assert single["pairwise_f1"] == pytest.approx(2 * right / (len(accepted) + there))
         assert single["best_pairwise_f1"] >= single["pairwise_f1"] - 1e-3
-    assert scores(person, [""] * 40) == {} == single_scores(features, [""] * 40, 0.5)
+    assert link_scores(person, [""] * 40) == {} == single_scores(features, [""] * 40, 0.5)
 
 
 def test_settings_and_yaml_agree(composed):
@@ -353,7 +353,7 @@ def test_hostile_names_are_text(world, composed, tmp_path):
         write_path.parent.mkdir(parents=True, exist_ok=True)
         write_path.write_bytes(cv2.imencode(".jpg", person(1))[1].tobytes())
     features = np.ones((2, embedder.dim), np.float32) / np.sqrt(embedder.dim).astype(np.float32)
-    meta = describe(embedder, str(world / "model.ckpt"), {}) | {"tracks": 2}
+    meta = embeddings_meta(embedder, str(world / "model.ckpt"), {}) | {"tracks": 2}
     write_embeddings(home, [features], items, meta, home / "scratch")
     link.run(composed("link", f"embeddings={home}", f"output={tmp_path}/people", "threshold=0.9", "device=cpu"))
     page = (tmp_path / "people" / "people.html").read_text()

@@ -12,7 +12,7 @@ import pytest
 from aelm.data.datamodule import EvaluationSet
 from aelm.evaluate import __main__ as evaluate
 from aelm.evaluate import scoring
-from aelm.evaluate.occlusion import Point, curve_csv, rows, scores
+from aelm.evaluate.occlusion import Point, curve_csv, curve_scores, rows
 from aelm.report.metrics import warn_of_support
 from aelm.retrieval import bootstrap, rank_metrics, verification
 from aelm.retrieval.result import MIN_PEOPLE, percentiles
@@ -84,7 +84,7 @@ def test_an_interval_needs_draws_beyond_its_ends(caplog):
 def test_occlusion_curves_have_no_interval_that_nothing_supports(people, samples):
     result = rank_metrics(*world(people, 20))
     curve = rows([Point("below", fraction, fraction, result) for fraction in (0.0, 0.3)], samples)
-    named = scores(curve, samples)
+    named = curve_scores(curve, samples)
     assert not [name for name in named if name.endswith(("_low", "_high"))]
     assert not [name for name, value in named.items() if math.isnan(value)]
     for row in csv.DictReader(io.StringIO(curve_csv(curve))):

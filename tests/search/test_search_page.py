@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from aelm.search.page import Answer, Heat, Result, Shown, render
+from aelm.search.page import Answer, Heat, PagePicture, Result, render
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -45,9 +45,9 @@ class Seen(HTMLParser):
 def page(text):
     """A page that says ``text`` wherever a page says what it was given."""
     picture = np.full((8, 4, 3), 90, np.uint8)
-    shown = Shown(f"folder/{text}", picture, text)
+    shown = PagePicture(f"folder/{text}", picture, text)
     heat = Heat(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
-    results = [Result(shown, 0.5, "match", heat), Result(Shown(text, None, text), 0.25)]
+    results = [Result(shown, 0.5, "match", heat), Result(PagePicture(text, None, text), 0.25)]
     return render([Answer(shown, results), Answer(shown, [])], {text: text, "model": text}, text, text)
 
 

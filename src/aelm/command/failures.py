@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from aelm.command.schema import nearest
+from aelm.command.schema import suggestion
 from aelm.types import UserError
 
 FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: with 1 every error shows its whole traceback
@@ -35,7 +35,7 @@ def told_in_one_line() -> Iterator[None]:
     except Exception as error:
         if not is_foreseen(error):
             raise
-        sys.exit(one_line(error))
+        sys.exit(error_line(error))
 
 
 @contextmanager
@@ -65,19 +65,19 @@ def is_foreseen(error: BaseException) -> bool:
     return isinstance(error, UserError)
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """What is said of a foreseen error.
 
-    >>> one_line(ValueError("`seed` must be\\n a number"))
+    >>> error_line(ValueError("`seed` must be\\n a number"))
     'error: `seed` must be a number (HYDRA_FULL_ERROR=1 shows the traceback)'
     """
-    return f"error: {told(error)} ({FULL}=1 shows the traceback)"
+    return f"error: {message_of(error)} ({FULL}=1 shows the traceback)"
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """An error's message in one line, with what was noted about it, whoever wrote it.
 
-    >>> told(FileNotFoundError(2, "No such file or directory", "a\\tb.jpg"))
+    >>> message_of(FileNotFoundError(2, "No such file or directory", "a\\tb.jpg"))
     "No such file or directory: 'a\\\\tb.jpg'"
     """
     text = str(error)
@@ -97,6 +97,6 @@ def of_hydra(error: HydraException) -> str:
     """What Hydra has to say of a configuration, without the places that it searched and the types that it has."""
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
-        return f"`{cause.full_key}` is no key{nearest(str(cause.key), list(map(str, cause.parent_node)))}"
+        return f"`{cause.full_key}` is no key{suggestion(str(cause.key), list(map(str, cause.parent_node)))}"
     text = str(error).partition("Config search path")[0]
     return f"{text}: {str(cause).splitlines()[0]}" if isinstance(cause, OmegaConfBaseException) else text

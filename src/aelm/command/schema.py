@@ -330,14 +330,14 @@ def check_keys(config: DictConfig) -> None:
         keys = {f.name for f in fields(held)}  # `+key=value` passes Hydra whatever the schema says
         for key in map(str, part):
             if key not in keys:
-                raise InputError(f"`{place}{key}` is no key{nearest(key, keys)}")
+                raise InputError(f"`{place}{key}` is no key{suggestion(key, keys)}")
     plain = OmegaConf.to_container(config, resolve=False)
     for place, node in nodes(plain):
         target = located(str(node["_target_"]))
         known, takes = parameters(target), annotations(target)
         for key, value in node.items():
             if known is not None and not key.startswith("_") and key not in known:
-                raise InputError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{nearest(key, known)}")
+                raise InputError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{suggestion(key, known)}")
             is_open = isinstance(value, str) and (value == "???" or "${" in value)
             if key in takes and not is_open and (wanted := expected(takes[key], value)):
                 raise InputError(f"`{place}.{key}` must be {wanted}, got {value!r}")
@@ -354,7 +354,7 @@ def check_given(config: DictConfig, command: str) -> None:
         )
 
 
-def nearest(key: str, known: Collection[str]) -> str:
+def suggestion(key: str, known: Collection[str]) -> str:
     """The way out for an unknown key."""
     near = difflib.get_close_matches(key, known, 1)
     return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"

@@ -13,7 +13,7 @@ from aelm.compare.runs import read_runs
 from aelm.compare.tables import Comparison, as_csv, compare, heading, is_score, markdown, runs_csv
 from aelm.figures.comparison import ArmRow, Interval, Line, comparison_chart, occlusion_chart
 from aelm.files import hold_folder
-from aelm.report.metrics import write_whole
+from aelm.report.metrics import write_text
 
 
 @command("compare")
@@ -35,14 +35,14 @@ def run(config: DictConfig) -> Comparison:
     if asked["output"] is not None:
         output = Path(asked["output"])
         with hold_folder(output):
-            write_whole(output / "comparison.md", text)
-            write_whole(output / "comparison.csv", as_csv(comparison))
-            write_whole(output / "runs.csv", runs_csv(comparison, runs))
-            draw(comparison, output)
+            write_text(output / "comparison.md", text)
+            write_text(output / "comparison.csv", as_csv(comparison))
+            write_text(output / "runs.csv", runs_csv(comparison, runs))
+            draw_comparison(comparison, output)
     return comparison
 
 
-def draw(comparison: Comparison, output: Path) -> None:
+def draw_comparison(comparison: Comparison, output: Path) -> None:
     """Draws ``comparison.png``, and ``occlusion.png`` where the runs hold occlusion curves."""
     base, interval = comparison.baseline.name, f"{100 * comparison.confidence:g} % t-interval"
     # Points of curves are drawn as curves.

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from aelm.files import matching
 from aelm.runs import sweep
-from aelm.runs.directory import flat, read_config
+from aelm.runs.directory import dotted_values, read_config
 from aelm.types import InputError
 
 SAME = 1e-3  # what two files may differ by in one score: the last bits of another device, not another data set
@@ -90,7 +90,7 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
         files: As in :func:`read_runs`.
         note: The run's row in ``sweep.csv``; empty where there is none.
     """
-    config = dict(flat(OmegaConf.to_container(read_config(folder / "config.yaml"))))
+    config = dict(dotted_values(OmegaConf.to_container(read_config(folder / "config.yaml"))))
     if "seed" not in config:
         raise InputError(f"{folder / 'config.yaml'} has no `seed`: it was not written by `python -m aelm.train`")
     held = {name: read_flat(folder / name) for name in files if (folder / name).is_file()}
@@ -99,7 +99,7 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
         for name, content in held.items()
     }
     facts = {key: value for content in held.values() for key, value in content.items() if isinstance(value, str)}
-    told = sweep.settings(json.loads(facts.pop("overrides", "[]")))
+    told = sweep.override_values(json.loads(facts.pop("overrides", "[]")))
     settings = settings_of(note) or told
     has_scores = files[0] in held
     failure = note.get("error", "") if not has_scores and note.get("status") == "failed" else ""
@@ -107,14 +107,14 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
         folder,
         config,
         settings,
-        merged(folder, numbers) if has_scores else {},
+        merged_scores(folder, numbers) if has_scores else {},
         facts,
         tuple(name for name in files if name not in held),
         failure,
     )
 
 
-def merged(folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def merged_scores(folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The numbers of several files as one; of a name in two, the first file's.
 
     Raises:

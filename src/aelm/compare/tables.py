@@ -61,7 +61,7 @@ def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, 
         raise InputError(f"no arm is called `{baseline}`; there are: {'; '.join(names)}. Choose `baseline` among them")
     base = arms[0] if baseline is None else arms[names.index(baseline)]
     known = {name for arm in arms for run in arm.runs.values() for name in run.scores}
-    metrics = chosen(patterns, known)
+    metrics = matching_metrics(patterns, known)
     entries = {}
     for arm in arms:
         for metric in metrics:
@@ -71,13 +71,13 @@ def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, 
     return Comparison(arms, base, metrics, confidence, entries)
 
 
-def chosen(patterns: Sequence[str], known: set[str]) -> list[str]:
+def matching_metrics(patterns: Sequence[str], known: set[str]) -> list[str]:
     """The names that patterns ask for, in the order of the patterns, numbers in names as numbers.
 
     Raises:
         ValueError: If a name without wildcard is not known, or nothing at all is found.
 
-    >>> chosen(["test/mAP", "x_*"], {"x_10", "x_9", "test/mAP", "y"})
+    >>> matching_metrics(["test/mAP", "x_*"], {"x_10", "x_9", "test/mAP", "y"})
     ['test/mAP', 'x_9', 'x_10']
     """
     found: dict[str, None] = {}
@@ -117,7 +117,7 @@ def markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
             "Each interval is that of one comparison, not widened for their number.",
             *differences,
         ]
-    left = left_out(comparison, runs)
+    left = omissions(comparison, runs)
     parts += ["## Left out", "\n".join(f"- {line}" for line in left) or "Nothing."]
     parts += ["## Where the runs ran", where_table([run for arm in comparison.arms for run in arm.runs.values()])]
     return "\n\n".join(parts) + "\n"
@@ -131,7 +131,7 @@ def arms_table(comparison: Comparison) -> str:
         rows.append([arm.name, ", ".join(map(str, arm.runs)), differs or NOTHING])
     told = [run.settings.items() for arm in comparison.arms for run in arm.runs.values()]
     common = [f"{key}={value}" for key, value in told[0] if all((key, value) in one for one in told)]
-    return table(rows) + (f"\n\nEvery command line said `{' '.join(common)}`." if common else "")
+    return markdown_table(rows) + (f"\n\nEvery command line said `{' '.join(common)}`." if common else "")
 
 
 def means_table(comparison: Comparison, metrics: Sequence[str]) -> str:
@@ -142,10 +142,10 @@ def means_table(comparison: Comparison, metrics: Sequence[str]) -> str:
         for metric in metrics:
             count, mean, deviation = comparison.entries[arm.name, metric].summary
             places = decimals(metric, mean)
-            cell = f"{shown(metric, mean, places)} ± {shown(metric, deviation, places)}"
-            cells.append(NOTHING if not count else cell + counted(count, len(arm.runs)))
+            cell = f"{formatted(metric, mean, places)} ± {formatted(metric, deviation, places)}"
+            cells.append(NOTHING if not count else cell + sample_note(count, len(arm.runs)))
         rows.append([arm.name, str(len(arm.runs)), *cells])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def differences_table(comparison: Comparison, metrics: Sequence[str]) -> str:
@@ -162,14 +162,14 @@ def differences_table(comparison: Comparison, metrics: Sequence[str]) -> str:
                 cells.append(NOTHING)
                 continue
             places = decimals(metric, comparison.entries[arm.name, metric].summary.mean)
-            mean, low, high = (f"{shown(metric, x, places, '+')}" for x in (apart.mean, apart.low, apart.high))
-            cell = f"{mean} ± {shown(metric, apart.error, places)} [{low}, {high}]"
-            cells.append(cell + counted(len(apart.seeds), pairs))
+            mean, low, high = (f"{formatted(metric, x, places, '+')}" for x in (apart.mean, apart.low, apart.high))
+            cell = f"{mean} ± {formatted(metric, apart.error, places)} [{low}, {high}]"
+            cells.append(cell + sample_note(len(apart.seeds), pairs))
         rows.append([arm.name, str(pairs), *cells])
-    return table(rows)
+    return markdown_table(rows)
 
 
-def left_out(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
+def omissions(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
     """What is in no number: runs without scores, files that are not there, seeds without a partner."""
     lines = []
     for run in runs:
@@ -201,7 +201,7 @@ def where_table(runs: Sequence[Run]) -> str:
     for name in names:
         counts = Counter(run.facts.get(name, "not told") for run in runs)
         rows.append([name, "; ".join(f"{value}: {count}" for value, count in counts.most_common())])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -236,10 +236,10 @@ def runs_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its columns aligned for those who read it as it is; the first row is the head.
 
-    >>> print(table([["a", "b"], ["long|er", "1"]]))
+    >>> print(markdown_table([["a", "b"], ["long|er", "1"]]))
     | a        | b |
     |----------|---|
     | long\\|er | 1 |
@@ -273,16 +273,16 @@ def decimals(metric: str, mean: float) -> int:
     return 3 if not abs(mean) >= 10 else 2 if abs(mean) < 100 else 1 if abs(mean) < 1000 else 0
 
 
-def shown(metric: str, value: float, places: int, sign: str = "") -> str:
+def formatted(metric: str, value: float, places: int, sign: str = "") -> str:
     """A value as tables show it, scores in per cent; ``sign="+"`` writes a plus.
 
-    >>> shown("test/mAP", 0.12345, 2, "+"), shown("train/seconds", 412.34, 1)
+    >>> formatted("test/mAP", 0.12345, 2, "+"), formatted("train/seconds", 412.34, 1)
     ('+12.35', '412.3')
     """
     return NOTHING if math.isnan(value) else f"{value * (100 if is_score(metric) else 1):{sign}.{places}f}"
 
 
-def counted(count: int, usual: int) -> str:
+def sample_note(count: int, usual: int) -> str:
     """How many values are behind a cell, where it is not what the row says."""
     return "" if count == usual else f" (n={count})"
 

@@ -74,7 +74,7 @@ def run(config: DictConfig) -> int:
                 pid = pids.get((camera.name, cut.track), "")
                 rows.append((file_name(camera.name, cut), cut.track, camera.name, cut.frame, time, pid, sure))
             omitted += [(camera.name, *omission) for omission in bad]
-        left_out = told(omitted)
+        left_out = counts_text(omitted)
         if not rows:
             raise InputError(
                 f"no crop came out of {sum(len(camera.boxes) for camera in cameras)} boxes{left_out}. Do they "
@@ -89,10 +89,10 @@ def run(config: DictConfig) -> int:
     return len(rows)
 
 
-def told(omitted: Sequence[Sequence[object]], most: int = 5) -> str:
+def counts_text(omitted: Sequence[Sequence[object]], most: int = 5) -> str:
     """How many boxes were left out for which reasons, the most frequent first.
 
-    >>> told([("door", 1, 7, "size -3 x 9")])
+    >>> counts_text([("door", 1, 7, "size -3 x 9")])
     '; 1 box left out: size -3 x 9'
     """
     reasons = Counter(str(reason) for *_, reason in omitted)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from aelm.data.cuhk03 import cuhk03
 from aelm.data.folder import folder
 from aelm.data.layouts import OFFICIAL, find_root, subfolders
-from aelm.data.listing import MARKET_NAME, read_folder, refuse_names, shown, walk_pictures
+from aelm.data.listing import MARKET_NAME, first_few, read_folder, refuse_names, walk_pictures
 from aelm.data.mars import mars
 from aelm.types import Benchmark, InputError, Picture
 
@@ -54,7 +54,7 @@ def _read(root: Path, folder: str, lists: Sequence[str], present: Sequence[str])
     if absent:
         raise FileNotFoundError(
             f"{root / folder}: {len(absent)} of the {len(pids)} pictures in {' and '.join(lists)} are missing: "
-            f"{shown(absent)}. Unpack the archive again, with the lists that belong to it"
+            f"{first_few(absent)}. Unpack the archive again, with the lists that belong to it"
         )
     cameras = [(path, pid, _NAME.match(path.rsplit("/", 1)[-1])) for path, pid in pids]
     refuse_names(root / folder, [path for path, _, match in cameras if match is None], len(cameras), _NAME)
@@ -276,7 +276,7 @@ def with_distractors(given: Benchmark | Callable[[], Benchmark], folder: str | P
     extra = tuple(Picture(str(base / name), pid, camid) for name in names)
     known = {Path(picture.path).name for picture in (*queries, *benchmark.gallery)}
     same = [one for one in extra if Path(one.path).name in known]
-    named = shown([Path(one.path).name for one in same])
+    named = first_few([Path(one.path).name for one in same])
     doubt = f"{len(same):,} of {len(extra):,} distractors have the name of a test picture: {named}. Are they copies?"
     official = {key: count for key, count in benchmark.official.items() if not key.startswith("gallery")}
     called = benchmark.names._replace(pids={**benchmark.names.pids, pid: "distractor"})

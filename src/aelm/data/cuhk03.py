@@ -17,7 +17,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from aelm.data.layouts import OFFICIAL, find_root
-from aelm.data.listing import read_folder, shown
+from aelm.data.listing import first_few, read_folder
 from aelm.files import hold_file
 from aelm.types import Benchmark, InputError, Picture
 
@@ -117,7 +117,7 @@ def _pictures_of(mat: Path, labels: Labels) -> Iterator[tuple[str, NDArray[np.ui
         raise InputError(f"{mat}: expected an HDF5 file (Matlab 7.3), found something else; download it again")
     with h5py.File(mat, "r") as file:
         if labels not in file:
-            raise InputError(f"{mat}: expected a cell array {labels!r}, found {shown(sorted(file))}")
+            raise InputError(f"{mat}: expected a cell array {labels!r}, found {first_few(sorted(file))}")
         for pair, pair_cell in enumerate(file[labels][()].ravel(), start=1):
             # Matlab stores columns first, so every array comes transposed.
             for person, shots in enumerate(file[pair_cell][()].T, start=1):
@@ -142,7 +142,7 @@ def _read_protocol(config: Path, images: Path) -> tuple[tuple[Picture, ...], ...
     absent = [file for file in used if file not in present]
     if absent:
         raise FileNotFoundError(
-            f"{images}: {len(absent)} of the {len(used)} pictures in {config.name} are missing: {shown(absent)}. "
+            f"{images}: {len(absent)} of the {len(used)} pictures in {config.name} are missing: {first_few(absent)}. "
             "Remove this folder, so that it is written again from cuhk-03.mat"
         )
     return tuple(
@@ -170,7 +170,9 @@ def _load_protocol(config: Path) -> _Protocol:
     absent = [key for key in wanted if key not in mat]
     if absent:
         held = sorted(key for key in mat if not key.startswith("__"))
-        raise InputError(f"{config}: expected {', '.join(wanted)}; {', '.join(absent)} missing, found {shown(held)}")
+        raise InputError(
+            f"{config}: expected {', '.join(wanted)}; {', '.join(absent)} missing, found {first_few(held)}"
+        )
     files = [str(np.asarray(cell).item()) for cell in mat["filelist"].ravel()]
     pids = [int(pid) for pid in mat["labels"].ravel()]
     # Matlab counts from 1.
@@ -179,6 +181,6 @@ def _load_protocol(config: Path) -> _Protocol:
     if len(pids) != len(files) or out_of_range:
         raise InputError(
             f"{config}: expected a label for each of {len(files)} files and indices in 1..{len(files)}, found "
-            f"{len(pids)} labels and, out of range, {shown(out_of_range) or 'nothing'}. Download the protocol again"
+            f"{len(pids)} labels and, out of range, {first_few(out_of_range) or 'nothing'}. Download the protocol again"
         )
     return _Protocol(files, pids, splits)

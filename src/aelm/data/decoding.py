@@ -112,7 +112,7 @@ def check_header(content: bytes, name: str) -> Header:
     return header
 
 
-def reason(path: str) -> str:
+def decoding_error(path: str) -> str:
     """Why a picture cannot be read."""
     try:
         decode(read_bytes(path), path)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from aelm.data import tables
-from aelm.data.identities import doubts, numbers, plain, texts_of
-from aelm.data.layouts import plain as plain_name
+from aelm.data.identities import doubts, numbers_of, plain, texts_of
+from aelm.data.layouts import plain_folder as plain_name
 from aelm.data.layouts import subfolders
-from aelm.data.listing import is_picture, refuse_names, shown, walk_pictures
+from aelm.data.listing import first_few, is_picture, refuse_names, walk_pictures
 from aelm.files import on_disk
 from aelm.types import Benchmark, InputError, Names, Picture
 
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     camid: str | None
 
 
-def numbered(name: str, entries: Sequence[Entry]) -> Benchmark:
+def benchmark_of(name: str, entries: Sequence[Entry]) -> Benchmark:
     """The benchmark of these pictures, each split sorted by path, with what their identities and cameras are called.
 
     Raises:
@@ -42,12 +42,12 @@ def numbered(name: str, entries: Sequence[Entry]) -> Benchmark:
     without = [entry.path for entry in entries if entry.camid is None]
     if 0 < len(without) < len(entries):
         raise InputError(
-            f"{name}: {len(without)} of {len(entries)} pictures have no camera: {shown(without)}. "
+            f"{name}: {len(without)} of {len(entries)} pictures have no camera: {first_few(without)}. "
             "Give each picture a camera, or none of them"
         )
     written = {text: plain(text) for entry in entries for text in (entry.pid, entry.camid) if text is not None}
-    pids = numbers(written[entry.pid] for entry in entries)
-    cameras = numbers(written[entry.camid] for entry in entries if entry.camid is not None)
+    pids = numbers_of(written[entry.pid] for entry in entries)
+    cameras = numbers_of(written[entry.camid] for entry in entries if entry.camid is not None)
     has_queries = any(entry.split.startswith("query") for entry in entries)
     splits: dict[str, list[Picture]] = {}
     shots: Counter[tuple[str, int]] = Counter()
@@ -87,7 +87,7 @@ def _made_up_camera(split: str, shot: int) -> int:
 _COLUMNS = ("path", "pid", "camid", "split")
 
 
-def read_table(root: Path, file: Path, default_split: str) -> list[Entry]:
+def read_entries(root: Path, file: Path, default_split: str) -> list[Entry]:
     """Read the columns ``path``, ``pid`` and, where there are such, ``camid`` and ``split``; others are ignored.
 
     Args:
@@ -108,7 +108,7 @@ def read_table(root: Path, file: Path, default_split: str) -> list[Entry]:
     if absent:
         raise InputError(
             f"{found}: expected a first line with the columns path, pid and, if wanted, camid and split; "
-            f"{' and '.join(absent)} missing, found {shown(table.columns) or 'an empty file'}"
+            f"{' and '.join(absent)} missing, found {first_few(table.columns) or 'an empty file'}"
         )
     return _checked(found, [(line, _entry(root, table.columns, row, default_split)) for line, row in table.rows])
 
@@ -148,7 +148,9 @@ def _checked(file: Path, rows: Sequence[tuple[int, Entry | str]]) -> list[Entry]
             wrong.append(f"line {line}: the same picture as line {before}")
         entries.append(row)
     if wrong:
-        raise InputError(f"{file}: {len(wrong)} of {len(rows)} rows are wrong: {shown(wrong)}. Correct or remove them")
+        raise InputError(
+            f"{file}: {len(wrong)} of {len(rows)} rows are wrong: {first_few(wrong)}. Correct or remove them"
+        )
     if not rows:
         raise InputError(f"{file}: expected a line for each picture, found only the column names")
     return entries
@@ -223,7 +225,7 @@ def folder(
     if not base.is_dir():
         raise FileNotFoundError(f"{name}: expected a folder of pictures, found no folder {base}. Set `data_dir=...`")
     if csv is not None:
-        return numbered(name, read_table(base, Path(csv), flat or "test"))
+        return benchmark_of(name, read_entries(base, Path(csv), flat or "test"))
     names = _compiled(pattern)
     found = split_folders(base)
     entries = [entry for child, split in found.items() for entry in _matched(child, split, names)]
@@ -231,7 +233,7 @@ def folder(
         entries = _matched(base, flat or "test", names)
         if flat is None:
             _refuse_folders(name, base, entries, names)
-    benchmark = numbered(name, entries)
+    benchmark = benchmark_of(name, entries)
     return benchmark._replace(doubts=(*_left_out(base, found), *benchmark.doubts))
 
 
@@ -240,7 +242,8 @@ def _left_out(root: Path, splits: Mapping[Path, str]) -> list[str]:
     if not splits:
         beside = sorted(child.name for child in _named(root.parent) if child != root) if split_of(root.name) else []
         lies = (
-            f"{root} lies beside {shown(beside)}: is it one split of a data set? Then set `data_dir` to {root.parent}"
+            f"{root} lies beside {first_few(beside)}: is it one split of a data set? "
+            f"Then set `data_dir` to {root.parent}"
         )
         return [lies] * bool(beside)
     others = [
@@ -249,7 +252,7 @@ def _left_out(root: Path, splits: Mapping[Path, str]) -> list[str]:
         for child in subfolders(parent)
         if child not in splits and not any(child in one.parents for one in splits) and _has_pictures(child)
     ]
-    return [f"pictures in the folders {shown(sorted(others))} are left out; splits are {_EXPECTED}"] * bool(others)
+    return [f"pictures in the folders {first_few(sorted(others))} are left out; splits are {_EXPECTED}"] * bool(others)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -282,8 +285,8 @@ def split_folders(root: Path) -> dict[Path, str]:
     inside = [] if found else [child for child in subfolders(root) if len(_named(child)) > 1]
     if len(inside) > 1:
         raise InputError(
-            f"{root}: expected the folders of one data set, found them in {shown([child.name for child in inside])}. "
-            "Set `data_dir` to one of these"
+            f"{root}: expected the folders of one data set, found them in "
+            f"{first_few([child.name for child in inside])}. Set `data_dir` to one of these"
         )
     return split_folders(inside[0]) if inside else found
 
@@ -308,7 +311,7 @@ def _refuse_folders(name: str, root: Path, entries: Sequence[Entry], pattern: re
     unknown = like_splits or [one for one, some in pids.items() if some != {plain(one)} and "/" not in pattern.pattern]
     if unknown:
         raise InputError(
-            f"{name}: expected the folders {_EXPECTED}, found {shown(unknown)} in {root}. Rename them; or write "
+            f"{name}: expected the folders {_EXPECTED}, found {first_few(unknown)} in {root}. Rename them; or write "
             "`dataset.benchmarks.folder.flat=test` to rank all pictures against each other, =train to train on all"
         )
 

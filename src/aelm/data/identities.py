@@ -42,7 +42,7 @@ def plain(text: Any) -> str:
     return text if whole is None else whole[1] * (whole[2] != "0") + whole[2]
 
 
-def numbers(texts: Iterable[str]) -> dict[str, int]:
+def numbers_of(texts: Iterable[str]) -> dict[str, int]:
     """A number for each text: itself if it is a whole number, else one behind all of these, in sorted order.
 
     So the order of some does not change where others are added.
@@ -50,9 +50,9 @@ def numbers(texts: Iterable[str]) -> dict[str, int]:
     Args:
         texts: From :func:`plain`.
 
-    >>> numbers(["7", "12", "-1"])
+    >>> numbers_of(["7", "12", "-1"])
     {'-1': -1, '12': 12, '7': 7}
-    >>> numbers(["bob", "-1", "ann"])
+    >>> numbers_of(["bob", "-1", "ann"])
     {'-1': -1, 'ann': 0, 'bob': 1}
     """
     distinct = sorted(set(texts))
@@ -65,7 +65,7 @@ def numbers(texts: Iterable[str]) -> dict[str, int]:
 def texts_of(numbered: Mapping[str, int]) -> dict[int, str]:
     """The texts that their numbers do not tell, by number.
 
-    >>> texts_of(numbers(["7", "ann"]))
+    >>> texts_of(numbers_of(["7", "ann"]))
     {8: 'ann'}
     """
     return {number: text for text, number in numbered.items() if text != str(number)}

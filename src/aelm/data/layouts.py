@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 
 
 def _counts(
@@ -87,10 +87,10 @@ def find_root(
     raise FileNotFoundError("\n".join(_not_found(root, dataset, names, layouts, tried) + [hint] * bool(hint)))
 
 
-def plain(name: str) -> str:
+def plain_folder(name: str) -> str:
     """A folder's name without case and punctuation.
 
-    >>> plain("Market-1501-v15.09.15")
+    >>> plain_folder("Market-1501-v15.09.15")
     'market1501v150915'
     """
     return "".join(letter for letter in name.lower() if letter.isalnum())
@@ -112,9 +112,9 @@ def _missing(folder: Path, layout: Layout) -> list[str]:
 
 def _candidates(root: Path, names: Sequence[str], wrappings: Sequence[str]) -> Iterator[Path]:
     def inside(folder: Path, wanted: Sequence[str]) -> list[Path]:
-        rank = {plain(name): i for i, name in reversed(list(enumerate(wanted)))}
-        children = [child for child in subfolders(folder) if plain(child.name) in rank]
-        return sorted(children, key=lambda child: rank[plain(child.name)])
+        rank = {plain_folder(name): i for i, name in reversed(list(enumerate(wanted)))}
+        children = [child for child in subfolders(folder) if plain_folder(child.name) in rank]
+        return sorted(children, key=lambda child: rank[plain_folder(child.name)])
 
     for child in inside(root, names):
         yield from inside(child, names)
@@ -139,4 +139,4 @@ def _not_found(
         if folder != root or len(missing) < min(map(len, layouts)):
             lines.append(f"{folder} lacks {', '.join(missing)}.")
     found = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in root.iterdir())
-    return [*lines[:6], f"Found in {root}: {shown(found, most=12) or 'nothing'}.", way_out]
+    return [*lines[:6], f"Found in {root}: {first_few(found, most=12) or 'nothing'}.", way_out]

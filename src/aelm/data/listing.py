@@ -69,7 +69,7 @@ def walk_pictures(folder: Path) -> list[str]:
             found += [(prefix + name).removeprefix("./") for name in files]
     if closed:
         log.warning(
-            "%s: %d folders cannot be opened, their pictures are left out: %s", folder, len(closed), shown(closed)
+            "%s: %d folders cannot be opened, their pictures are left out: %s", folder, len(closed), first_few(closed)
         )
     return _some(folder, sorted(path for path in found if is_picture(path.rsplit("/", 1)[-1])), sorted(found))
 
@@ -103,16 +103,16 @@ def refuse_names(folder: Path, unread: Sequence[str], total: int, name: re.Patte
     if unread:
         wanted = "identity or camera" if "camid" in name.groupindex else "identity"
         raise InputError(
-            f"{folder}: {len(unread)} of {total} file names carry no {wanted}: {shown(unread)}; expected names "
+            f"{folder}: {len(unread)} of {total} file names carry no {wanted}: {first_few(unread)}; expected names "
             f"like the pattern {name.pattern!r}. Is it the right data set? Otherwise move these files away, or read "
             "your own pictures with `dataset=folder` and a `pattern` that fits their names"
         )
 
 
-def shown(items: Sequence[object], most: int = 5) -> str:
+def first_few(items: Sequence[object], most: int = 5) -> str:
     """The first few items, for an error.
 
-    >>> shown([3, 1, 4, 1, 5, 9])
+    >>> first_few([3, 1, 4, 1, 5, 9])
     '3, 1, 4, 1, 5, ... (6 in all)'
     """
     text = ", ".join(str(item) for item in items[:most])
@@ -135,7 +135,7 @@ def _some(folder: Path, pictures: list[str], found: Sequence[str]) -> list[str]:
         log.warning("%s: pictures that are not read are left out: %s. Convert them to JPEG or PNG", folder, others)
     if not pictures:
         raise FileNotFoundError(
-            f"{folder}: expected pictures ({', '.join(sorted(EXTENSIONS))}), found {shown(found) or 'nothing'}. "
+            f"{folder}: expected pictures ({', '.join(sorted(EXTENSIONS))}), found {first_few(found) or 'nothing'}. "
             "Unpack the archive again, or point `data_dir` at the folder that holds the pictures"
         )
     return pictures

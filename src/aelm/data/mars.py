@@ -10,7 +10,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from aelm.data.layouts import OFFICIAL, find_root
-from aelm.data.listing import shown, walk_pictures
+from aelm.data.listing import first_few, walk_pictures
 from aelm.types import Benchmark, InputError, Picture
 
 LAYOUT = ("bbox_train", "bbox_test", "info")
@@ -72,7 +72,7 @@ def pictures(folder: Path, tracks: Sequence[Track]) -> tuple[Picture, ...]:
     if absent := [name for name, _ in listed if name not in present]:
         raise FileNotFoundError(
             f"{folder}: {len(absent)} of the {len(listed)} pictures in the lists of info/ are missing: "
-            f"{shown(absent)}. Unpack the archive again"
+            f"{first_few(absent)}. Unpack the archive again"
         )
     return tuple(sorted(Picture(str(folder / name), track.pid, track.camid) for name, track in listed))
 
@@ -95,7 +95,7 @@ def read_tracks(names: Path, table: Path, key: str) -> list[Track]:
         if len(some) != last - first + 1 or told != {("00-1" if pid == -1 else f"{pid:04}", str(camid))}:
             raise InputError(
                 f"{table}: the track {first} .. {last} of identity {pid} and camera {camid} does not fit {names.name} "
-                f"with {len(listed)} names: {shown(some, 2)}. Unpack the archive again"
+                f"with {len(listed)} names: {first_few(some, 2)}. Unpack the archive again"
             )
         tracks.append(Track(some, pid, camid))
     return tracks

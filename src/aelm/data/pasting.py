@@ -102,7 +102,7 @@ class Pasting:
             return rng.choice(self.objects), rng.choice(EDGES)
         kind = rng.choice(TRAINING)
         edge = "below" if kind in FROM_BELOW else rng.choice(("left", "right"))
-        return drawn(kind, rng.randrange(DRAWN)), edge
+        return drawn_cutout(kind, rng.randrange(DRAWN)), edge
 
 
 # More often from below and from the sides, as things and people stand in front of cameras.
@@ -207,7 +207,7 @@ def lit(thing: Cutout, factor: float) -> Cutout:
 
 
 @lru_cache(maxsize=len(TRAINING) * DRAWN)
-def drawn(kind: Kind, number: int) -> Cutout:
+def drawn_cutout(kind: Kind, number: int) -> Cutout:
     """One of the drawn things; the same in each process. Drawing takes some milliseconds, so it is done once."""
     generator = np.random.Generator(np.random.PCG64([TRAINING.index(kind), number]))
     layer = sheet(kind, generator, CANVAS_HEIGHT, CANVAS_WIDTH, Light(-0.42, -0.52, 0.74))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from aelm.data import tables
 from aelm.data.identities import plain
-from aelm.data.listing import EXTENSIONS, is_picture, passed_over, shown, walk_pictures
+from aelm.data.listing import EXTENSIONS, first_few, is_picture, passed_over, walk_pictures
 from aelm.files import matching, on_disk
 from aelm.types import InputError, InputTypeError
 
@@ -150,7 +150,7 @@ def _table(file: Path, names: re.Pattern[str] | None, quality: str | None) -> Se
         if column not in table.columns:
             raise InputError(
                 f"{file}: expected a first line with the column {column} and, if wanted, pid, camid, track and time; "
-                f"found {shown(table.columns) or 'an empty file'}"
+                f"found {first_few(table.columns) or 'an empty file'}"
             )
     items = []
     for line, values in table.rows:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.data.split_table import HeldOut, count_warnings, hold_out, split_table, unmatched_queries
 from aelm.files import digest
 from aelm.types import Benchmark, InputError, Names, Picture
@@ -94,7 +94,7 @@ def relabel(benchmarks: Sequence[Benchmark], labels: LabelMap, cameras: LabelMap
         if unknown:
             raise InputError(
                 f"{len(unknown)} of {len(keys)} {what} to train on are not in the map, which has {len(known)}: "
-                f"{shown(unknown)}. Training goes on only with the data, and the held-out share, it began with"
+                f"{first_few(unknown)}. Training goes on only with the data, and the held-out share, it began with"
             )
     return tuple(
         Picture(picture.path, labels[name, picture.pid], cameras[name, picture.camid]) for name, picture in train
@@ -153,7 +153,7 @@ def check(benchmark: Benchmark) -> None:
         if outside:
             raise InputError(
                 f"{name}: {len(outside)} of {len(pictures)} pictures of {split} have a pid out of range: "
-                f"{shown([f'{picture.pid} ({picture.path})' for picture in outside])}; expected {lowest} or more. "
+                f"{first_few([f'{picture.pid} ({picture.path})' for picture in outside])}; expected {lowest} or more. "
                 "Only a gallery holds junk (-1); give each other person a number from 0"
             )
     sets = {split: pictures for split, pictures in parts.items() if "query" in split and pictures}
@@ -177,12 +177,12 @@ def _why_unmatched(split: str, query: Sequence[Picture], gallery: Sequence[Pictu
     if not shared:
         return (
             f"{split} and gallery must share identities, found none in common; {split} has "
-            f"{shown([names.pid(pid) for pid in sorted(query_pids)])}, gallery has "
-            f"{shown([names.pid(pid) for pid in sorted(gallery_pids)])}. "
+            f"{first_few([names.pid(pid) for pid in sorted(query_pids)])}, gallery has "
+            f"{first_few([names.pid(pid) for pid in sorted(gallery_pids)])}. "
             "Does `pid` mean the same in both, and does the pattern take the right part of the file names?"
         )
     cameras = [
-        shown([names.camid(camid) for camid in sorted({picture.camid for picture in pictures})], most=20)
+        first_few([names.camid(camid) for camid in sorted({picture.camid for picture in pictures})], most=20)
         for pictures in (query, gallery)
     ]
     return (
@@ -222,5 +222,5 @@ def check_trainable(benchmarks: Sequence[Benchmark]) -> None:
         if junk:
             raise InputError(
                 f"{benchmark.name}: {len(junk)} of {len(benchmark.train)} training pictures have a negative pid: "
-                f"{shown([picture.path for picture in junk])}; expected 0 or more. Junk (-1) belongs in the gallery"
+                f"{first_few([picture.path for picture in junk])}; expected 0 or more. Junk (-1) belongs in the gallery"
             )

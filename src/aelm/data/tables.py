@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.files import kind_of
 from aelm.types import InputError
 
@@ -83,7 +83,7 @@ def read_table(file: Path, *, blank: bool = False) -> Table:
             f"{file}, line {reader.line_num + lines}: no row of a table ({error}). Is a quote open?"
         ) from error
     if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
-        raise InputError(f"{file}: expected each column once, found {shown(twice)} twice. Remove or rename one")
+        raise InputError(f"{file}: expected each column once, found {first_few(twice)} twice. Remove or rename one")
     # Spreadsheets fill rows up with empty cells.
     wide = len(columns)
     return Table(columns, [(line, row if any(row[wide:]) else row[:wide]) for line, row in rows])

@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from aelm.command.cli import command
 from aelm.data.sources import find_items
-from aelm.embed.job import BAD, Outcome, Settings, embed_items
+from aelm.embed.job import BAD, EmbedCounts, Settings, embed_items
 from aelm.files import check_folder
 
 
@@ -14,7 +14,7 @@ def main(config: DictConfig) -> int:
     return run(config).embedded
 
 
-def run(config: DictConfig) -> Outcome:
+def run(config: DictConfig) -> EmbedCounts:
     """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
     output = check_folder(config.output)  # before pictures are looked for
     items = find_items(config.images, config.pattern, quality=config.quality)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
-from aelm.data.decoding import reason
+from aelm.data.decoding import decoding_error
 from aelm.data.sources import several
 from aelm.devices import on_its_way
 from aelm.embed.embedder import Embedder
@@ -194,5 +194,5 @@ def embed_files(
     found = np.fromiter(itertools.chain.from_iterable(positions for positions, _ in batches), np.int64)
     missing = np.setdiff1d(np.arange(len(files)), found)
     if len(missing):
-        raise BadImageError(reason(files[missing[0]]))
+        raise BadImageError(decoding_error(files[missing[0]]))
     return np.concatenate([features for _, features in batches] or [np.empty((0, embedder.dim), np.float32)])

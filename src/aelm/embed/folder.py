@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.data import tables
-from aelm.data.identities import doubts, numbers, plain, texts_of
-from aelm.data.listing import shown
+from aelm.data.identities import doubts, numbers_of, plain, texts_of
+from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.embedder import Embedder
-from aelm.files import kind_of, on_disk, write_whole
+from aelm.files import kind_of, on_disk, write_file
 from aelm.types import InputError, Names, Picture
 
 
@@ -104,7 +104,7 @@ def _read_people(path: Path) -> tuple[Item, ...]:
     """The rows of a table with ``pid``, and perhaps ``camid`` and ``path``; rows without identity are an error."""
     table = tables.read_table(path)
     if "pid" not in table.columns:
-        raise InputError(f"{path} lacks the column pid; it has {shown(table.columns) or 'none'}")
+        raise InputError(f"{path} lacks the column pid; it has {first_few(table.columns) or 'none'}")
     items, nobody = [], []
     for line, values in table.rows:
         row = dict(zip(table.columns, values, strict=False))
@@ -113,8 +113,8 @@ def _read_people(path: Path) -> tuple[Item, ...]:
             nobody.append(f"line {line}")
     if nobody:
         raise InputError(
-            f"{path}: expected an identity for each picture, {len(nobody)} of {len(items)} have none: {shown(nobody)}. "
-            "Fill them in, -1 for junk; `aelm embed` reads them from file names by `pattern`"
+            f"{path}: expected an identity for each picture, {len(nobody)} of {len(items)} have none: "
+            f"{first_few(nobody)}. Fill them in, -1 for junk; `aelm embed` reads them from file names by `pattern`"
         )
     return tuple(items)
 
@@ -128,7 +128,7 @@ class Sides(NamedTuple):
     doubts: tuple[str, ...]
 
 
-def numbered(query: FeatureFile, gallery: FeatureFile) -> Sides:
+def sides_of(query: FeatureFile, gallery: FeatureFile) -> Sides:
     """Numbers identities and cameras of both sides together.
 
     Without cameras every match counts: queries are camera 0 and the gallery camera 1; where both are one file, each
@@ -141,10 +141,10 @@ def numbered(query: FeatureFile, gallery: FeatureFile) -> Sides:
     without = [item.path or item.pid for item in items if not item.camid]
     if 0 < len(without) < len(items):
         raise InputError(
-            f"{len(without)} of {len(items)} pictures of query and gallery have no camera: {shown(without)}. "
+            f"{len(without)} of {len(items)} pictures of query and gallery have no camera: {first_few(without)}. "
             "Give each picture a camera, or none of them"
         )
-    pids, cameras = numbers(item.pid for item in items), numbers(item.camid for item in items)
+    pids, cameras = numbers_of(item.pid for item in items), numbers_of(item.camid for item in items)
     one_file = query.file.resolve() == gallery.file.resolve()
 
     def side(found: FeatureFile, camid: int) -> tuple[Picture, ...]:
@@ -231,7 +231,7 @@ def read_items(path: Path) -> tuple[Item, ...]:
     """The pictures of an ``items.csv``."""
     table = tables.read_table(path, blank=True)
     if tuple(table.columns) not in (SINGLE, OF_TRACKS):
-        raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {shown(table.columns)}")
+        raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {first_few(table.columns)}")
     items = []
     for line, row in table.rows:
         try:
@@ -257,7 +257,7 @@ def write_embeddings(
         folder: Where they go.
         parts: The features, in blocks of rows: memory stays that of one block.
         items: The picture of each row, paths as they shall be held.
-        meta: From :func:`describe`, and more.
+        meta: From :func:`embeddings_meta`, and more.
         scratch: A folder on the same file system, where files are while they are written.
     """
     shape = (len(items), int(meta["model"]["dim"]))
@@ -269,18 +269,18 @@ def write_embeddings(
 
     text = json.dumps({**meta, "pictures": sum(item.pictures for item in items)}, indent=2) + "\n"
     columns = OF_TRACKS if any(item.track for item in items) else SINGLE
-    write_whole(scratch / FEATURES, write_features)
-    write_whole(scratch / ITEMS, lambda file: file.write(table(columns, (item[: len(columns)] for item in items))))
-    write_whole(scratch / META, lambda file: file.write(text.encode()))
+    write_file(scratch / FEATURES, write_features)
+    write_file(scratch / ITEMS, lambda file: file.write(csv_bytes(columns, (item[: len(columns)] for item in items))))
+    write_file(scratch / META, lambda file: file.write(text.encode()))
     (folder / META).unlink(missing_ok=True)  # its presence says that the others are complete
     for name in (FEATURES, ITEMS, META):
         os.replace(scratch / name, folder / name)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     """A CSV file's content; any file name survives, also one that is no UTF-8.
 
-    >>> table(["path"], [['a "b",\\nc.jpg']])
+    >>> csv_bytes(["path"], [['a "b",\\nc.jpg']])
     b'path\\r\\n"a ""b"",\\nc.jpg"\\r\\n'
     """
     text = io.StringIO(newline="")
@@ -290,7 +290,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def describe(embedder: Embedder, checkpoint: str, versions: Mapping[str, str]) -> dict[str, Any]:
+def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, str]) -> dict[str, Any]:
     """What ``meta.json`` says of the model and of what its pictures went through."""
     return {
         "format": FORMAT,

@@ -21,14 +21,14 @@ from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
 from aelm.checkpoint import checkpoint_file
-from aelm.data.decoding import reason
-from aelm.data.listing import shown
+from aelm.data.decoding import decoding_error
+from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.batches import Features, Positions, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, Precision, load_embedder
-from aelm.embed.folder import describe, relative, table, write_embeddings
+from aelm.embed.folder import csv_bytes, embeddings_meta, relative, write_embeddings
 from aelm.embed.tracks import PICTURES, pool, tracks_of
-from aelm.files import digest, hold_folder, write_whole
+from aelm.files import digest, hold_folder, write_file
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def open_shards(
         log.info("%s was left by a job with other pictures, model, precision or batches: starting anew", shards.folder)
         shutil.rmtree(shards.folder)
     shards.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(described, lambda file: file.write(job))
+    write_file(described, lambda file: file.write(job))
     done = len(shards) - len(shards.missing())
     if done:
         log.info("going on: %d of %d shards are done already", done, len(shards))
@@ -105,24 +105,26 @@ def write_shard(shards: Shards, number: int, kept: Positions, features: Features
     """Writes a shard: which of its pictures could be read, their embeddings, and what is wrong with the others."""
     span = shards.span(number)
     bad = np.setdiff1d(np.arange(len(span)), kept)
-    reasons = [reason(shards.paths[span[i]]) for i in bad]
+    reasons = [decoding_error(shards.paths[span[i]]) for i in bad]
     # Encoded, since a reason names a file, and file names need not be text.
     told = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
 
     def save(file: BinaryIO) -> None:
         np.savez(file, kept=kept, features=features, bad=bad, reasons=told)
 
-    write_whole(shards.file(number), save)
+    write_file(shards.file(number), save)
 
 
-class Outcome(NamedTuple):
+class EmbedCounts(NamedTuple):
     """How many pictures were embedded, and how many could not be read."""
 
     embedded: int
     bad: int
 
 
-def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any], *, tracks: bool) -> Outcome:
+def join_batches(
+    shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any], *, tracks: bool
+) -> EmbedCounts:
     """Makes the result out of all shards: features, items, meta, and the list of bad pictures; removes the shards.
 
     Where ``tracks`` are pooled, the single pictures go into the folder ``track_pictures`` beneath.
@@ -139,7 +141,7 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
         bad += [(relative(shards.paths[span[i]], output), why) for i, why in zip(part["bad"], reasons, strict=True)]
     if not kept:
         shutil.rmtree(shards.folder)
-        raise InputError(f"none of the {len(bad)} pictures can be read: {shown([why for _, why in bad], most=3)}")
+        raise InputError(f"none of the {len(bad)} pictures can be read: {first_few([why for _, why in bad], most=3)}")
     named = [items[i]._replace(path=relative(items[i].path, output)) for i in kept]
     meta, parts = {**meta, "bad": len(bad)}, partial(_parts, shards)
     pooled = pool(named, parts) if tracks else None
@@ -153,11 +155,11 @@ def join(shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str,
         write_embeddings(output, [pooled.features], pooled.items, {**meta, "tracks": len(pooled.items)}, shards.folder)
         log.info("pooled into %d tracks; the single pictures' embeddings are in %s", len(pooled.items), home)
     if bad:
-        write_whole(output / BAD, lambda file: file.write(table(["path", "reason"], bad)), shards.folder / BAD)
+        write_file(output / BAD, lambda file: file.write(csv_bytes(["path", "reason"], bad)), shards.folder / BAD)
     else:
         (output / BAD).unlink(missing_ok=True)
     shutil.rmtree(shards.folder)
-    return Outcome(len(kept), len(bad))
+    return EmbedCounts(len(kept), len(bad))
 
 
 def _parts(shards: Shards) -> Iterator[Features]:
@@ -213,7 +215,7 @@ USUAL = Settings()
 
 def embed_items(
     checkpoint: str, items: Sequence[Item], output: Path, settings: Settings = USUAL, allow: Sequence[str] = ()
-) -> Outcome:
+) -> EmbedCounts:
     """Embeds pictures into ``output``: ``features.npy``, ``items.csv``, ``meta.json``, and ``bad.csv`` where needed.
 
     A run of the same job that was stopped is gone on with, shard by shard.
@@ -239,7 +241,7 @@ def embed_items(
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
     embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
-    meta = describe(embedder, str(checkpoint_file(checkpoint)), versions)
+    meta = embeddings_meta(embedder, str(checkpoint_file(checkpoint)), versions)
     with hold_folder(output):
         shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
         todo = shards.missing()
@@ -248,7 +250,7 @@ def embed_items(
         else:
             start: Any = spawn  # torch gives it no types
             start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
-        return join(shards, items, output, meta, tracks=tracks)
+        return join_batches(shards, items, output, meta, tracks=tracks)
 
 
 def _process(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.types import InputError
 
@@ -46,8 +46,8 @@ def tracks_of(items: Sequence[Item]) -> dict[tuple[str, str], list[int]]:
     without = [item.path for item in items if not item.track]
     if without:
         raise InputError(
-            f"{len(without)} of {len(items)} pictures have no track: {shown(without, 3)}. Give each a track, in the "
-            "table or by the `pattern`, or embed single pictures with tracks=false"
+            f"{len(without)} of {len(items)} pictures have no track: {first_few(without, 3)}. Give each a track, in "
+            "the table or by the `pattern`, or embed single pictures with tracks=false"
         )
     tracks: dict[tuple[str, str], list[int]] = {}
     for place, item in enumerate(items):
@@ -58,8 +58,8 @@ def tracks_of(items: Sequence[Item]) -> dict[tuple[str, str], list[int]]:
         pids = sorted({item.pid for item in of_track})
         if len(pids) > 1:
             raise InputError(
-                f"{one} shows {shown([pid or 'nobody known' for pid in pids])}, which are two tracks with one number: "
-                "number them apart"
+                f"{one} shows {first_few([pid or 'nobody known' for pid in pids])}, which are two tracks with one "
+                "number: number them apart"
             )
         for before, after in itertools.pairwise(of_track):
             if before.start is not None and after.start is not None and after.start < before.start:

@@ -20,7 +20,7 @@ from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import numbered, own_rows, read_array, read_features
+from aelm.embed.folder import own_rows, read_array, read_features, sides_of
 from aelm.evaluate import evidence, scoring
 from aelm.evaluate.evidence import Destination
 from aelm.evaluate.occlusion import Plan
@@ -56,7 +56,7 @@ def run(config: DictConfig) -> dict[str, float]:
     Returns:
         Every score by its name, as ``metrics.json`` holds it.
     """
-    check_numbers(config)
+    checked_ways(config)
     check_sources(config)
     plan = occlusion_plan(config)
     with hold_folder(config.output if getattr(rank_zero_only, "rank", 0) == 0 else None):
@@ -76,23 +76,23 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer = built({**wanted, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
-    bad = unreadable.left_out(data)
+    bad = unreadable.unreadable_files(data)
     if not trainer.is_global_zero:
         return metrics.scores(module.results)
     tests = metrics.tests_of(module, data)
-    further = unreadable.counts(bad)
+    further = unreadable.unreadable_counts(bad)
     to = Destination(None if config.output is None else Path(config.output), config.figures)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     if world is not None:
         further |= evidence.claims(embedder, world, config.claims_people, data.loader.workers, to)
     if plan is not None:
-        embed = partial(evidence.embedded, module, trainer.precision_plugin.forward_context)
+        embed = partial(evidence.embed_images, module, trainer.precision_plugin.forward_context)
         further |= evidence.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
     scores = score(config, Tested(module.results, tests, further))
     if config.output is not None:
         unreadable.write_list(bad, Path(config.output))
         if config.figures:
-            ranked_pictures.draw(Path(config.output), module, data, tests, {})
+            ranked_pictures.draw_pictures(Path(config.output), module, data, tests, {})
     return scores
 
 
@@ -122,7 +122,7 @@ def check_sources(config: DictConfig) -> None:
             )
 
 
-def check_numbers(config: DictConfig) -> Ways:
+def checked_ways(config: DictConfig) -> Ways:
     """The further ways of scoring, looked at before anything is tested.
 
     Raises:
@@ -192,7 +192,7 @@ def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataM
 def test_features(config: DictConfig) -> Tested:
     """Ready features, or ready distances, as one test set."""
     query, gallery = read_features(config.query), read_features(config.gallery)
-    sides = numbered(query, gallery)
+    sides = sides_of(query, gallery)
     for doubt in sides.doubts:
         log.warning(printable(doubt))
     if own := own_rows(query, gallery, sides):
@@ -211,7 +211,7 @@ def test_features(config: DictConfig) -> Tested:
 
 def score(config: DictConfig, tested: Tested) -> dict[str, float]:
     """Adds the further ways of scoring, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
-    ways = check_numbers(config)
+    ways = checked_ways(config)
     results = dict(tested.results)
     metrics.warn_of_support(
         EvaluationSet(name, tuple(test.query), tuple(test.gallery)) for name, test in tested.tests.items()
@@ -222,7 +222,7 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
     scores = metrics.scores(results) | intervals | dict(tested.further)
     for name, test in tested.tests.items():
         scores |= scoring.thresholds(name, test, list(config.far))
-    print("\n".join([metrics.table(results, intervals), metrics.counts(tested.results)]).rstrip())
+    print("\n".join([metrics.scores_table(results, intervals), metrics.excluded_counts(tested.results)]).rstrip())
     if config.output is not None:
         output = Path(config.output)
         metrics.write_metrics(scores, output / "metrics.json")

@@ -179,7 +179,7 @@ def correlation(a: Floats, b: Floats, weight: Floats) -> float:
     return float((weight * a * b).sum() / np.sqrt(spread)) if spread > 1e-24 else float("nan")
 
 
-class Found(NamedTuple):
+class PictureMeasures(NamedTuple):
     """What one stage showed of one picture.
 
     Attributes:
@@ -244,7 +244,7 @@ def ratio(above: Floats, below: Floats, people: NDArray[np.int64]) -> tuple[floa
     return value, math.sqrt(count / (count - 1) * float((residuals**2).sum())) / abs(total)
 
 
-def means(found: Sequence[Found]) -> dict[str, Mean]:
+def means(found: Sequence[PictureMeasures]) -> dict[str, Mean]:
     """The means of every measure that some picture has, with ``a/accuracy`` first."""
     people = np.array([one.identity for one in found])
     heads = len(found[0].hits)
@@ -263,13 +263,13 @@ def means(found: Sequence[Found]) -> dict[str, Mean]:
     return result
 
 
-def by_stage(found: Sequence[Found]) -> dict[int, dict[str, Mean]]:
+def by_stage(found: Sequence[PictureMeasures]) -> dict[int, dict[str, Mean]]:
     """The means of each stage."""
     stages = sorted({one.stage for one in found})
     return {stage: means([one for one in found if one.stage == stage]) for stage in stages}
 
 
-def scores(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> dict[str, float]:
+def claim_scores(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> dict[str, float]:
     """The means by flat names, such as ``claims/stage2/a/body``, with ``_se``, ``_chance``, ``_lift``, ``_lift_se``.
 
     Single parts of the body are left to the CSV.
@@ -300,7 +300,7 @@ MEANINGS = {
 }
 
 
-def table(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> str:
+def claims_table(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> str:
     """The means in per cent, a line a measure."""
     rows = [[f"{prefix}, per cent", "value", "± se", "by chance", "lift", "± se"]]
     for stage, found in stages.items():
@@ -319,7 +319,7 @@ def table(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> str:
     )
 
 
-def pictures_csv(found: Mapping[str, Sequence[Found]]) -> str:
+def pictures_csv(found: Mapping[str, Sequence[PictureMeasures]]) -> str:
     """A CSV with a line for each picture and stage: set, picture, identity, stage, and every measure by its name."""
     names = list(dict.fromkeys(n for rows in found.values() for one in rows for n in one.measures or ()))
     heads = max(len(one.hits) for rows in found.values() for one in rows)

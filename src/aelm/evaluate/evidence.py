@@ -26,12 +26,12 @@ from aelm.embed.batches import preparation
 from aelm.embed.embedder import Embedder
 from aelm.evaluate import claims as summary
 from aelm.evaluate import occlusion as curve
-from aelm.evaluate.claims import PARTS, Found, Mean, cells, measure, shrunk
-from aelm.evaluate.occlusion import SCORES, Occluded, Plan, Row, sweep
+from aelm.evaluate.claims import PARTS, Mean, PictureMeasures, cells, measure, shrunk
+from aelm.evaluate.occlusion import SCORES, Occluded, Plan, Row, measure_curves
 from aelm.figures.evidence import occlusion_chart, part_bars
 from aelm.models import ReIDNetwork
 from aelm.module import ReIDModule
-from aelm.report.metrics import Test, write_whole
+from aelm.report.metrics import Test, write_text
 from aelm.types import InputError, Picture
 
 DRAWN = "aelm.data.synthetic.synthetic"
@@ -139,7 +139,7 @@ def stored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 BATCH = 32
 
 
-def examined(network: ReIDNetwork, shots: FurtherShots, workers: int | None = None) -> list[Found]:
+def measured_shots(network: ReIDNetwork, shots: FurtherShots, workers: int | None = None) -> list[PictureMeasures]:
     """The measures of every shot at every stage, each head seeing the whole map of the picture's own identity.
 
     Args:
@@ -163,7 +163,7 @@ def examined(network: ReIDNetwork, shots: FurtherShots, workers: int | None = No
                 parts, hidden = batch.parts[i].numpy(), batch.hidden[i].numpy()
                 measures = measure(own, cells(parts, ~hidden, own[0].shape), shrunk(hidden, own[0].shape))
                 name = f"{identity} camera {camera}"
-                found.append(Found(name, identity, stage, tuple(hit[i] for hit in hits), measures))
+                found.append(PictureMeasures(name, identity, stage, tuple(hit[i] for hit in hits), measures))
     return found
 
 
@@ -299,15 +299,15 @@ def claims(
     found, means, named = {}, {}, dict[str, float]()
     for prefix in ("claims", "claims_occluded"):
         shots = FurtherShots(people, count, preparation(embedder), occluded=prefix != "claims")
-        found[prefix] = examined(embedder.network, shots, workers)
+        found[prefix] = measured_shots(embedder.network, shots, workers)
         means[prefix] = summary.by_stage(found[prefix])
-        named |= summary.scores(prefix, means[prefix])
-        print(f"{len(shots)} shots of {len(shots.chosen)} people\n{summary.table(prefix, means[prefix])}")
+        named |= summary.claim_scores(prefix, means[prefix])
+        print(f"{len(shots)} shots of {len(shots.chosen)} people\n{summary.claims_table(prefix, means[prefix])}")
         if to.output is not None and to.figures:
             draw_claims(to.output, prefix, embedder.network, shots, means[prefix])
     if to.output is not None:
-        write_whole(to.output / "claims.csv", summary.pictures_csv(found))
-        write_whole(to.output / "claims_parts.csv", summary.parts_csv(means))
+        write_text(to.output / "claims.csv", summary.pictures_csv(found))
+        write_text(to.output / "claims_parts.csv", summary.parts_csv(means))
     return named
 
 
@@ -324,18 +324,18 @@ def occlusion(
         samples: Draws of the intervals; 0: none.
         to: Where things go: ``occlusion.csv`` and PNGs.
     """
-    points = sweep(test, plan, embed, data.transform.test, data.loader)
+    points = measure_curves(test, plan, embed, data.transform.test, data.loader)
     rows = curve.rows(points, samples)
-    print(curve.table(rows))
+    print(curve.curve_table(rows))
     if to.output is not None:
-        write_whole(to.output / "occlusion.csv", curve.curve_csv(rows))
+        write_text(to.output / "occlusion.csv", curve.curve_csv(rows))
         if to.figures:
             draw_occlusion(to.output, test.query, plan, data.transform.test, rows)
-    return curve.scores(rows, samples)
+    return curve.curve_scores(rows, samples)
 
 
 @torch.inference_mode()
-def embedded(module: ReIDModule, context: Callable[[], AbstractContextManager[None]], images: Tensor) -> Tensor:
+def embed_images(module: ReIDModule, context: Callable[[], AbstractContextManager[None]], images: Tensor) -> Tensor:
     """Embeddings ``(B, D)`` as a test of ``module`` computes them, within the trainer's context of its precision."""
     with context():
         features: Tensor = module(images.to(module.device))

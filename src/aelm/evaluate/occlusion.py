@@ -115,7 +115,7 @@ class Point(NamedTuple):
     result: RankResult
 
 
-def sweep(
+def measure_curves(
     test: Test, plan: Plan, embed: Callable[[Tensor], Tensor], transform: ImageTransform, loader: Loader
 ) -> list[Point]:
     """Ranks the queries at every point of the plan against the gallery, whose embeddings are those of ``test``.
@@ -176,7 +176,7 @@ def rows(points: Sequence[Point], samples: int) -> list[Row]:
     """The curve of the mean over kinds, then of each kind, fractions ascending.
 
     Args:
-        points: From :func:`aelm.evaluate.occlusion.sweep`: the same fractions for each kind.
+        points: From :func:`aelm.evaluate.occlusion.measure_curves`: the same fractions for each kind.
         samples: Draws of the intervals, identities resampled; 0: none.
     """
     fractions = sorted({point.fraction for point in points})
@@ -211,7 +211,7 @@ def scored(results: Sequence[RankResult], samples: int) -> dict[str, tuple[float
     return found
 
 
-def scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
+def curve_scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
     """Flat names: ``occlusion/below_30/mAP``, with ``_low`` and ``_high``, and ``occlusion/mAP`` over all above 0 %."""
     named: dict[str, float] = {}
     for row in curve:
@@ -225,7 +225,7 @@ def scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
     return named
 
 
-def table(curve: Sequence[Row]) -> str:
+def curve_table(curve: Sequence[Row]) -> str:
     """mAP and rank-1 in per cent, a line a kind, a column a fraction."""
     fractions = sorted({row.fraction for row in curve})
     lines = []

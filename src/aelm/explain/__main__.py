@@ -13,7 +13,7 @@ from aelm import figures
 from aelm.command.cli import command
 from aelm.data import Augment, BadImageError
 from aelm.data.decoding import decode, read_bytes
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.data.sources import Item, find_items
 from aelm.devices import full_precision
 from aelm.embed.batches import devices, preparation
@@ -83,14 +83,14 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
     places = {label: i for i, label in enumerate(labels)}
     trained = sorted({label.partition(":")[0] for label in labels})
     if name not in trained:
-        raise InputError(f"`labels` must be one of the data sets of the training, {shown(trained)}, got {name!r}")
+        raise InputError(f"`labels` must be one of the data sets of the training, {first_few(trained)}, got {name!r}")
     known = [places.get(f"{name}:{item.pid}") for item in items]
     if strangers := [item for item, label in zip(items, known, strict=True) if label is None]:
         log.warning(
             "`labels=%s`: %d of %d pictures show nobody of the training, as far as their names tell: %s. The training "
             "has %s; `pattern` reads identities from file names",
-            name, len(strangers), len(items), shown(sorted({one.pid or "no identity" for one in strangers}), 3),
-            shown(list(labels), 3),
+            name, len(strangers), len(items), first_few(sorted({one.pid or "no identity" for one in strangers}), 3),
+            first_few(list(labels), 3),
         )  # fmt: skip
     return known
 
@@ -103,14 +103,14 @@ def draw_pages(
     for number, part in enumerate(readable(embedder, items, config.rows, bad), 1):
         images = torch.stack([image for _, image in part])
         names = [Path(items[i].path).name for i, _ in part]
-        rows = heatmap_rows.explained(embedder.network, images, embedder.labels, [known[i] for i, _ in part], names)
+        rows = heatmap_rows.model_rows(embedder.network, images, embedder.labels, [known[i] for i, _ in part], names)
         name = f"{number:06d}_{plain_name(names[0])}.png" if config.rows == 1 else f"page_{number:04d}.png"
         title = TITLE if embedder.network.num_ids else NO_IDENTITIES
         paths.append(figures.heatmap_rows(rows, output / name, title=title))
     if bad:
-        print(f"{len(bad)} of {len(items)} pictures could not be read: {shown(bad)}")
+        print(f"{len(bad)} of {len(items)} pictures could not be read: {first_few(bad)}")
     if not paths:
-        raise InputError(f"none of the {len(items)} pictures could be read: {shown(bad)}")
+        raise InputError(f"none of the {len(items)} pictures could be read: {first_few(bad)}")
     print(f"{len(items) - len(bad)} pictures in {len(paths)} files in {output}")
     return paths
 
@@ -148,7 +148,7 @@ def prepared(resize: Augment, path: str) -> Tensor:
 def draw_pair(embedder: Embedder, pair: Sequence[str], output: Path) -> Path:
     """The two pictures under the maps that their similarity splits into; ``output`` is a PNG, or a folder for one."""
     if len(pair) != 2:
-        raise InputError(f"`pair` must name two pictures, got {len(pair)}: {shown(pair)}")
+        raise InputError(f"`pair` must name two pictures, got {len(pair)}: {first_few(pair)}")
     image_a, image_b = (prepared(preparation(embedder), path) for path in pair)
     maps, rows = heatmap_rows.paired(embedder.network, image_a, image_b, (Path(pair[0]).name, Path(pair[1]).name))
     parts = ", ".join(f"{name.replace(',', '')} {share:+.3f}" for name, share in heatmap_rows.shares(maps).items())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
-from aelm.files import hold_file, write_whole
+from aelm.files import hold_file, write_file
 from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session, sidecar_path
 from aelm.types import InputError, MissingPackageError
 
@@ -165,7 +165,7 @@ def _export(
     embedder: Embedder, path: Path, format: Format, preprocessing: Preprocessing, opset: int, tolerance: float
 ) -> Exported:
     beside = path.with_name(f".{os.getpid()}.{path.name}")  # its ending tells the writers the format
-    graph, example = Embedding(embedder), pictures(embedder, 2, preprocessing)
+    graph, example = Embedding(embedder), sample_pictures(embedder, 2, preprocessing)
     try:
         if format == "onnx":
             facts = write_onnx(graph, example, beside, opset)
@@ -185,7 +185,7 @@ def _export(
     finally:
         beside.unlink(missing_ok=True)
     text = json.dumps(told, indent=2) + "\n"
-    return Exported(path, write_whole(sidecar_path(path), lambda file: file.write(text.encode())), difference)
+    return Exported(path, write_file(sidecar_path(path), lambda file: file.write(text.encode())), difference)
 
 
 def _check(embedder: Embedder, path: Path, format: str, preprocessing: str) -> None:
@@ -219,7 +219,7 @@ def require(*names: str) -> None:
         raise MissingPackageError(f"the export needs {', '.join(missing)}: pip install 'aelm[export]'")
 
 
-def pictures(embedder: Embedder, count: int, preprocessing: Preprocessing, seed: int = 0) -> Tensor:
+def sample_pictures(embedder: Embedder, count: int, preprocessing: Preprocessing, seed: int = 0) -> Tensor:
     """Random pictures ``(count, 3, height, width)`` as the exported file takes them: blocks of colour under noise."""
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.rand(count, 3, 8, 4, generator=generator)
@@ -242,7 +242,7 @@ def largest_difference(
     """
     largest = 0.0
     for count in BATCHES:
-        images = pictures(embedder, count, preprocessing, seed=count)
+        images = sample_pictures(embedder, count, preprocessing, seed=count)
         with torch.inference_mode(), full_precision():
             expected, found = graph(images), run(images)
         if found.shape != expected.shape:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 
-from aelm.files import write_whole
+from aelm.files import write_file
 from aelm.types import InputError
 
 Image = NDArray[np.uint8]
@@ -143,7 +143,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     """
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib gives it no types
     # Without matplotlib's version in the file, the same data gives the same bytes.
-    return write_whole(png_path(path), lambda file: canvas.print_png(file, metadata={"Software": None}))
+    return write_file(png_path(path), lambda file: canvas.print_png(file, metadata={"Software": None}))
 
 
 SCALE = 2

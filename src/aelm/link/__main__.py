@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from aelm.command.cli import command
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.batches import devices
 from aelm.embed.embedder import Embedder, load_embedder
@@ -20,9 +20,9 @@ from aelm.embed.folder import Embeddings, check_model, read_embeddings
 from aelm.embed.tracks import PICTURES, name
 from aelm.files import check_folder, hold_folder
 from aelm.link import page
-from aelm.link.constraints import Correction, as_table, merged, read_corrections
-from aelm.link.people import People, Settings, link, scores, single_scores
-from aelm.report.metrics import write_metrics, write_whole
+from aelm.link.constraints import Correction, as_table, merged_corrections, read_corrections
+from aelm.link.people import People, Settings, link, link_scores, single_scores
+from aelm.report.metrics import write_metrics, write_text
 from aelm.search.gallery import Gallery
 from aelm.types import InputError
 
@@ -64,13 +64,13 @@ def linked(config: DictConfig, output: Path, settings: Settings) -> People:
         facts |= {"F1 of pairs": f"{told['link/pairwise_f1']:.3f}"} if "link/pairwise_f1" in told else {}
         gallery = Gallery.open(embeddings)
         html = page.render(people, tracks, gallery.pictures, embedder, facts, config.page_people)
-    write_whole(output / TABLE, table(people, embeddings.items, str(embeddings.folder), output))
+    write_text(output / TABLE, people_table(people, embeddings.items, str(embeddings.folder), output))
     if corrections:
-        write_whole(output / CORRECTIONS, as_table(corrections))
+        write_text(output / CORRECTIONS, as_table(corrections))
     if told:
         write_metrics(told, output / METRICS)
     if html:
-        write_whole(output / PAGE, html)
+        write_text(output / PAGE, html)
     print(summary(people, told, output / (PAGE if html else TABLE)))
     return people
 
@@ -116,8 +116,9 @@ def tracks_in(folder: str) -> Embeddings:
     without = [item.path for item in found.items if not item.track]
     if without or "tracks" not in found.meta:
         raise InputError(
-            f"{folder} holds no tracks{f': {shown(without, 2)}' if without else ' but their single pictures'}. Embed a "
-            "table with the column track, such as crops.csv of aelm.crop, or names by a `pattern` with (?P<track>...)"
+            f"{folder} holds no tracks{f': {first_few(without, 2)}' if without else ' but their single pictures'}. "
+            "Embed a table with the column track, such as crops.csv of aelm.crop, or names by a `pattern` "
+            "with (?P<track>...)"
         )
     if all(item.start is None for item in found.items):
         log.warning("no track has a time: two tracks of one camera at once cannot be told, and may become one person")
@@ -132,8 +133,8 @@ def all_corrections(given: str | None, kept: Path, tracks: Sequence[Item]) -> tu
     usable = [one for one in before if {one.a, one.b} <= there]
     if len(usable) < len(before):
         gone = [f"{one.a} {one.answer} {one.b}" for one in before if one not in usable]
-        log.warning("%d of the corrections in %s name tracks that are gone: %s", len(gone), kept, shown(gone))
-    return merged([*usable, *new])
+        log.warning("%d of the corrections in %s name tracks that are gone: %s", len(gone), kept, first_few(gone))
+    return merged_corrections([*usable, *new])
 
 
 def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
@@ -151,7 +152,7 @@ def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
 def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settings) -> dict[str, float]:
     """How right the links are where identities are known, beside one threshold on single pictures."""
     pids = [item.pid for item in tracks]
-    told = {f"link/{key}": value for key, value in scores(people.person, pids).items()}
+    told = {f"link/{key}": value for key, value in link_scores(people.person, pids).items()}
     if not told or settings.rerank or not (folder / PICTURES).is_dir():
         return told
     single = read_embeddings(folder / PICTURES)
@@ -160,7 +161,7 @@ def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settin
     return told | {f"single/{key}": value for key, value in single_scores(best, pids, settings.threshold).items()}
 
 
-def table(people: People, items: Sequence[Item], folder: str, output: Path) -> str:
+def people_table(people: People, items: Sequence[Item], folder: str, output: Path) -> str:
     """The people as a table: a line a track."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, shortest_path
 
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.tracks import name
 from aelm.types import InputError
@@ -58,10 +58,10 @@ def read_corrections(path: str | Path) -> tuple[Correction, ...]:
                     f"same,door:7,gate:3; got {','.join(one)}"
                 )
             found.append(one)
-    return merged(found)
+    return merged_corrections(found)
 
 
-def merged(corrections: Iterable[Correction]) -> tuple[Correction, ...]:
+def merged_corrections(corrections: Iterable[Correction]) -> tuple[Correction, ...]:
     """One answer a pair: the last."""
     return tuple({frozenset((one.a, one.b)): one for one in corrections}.values())
 
@@ -99,7 +99,7 @@ class Constraints:
                 raise InputError(f"two tracks are called {name(item)}: number the tracks of a camera apart")
         if unknown := [track for one in corrections for track in one[1:] if track not in places]:
             raise InputError(
-                f"corrections name tracks that are not there: {shown(unknown)}; there is {next(iter(places))}"
+                f"corrections name tracks that are not there: {first_few(unknown)}; there is {next(iter(places))}"
             )
         cameras = {camid: number for number, camid in enumerate(dict.fromkeys(item.camid for item in tracks))}
         self.camera = np.array([cameras[item.camid] for item in tracks], np.int64)

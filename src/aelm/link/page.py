@@ -13,7 +13,17 @@ from aelm.embed.embedder import Embedder
 from aelm.embed.tracks import name
 from aelm.figures.page import box_aspect
 from aelm.link.people import People
-from aelm.search.page import Result, Shown, box, filled, hit, pair_heat, read_pictures, some, text
+from aelm.search.page import (
+    PagePicture,
+    Result,
+    filled,
+    hit,
+    pair_heat,
+    picture_html,
+    read_pictures,
+    spread_paths,
+    text,
+)
 
 EPOCH = 1e8  # seconds from which on times are those since 1970
 NO_HEAT = "There is no heat map: a picture is gone, the model keeps its feature maps to itself, or it was switched off."
@@ -81,9 +91,9 @@ def _person(
     cards = []
     for i in members:
         track, fellow = tracks[i], int(people.fellow[i])
-        one = Shown(track.path, picture(i), f"{span(track)} · {track.pictures} pictures")
+        one = PagePicture(track.path, picture(i), f"{span(track)} · {track.pictures} pictures")
         heat = pair_heat(embedder, picture(fellow), [one.picture])[0] if embedder and fellow >= 0 else None
-        others = [p for p in read_pictures(some(pictures_of(track), track.path)) if p is not None]
+        others = [p for p in read_pictures(spread_paths(pictures_of(track), track.path)) if p is not None]
         mark, kind = ("?", "unsure") if people.uncertain[i] else ("", "")
         attributes = f' id="track-{i}" data-what="{text(name(track))}"'
         if fellow >= 0:
@@ -96,7 +106,7 @@ def _person(
     told = f"{_number(len(members), 'track')} in {_number(len(cameras), 'camera')}"
     return (
         f'<section class="asked-for person">{_lanes(list(cameras), members, people, tracks)}<figure class="query" '
-        f'data-path="">{box(Shown("", picture(best)))}<figcaption><strong>Person {person + 1}</strong>'
+        f'data-path="">{picture_html(PagePicture("", picture(best)))}<figcaption><strong>Person {person + 1}</strong>'
         f'<span class="name">{told}</span></figcaption></figure><ol>{"".join(cards)}</ol></section>'
     )
 

@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
-from aelm.data.listing import shown
+from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.tracks import name
 from aelm.link.clustering import Similarities, Values, cluster
@@ -87,7 +87,7 @@ def link(
     settings.check()
     constraints = Constraints(tracks, corrections)
     if overruled := constraints.overruled():
-        pairs = shown([f"{name(tracks[a])} = {name(tracks[b])}" for a, b in overruled])
+        pairs = first_few([f"{name(tracks[a])} = {name(tracks[b])}" for a, b in overruled])
         log.warning("corrections say `same` of tracks that overlap in one camera, and are followed: %s", pairs)
     near = neighbour_graph(features, settings.neighbours, rerank=settings.rerank, k1=settings.k1, k2=settings.k2)
     similarities = Similarities(near, None if settings.rerank else features)
@@ -95,10 +95,10 @@ def link(
     first = np.full(int(label.max()) + 1, np.inf)
     np.minimum.at(first, label, [math.inf if item.start is None else item.start for item in tracks])
     rank = np.argsort(np.argsort(first, kind="stable"), kind="stable")
-    return explained(similarities, rank[label].astype(np.int64))
+    return explained_pairs(similarities, rank[label].astype(np.int64))
 
 
-def explained(similarities: Similarities, person: Rows) -> People:
+def explained_pairs(similarities: Similarities, person: Rows) -> People:
     """People with what holds them together."""
     fellow, score, fit = np.full(len(person), -1, np.int64), np.full(len(person), np.nan), np.full(len(person), np.nan)
     order = np.argsort(person, kind="stable").astype(np.int64)
@@ -106,7 +106,7 @@ def explained(similarities: Similarities, person: Rows) -> People:
         if len(members) == 1:
             continue
         for part in np.array_split(members, -(-len(members) // BLOCK)):
-            rows = between(similarities, part, members)
+            rows = similarities_between(similarities, part, members)
             own = np.searchsorted(members, part)
             rows[np.arange(len(part)), own] = 0
             fit[part] = rows.sum(axis=1) / (len(members) - 1)
@@ -119,14 +119,14 @@ def explained(similarities: Similarities, person: Rows) -> People:
     return People(person, fellow, score, fit, uncertain)
 
 
-def between(similarities: Similarities, a: Rows, b: Rows) -> Floats:
+def similarities_between(similarities: Similarities, a: Rows, b: Rows) -> Floats:
     """Similarities ``(len(a), len(b))``."""
     if similarities.features is None:
         return np.asarray(similarities.near[a][:, b].toarray(), np.float64)
     return np.asarray(similarities.features[a].astype(np.float64) @ similarities.features[b].T.astype(np.float64))
 
 
-def scores(person: Rows, pids: Sequence[str]) -> dict[str, float]:
+def link_scores(person: Rows, pids: Sequence[str]) -> dict[str, float]:
     """How right the people are, over the tracks whose identity is known; empty where fewer than two are.
 
     Pairwise precision, recall and F1 count pairs of tracks; B-cubed (Bagga and Baldwin 1998) averages them over tracks,

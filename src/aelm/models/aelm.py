@@ -37,7 +37,7 @@ class TwoHeads(nn.Module):
     ) -> tuple[HeadOutput, HeadOutput]:
         """Scores a batch; ``pids`` (or ``explain``, for A's best identity) asks for heat maps."""
         a = self.a(features, pids, explain=explain)
-        return a, self.b(features, wanted(a, pids) if explain else pids)
+        return a, self.b(features, heatmap_pids(a, pids) if explain else pids)
 
 
 class AELM(TwoHeads):
@@ -127,7 +127,7 @@ class AELM(TwoHeads):
             return a, self.b(attended)
         mask = self.mask(a.heatmap)
         if not self.training:
-            return a, masked(self.b(attended, wanted(a, pids)), mask)
+            return a, masked(self.b(attended, heatmap_pids(a, pids)), mask)
         others, mask = self.others(pids, mask)
         if self.erase == "raw" and attention is not None:
             seen = attention(self.filled(features, mask, others))
@@ -231,7 +231,7 @@ def masked(b: HeadOutput, mask: Tensor) -> HeadOutput:
     return HeadOutput(b.pooled, b.embedding, b.logits, b.heatmap, mask)
 
 
-def wanted(a: HeadOutput, pids: Tensor | None) -> Tensor:
+def heatmap_pids(a: HeadOutput, pids: Tensor | None) -> Tensor:
     """Whose heat maps are shown, ``(B,)``: ``pids`` where given, else A's best identity."""
     return a.logits.argmax(1) if pids is None else pids
 

@@ -170,7 +170,7 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
     try:
         with torch.device("meta"):  # without memory or random numbers: how timm would give this network's maps
             plan: Any = build(out_indices=tuple(range(-stages, 0)), pretrained=False, **given)
-        given["out_indices"] = chosen(plan.feature_info.info, stages)
+        given["out_indices"] = chosen_maps(plan.feature_info.info, stages)
         if isinstance(plan, FeatureGetterNet) or getattr(plan, "output_fmt", Format.NCHW) == Format.NHWC:
             given["feature_cls"] = NormedMaps
         network: nn.Module = build(pretrained=pretrained, **given)
@@ -206,10 +206,10 @@ def own_maps(name: str, out_indices: Sequence[int], *, pretrained: bool, **optio
     return network
 
 
-def chosen(info: Sequence[Mapping[str, Any]], stages: int) -> tuple[int, ...]:
+def chosen_maps(info: Sequence[Mapping[str, Any]], stages: int) -> tuple[int, ...]:
     """Which maps to take of those in timm's table: the last ones, or blocks far apart where every block gives a map.
 
-    >>> chosen([{"reduction": 16}] * 12, 2), chosen([{"reduction": r} for r in (4, 8, 16, 32)], 2)
+    >>> chosen_maps([{"reduction": 16}] * 12, 2), chosen_maps([{"reduction": r} for r in (4, 8, 16, 32)], 2)
     ((5, 11), (-2, -1))
     """
     if len({stage["reduction"] for stage in info}) == 1:  # two neighbours would see the same

@@ -82,7 +82,7 @@ class IFCN(nn.Module):
     @torch.no_grad()
     def heatmaps(self, maps: Tensor, pooled: Tensor, pids: Tensor) -> Tensor:
         """Class maps ``(B, H, W)`` of ``pids`` (B,), from ``maps`` (B, E, H, W) and ``pooled`` (B, E)."""
-        check_labels(pids, self.num_ids)
+        check_label_range(pids, self.num_ids)
         wide = torch.promote_types(maps.dtype, torch.float32)
         with precise(maps.device):
             scale, shift = self._neck_affine(pooled)
@@ -151,7 +151,7 @@ def precise(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
-def check_labels(pids: Tensor, num_ids: int) -> None:
+def check_label_range(pids: Tensor, num_ids: int) -> None:
     """Raises ValueError where a label lies outside 0 .. num_ids - 1; on a GPU the check is left to the kernel.
 
     Reading a value back from a GPU would make every step wait for it, and cuts in two what is compiled.

@@ -138,7 +138,7 @@ def size_told(told: Told, usual: Sequence[int] = (256, 128)) -> tuple[int, int]:
     return height, width
 
 
-def numbers(told: Told, **kinds: type[int] | type[float]) -> dict[str, Any]:
+def numeric_keys(told: Told, **kinds: type[int] | type[float]) -> dict[str, Any]:
     """What is told of the given keys, as numbers of these kinds.
 
     Raises:
@@ -186,7 +186,7 @@ def build_vit(
         "embed_dim": table.shape[-1],
         "depth": 1 + max(int(found[1]) for key in state if (found := re.match(block, key))),
         "cameras": cameras,
-        **numbers(told, camera=int, camera_weight=float),
+        **numeric_keys(told, camera=int, camera_weight=float),
     }
     if cameras and "camera" not in options:
         log.warning(
@@ -238,7 +238,7 @@ def build_solider(state: State, told: Told) -> Parts:
     name = next((name for name, made in NETWORKS.items() if wanted.items() <= made.keywords.items()), None)
     if name is None:
         raise InputError(f"there is no Swin of width {width} and {depths} blocks")
-    options = numbers(told, semantic_weight=float)
+    options = numeric_keys(told, semantic_weight=float)
     backbone = TimmBackbone(name, 1, size=size_told(told, (384, 128)), pretrained=False, options=options)
     reduced = state.get("fcneck.weight")
     neck: list[nn.Module] = [nn.Identity()]

@@ -67,13 +67,13 @@ def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = No
     network = ReIDNetwork(backbone, 0, lambda c: nn.Identity(), lambda c, n: head, facts.mean, facts.std).eval()
     log.info(
         "%s: %s, %s; pictures %d x %d %s, mean %s, std %s (of 1)%s",
-        path.name, layout.name, name, *facts.size, facts.colour, *(numbers(v) for v in (facts.mean, facts.std)),
+        path.name, layout.name, name, *facts.size, facts.colour, *(spaced(v) for v in (facts.mean, facts.std)),
         f"; told beside it: {', '.join(told)}" if told else "",
     )  # fmt: skip
     return Trained(network, facts, told)
 
 
-def numbers(values: Sequence[float]) -> str:
+def spaced(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 

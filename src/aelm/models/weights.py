@@ -80,25 +80,31 @@ def load_weights(
         raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
     network = getattr(network, "model", network)  # timm wraps transformers to get their maps
     content = read_state(path)
-    told = {flat(bare(key)): key for key in content}  # as the file has it, for messages
+    told = {flat_key(bare(key)): key for key in content}  # as the file has it, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
     state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
-    begin = wrapper_of(list(map(flat, own)), set(map(flat, state)))
-    state = {key[len(begin) * flat(key).startswith(begin) :]: value for key, value in state.items()}
-    found = {flat(key): value for key, value in state.items()}
-    if convert is not None and any(flat(k) not in found or found[flat(k)].shape != v.shape for k, v in own.items()):
+    begin = wrapper_of(list(map(flat_key, own)), set(map(flat_key, state)))
+    state = {key[len(begin) * flat_key(key).startswith(begin) :]: value for key, value in state.items()}
+    found = {flat_key(key): value for key, value in state.items()}
+    if convert is not None and any(
+        flat_key(k) not in found or found[flat_key(k)].shape != v.shape for k, v in own.items()
+    ):
         try:
-            found = {flat(key): value for key, value in convert(dict(state), network).items()}
+            found = {flat_key(key): value for key, value in convert(dict(state), network).items()}
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             log.warning("%s cannot be converted to this network: %s: %s", path, type(error).__name__, error)
-    fits = {k: found[flat(k)] for k, value in own.items() if flat(k) in found and found[flat(k)].shape == value.shape}
-    used = {flat(key) for key in fits}
+    fits = {
+        k: found[flat_key(k)]
+        for k, value in own.items()
+        if flat_key(k) in found and found[flat_key(k)].shape == value.shape
+    }
+    used = {flat_key(key) for key in fits}
     unused = sorted(told.get(key, key) for key in found if key not in used)
     report = WeightsReport(sorted(fits), sorted(own.keys() - fits.keys()), unused)
     others = [
-        f"{key} {tuple(found[flat(key)].shape)} instead of {tuple(own[key].shape)}"
+        f"{key} {tuple(found[flat_key(key)].shape)} instead of {tuple(own[key].shape)}"
         for key in report.missing
-        if flat(key) in found
+        if flat_key(key) in found
     ]
     shapes = f"; of another shape: {'; '.join(others[:3])}" if others else ""
     if len(fits) < at_least * len(own):
@@ -145,14 +151,14 @@ def read_data(path: str | Path) -> Any:
         raise InputError(f"{path} does not load as data: it is cut off, or something else than weights") from error
     except NOT_DATA as error:
         why = (
-            reason(error)
+            loading_error(error)
             if not kind or kind in TENSORS
             else f"it is {kind}; expected a file of torch.save or safetensors"
         )
         raise InputError(f"{path} does not load as data: {why}") from error
 
 
-def reason(error: Exception) -> str:
+def loading_error(error: Exception) -> str:
     """Why a file does not load as data, and the way out, as far as what torch raised tells."""
     told = " ".join(str(error).split())
     pickled = re.search(r"(?:GLOBAL|[Uu]nsupported class|class or function) '?([\w.]+)", told)
@@ -229,7 +235,7 @@ def bare(key: str) -> str:
     return key
 
 
-def flat(key: str) -> str:
+def flat_key(key: str) -> str:
     """A key with one separator: timm flattens `stages.0` to `stages_0`."""
     return key.replace(".", "_")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from aelm.figures import HeatmapRow, Panel
 from aelm.models import ReIDNetwork
 from aelm.models.network import StageOutputs
-from aelm.models.similarity import SimilarityMaps, merged, similarity_maps
+from aelm.models.similarity import SimilarityMaps, merged_map, similarity_maps
 from aelm.types import InputError
 
 LETTERS = "ABCDEFGH"
@@ -38,7 +38,7 @@ def panels(outputs: StageOutputs, index: int) -> list[Panel]:
     return shown
 
 
-def explained(
+def model_rows(
     network: ReIDNetwork,
     images: Tensor,
     labels: Sequence[str],
@@ -71,13 +71,13 @@ def explained(
         outputs = network.explain(images[chosen].to(network.mean.device), wanted)
         for place, i in enumerate(chosen):
             pid = known[i]
-            who = found(outputs, place, labels) if pid is None else f"as {labels[pid]}"
+            who = prediction(outputs, place, labels) if pid is None else f"as {labels[pid]}"
             caption = ": ".join(part for part in (names[i], who) if part)
             rows[i] = HeatmapRow(images[i].permute(1, 2, 0).cpu().numpy(), panels(outputs, place), caption)
     return [rows[i] for i in range(len(images))]
 
 
-def found(outputs: StageOutputs, index: int, labels: Sequence[str]) -> str:
+def prediction(outputs: StageOutputs, index: int, labels: Sequence[str]) -> str:
     """Whom each stage's A takes a picture for, and how sure it is; empty where it knows no identities."""
     if not outputs[-1][0].logits.shape[1]:
         return ""
@@ -103,7 +103,7 @@ def paired(
     maps = similarity_maps(network, pair[:1], pair[1:])
     rows = []
     for image, side, name in zip((image_a, image_b), (maps.on_a, maps.on_b), captions, strict=True):
-        views = [Panel("all", array(merged(side)[0]))]
+        views = [Panel("all", array(merged_map(side)[0]))]
         for s, stage in enumerate(side, maps.first):
             views += [
                 Panel(f"{letter}, stage {s}", array(part[0])) for letter, part in zip(LETTERS, stage, strict=False)

@@ -59,7 +59,7 @@ def scores(results: Mapping[str, RankResult]) -> dict[str, float]:
     return {f"{name}/{key}": value for name, result in results.items() for key, value in result.scalars().items()}
 
 
-def table(results: Mapping[str, RankResult], intervals: Mapping[str, float] | None = None) -> str:
+def scores_table(results: Mapping[str, RankResult], intervals: Mapping[str, float] | None = None) -> str:
     """The scores in per cent, a line a test set; with ``intervals``, those of mAP and rank-1 stand behind them."""
     known = intervals or {}
     rows = [["per cent", "queries", "skipped", *COLUMNS]]
@@ -75,7 +75,7 @@ def table(results: Mapping[str, RankResult], intervals: Mapping[str, float] | No
     return "\n".join(f"{name}  {cells}" for name, cells in zip(first, rest, strict=True))
 
 
-def counts(results: Mapping[str, RankResult]) -> str:
+def excluded_counts(results: Mapping[str, RankResult]) -> str:
     """What took no part: queries without a match, junk and distractors, a line a test set that has any."""
     return "\n".join(
         f"{name}: {r.num_skipped} queries without a match skipped, {r.num_junk} junk pictures ignored, "
@@ -102,7 +102,7 @@ def warn_of_support(sets: Iterable[EvaluationSet]) -> None:
 
 def write_metrics(values: Mapping[str, float], path: Path) -> None:
     """Writes ``metrics.json``: flat, name -> number."""
-    write_whole(path, json.dumps(dict(sorted(values.items())), indent=2) + "\n")
+    write_text(path, json.dumps(dict(sorted(values.items())), indent=2) + "\n")
 
 
 def write_queries(result: RankResult, queries: Sequence[Picture], path: Path, names: Names = NO_NAMES) -> None:
@@ -114,7 +114,7 @@ def write_queries(result: RankResult, queries: Sequence[Picture], path: Path, na
     for picture, ap, inp, first in zip(queries, *columns, strict=True):
         scored = [f"{ap:.6f}", f"{inp:.6f}", int(first)] if first else ["", "", ""]
         lines.writerow([picture.path, names.pid(picture.pid), names.camid(picture.camid), *scored])
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def write_cameras(result: RankResult, path: Path, names: Names = NO_NAMES) -> None:
@@ -125,9 +125,9 @@ def write_cameras(result: RankResult, path: Path, names: Names = NO_NAMES) -> No
     for camid, row in result.by_camera().items():
         scored = ["" if math.isnan(row[key]) else f"{row[key]:.6f}" for key in COLUMNS]
         lines.writerow([names.camid(camid), int(row["num_queries"]), int(row["num_skipped"]), *scored])
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as :func:`aelm.files.write_whole` does; file names in it may be any, also no UTF-8."""
-    files.write_whole(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as :func:`aelm.files.write_file` does; file names in it may be any, also no UTF-8."""
+    files.write_file(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))

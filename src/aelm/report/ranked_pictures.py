@@ -21,7 +21,7 @@ VERDICTS: Mapping[int, Verdict] = {1: "match", 0: "miss", -1: "ignored"}
 ROWS, RESULTS, PEOPLE = 5, 10, 6
 
 
-def draw(
+def draw_pictures(
     directory: Path, module: ReIDModule, data: ReIDDataModule, tests: Mapping[str, Test], history: History
 ) -> list[Path]:
     """Draws what a tested module offers into ``directory``; returns the files.
@@ -41,7 +41,7 @@ def draw(
     paths.append(figures.cmc_curve(cmc, directory / "cmc.png", mean_ap=mean_ap))
     for name, test in tests.items():
         paths += draw_rankings(directory, name, test, module.results[name])
-        rows = heatmap_rows(module.network, data, test)
+        rows = query_heatmaps(module.network, data, test)
         if rows[0].panels:  # other people's models have none
             title = "What each classifier looks at, and what AELM erases"
             paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{name}.png", title=title))
@@ -51,7 +51,7 @@ def draw(
 def draw_rankings(directory: Path, name: str, test: Test, result: RankResult) -> list[Path]:
     """Ranked rows of the best, the worst and some random queries of a test set, as PNGs in ``directory``."""
     paths = []
-    for kind, queries in chosen(result).items():
+    for kind, queries in chosen_queries(result).items():
         path = directory / f"ranked_{name}_{kind}.png"
         rows = ranking_rows(test, result, queries)
         paths.append(figures.ranked_rows(rows, path, title=f"{name}: {kind} queries"))
@@ -83,7 +83,7 @@ def ranking_rows(test: Test, result: RankResult, queries: Sequence[int]) -> list
     return rows
 
 
-def chosen(result: RankResult) -> dict[str, list[int]]:
+def chosen_queries(result: RankResult) -> dict[str, list[int]]:
     """Which queries are shown: of the highest AP, of the lowest, and at random (the same in each run)."""
     scored = np.flatnonzero(result.first_rank)
     order = scored[np.argsort(-result.average_precision[scored], kind="stable")]
@@ -91,7 +91,7 @@ def chosen(result: RankResult) -> dict[str, list[int]]:
     return {"best": order[:ROWS].tolist(), "worst": order[::-1][:ROWS].tolist(), "random": some.tolist()}
 
 
-def heatmap_rows(network: ReIDNetwork, data: ReIDDataModule, test: Test) -> list[figures.HeatmapRow]:
+def query_heatmaps(network: ReIDNetwork, data: ReIDDataModule, test: Test) -> list[figures.HeatmapRow]:
     """Heat maps of every classifier, and what AELM would erase, for some people spread over the queries."""
     picks = np.linspace(0, len(test.query) - 1, min(PEOPLE, len(test.query))).round().astype(int)
     pictures = [test.query[i] for i in picks]

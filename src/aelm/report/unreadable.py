@@ -8,13 +8,13 @@ from pathlib import Path
 import torch.distributed as dist
 
 from aelm.data import ReIDDataModule
-from aelm.data.decoding import reason
-from aelm.report.metrics import write_whole
+from aelm.data.decoding import decoding_error
+from aelm.report.metrics import write_text
 
 LIST = "bad.csv"
 
 
-def left_out(data: ReIDDataModule) -> dict[str, list[str]]:
+def unreadable_files(data: ReIDDataModule) -> dict[str, list[str]]:
     """The files of each set that no process could read so far; empty where that is an error. All processes must ask."""
     found = [data.unreadable]
     if dist.is_available() and dist.is_initialized():
@@ -24,10 +24,10 @@ def left_out(data: ReIDDataModule) -> dict[str, list[str]]:
     return {name: sorted({path for one in found for path in one.get(name, ())}) for name in names}
 
 
-def counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def unreadable_counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """How many files were left out of each set, as ``metrics.json`` names it.
 
-    >>> counts({"train": [], "test": ["a.jpg", "b.jpg"]})
+    >>> unreadable_counts({"train": [], "test": ["a.jpg", "b.jpg"]})
     {'train/unreadable': 0.0, 'test/unreadable': 2.0}
     """
     return {f"{name}/unreadable": float(len(paths)) for name, paths in files.items()}
@@ -35,7 +35,7 @@ def counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
 
 def write_list(files: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Writes ``bad.csv``: set, path and what is wrong; where nothing is wrong, an earlier list goes."""
-    rows = [(name, path, reason(path)) for name, paths in files.items() for path in paths]
+    rows = [(name, path, decoding_error(path)) for name, paths in files.items() for path in paths]
     if not rows:
         (folder / LIST).unlink(missing_ok=True)
         return
@@ -43,4 +43,4 @@ def write_list(files: Mapping[str, Sequence[str]], folder: Path) -> None:
     lines = csv.writer(text)
     lines.writerow(["set", "path", "reason"])
     lines.writerows(rows)
-    write_whole(folder / LIST, text.getvalue())
+    write_text(folder / LIST, text.getvalue())

@@ -122,7 +122,7 @@ class GalleryBlocks:
             )
 
 
-def sweep(
+def visit_blocks(
     query: Tensor,
     gallery: GalleryBlocks,
     metric: Metric,

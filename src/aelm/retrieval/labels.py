@@ -44,7 +44,7 @@ class Labels(NamedTuple):
         return int((~known & (self.gallery_pids != JUNK)).sum())
 
 
-class OwnPairs(NamedTuple):
+class PidPairs(NamedTuple):
     """All (query, gallery) pairs of one identity, query by query, gallery order within a query.
 
     Attributes:
@@ -95,10 +95,10 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
     return labels
 
 
-def own_pairs(labels: Labels) -> OwnPairs:
+def pid_pairs(labels: Labels) -> PidPairs:
     """Lists every pair of one identity, without a Q x G table.
 
-    >>> own_pairs(check_labels([3, 4], [3, -1, 4, 3], [1, 1], [2, 2, 1, 1])).gallery.tolist()
+    >>> pid_pairs(check_labels([3, 4], [3, -1, 4, 3], [1, 1], [2, 2, 1, 1])).gallery.tolist()
     [0, 3, 2]
     """
     order = np.argsort(labels.gallery_pids, kind="stable")
@@ -109,14 +109,14 @@ def own_pairs(labels: Labels) -> OwnPairs:
     query = np.repeat(np.arange(len(size)), size)
     gallery = order[np.arange(start[-1]) + np.repeat(low - start[:-1], size)]
     is_match = labels.query_camids[query] != labels.gallery_camids[gallery]
-    return OwnPairs(query, gallery, is_match, start)
+    return PidPairs(query, gallery, is_match, start)
 
 
-def some_queries(pairs: OwnPairs, begin: int, end: int) -> OwnPairs:
+def some_queries(pairs: PidPairs, begin: int, end: int) -> PidPairs:
     """The pairs of queries ``begin`` to ``end``, which then count from 0."""
     own = slice(pairs.start[begin], pairs.start[end])
     start = pairs.start[begin : end + 1] - pairs.start[begin]
-    return OwnPairs(pairs.query[own] - begin, pairs.gallery[own], pairs.is_match[own], start)
+    return PidPairs(pairs.query[own] - begin, pairs.gallery[own], pairs.is_match[own], start)
 
 
 def place_within(row: IntArray) -> IntArray:
@@ -129,7 +129,7 @@ def place_within(row: IntArray) -> IntArray:
     return np.arange(1, len(row) + 1) - np.repeat(begin, size)
 
 
-def require_matches(labels: Labels, pairs: OwnPairs) -> None:
+def require_matches(labels: Labels, pairs: PidPairs) -> None:
     """Says why no query can be scored, and what to look at.
 
     Raises:

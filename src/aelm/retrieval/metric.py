@@ -11,7 +11,7 @@ from torchmetrics import Metric as TorchMetric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from aelm.retrieval.labels import check_labels, own_pairs, require_matches
+from aelm.retrieval.labels import check_labels, pid_pairs, require_matches
 from aelm.retrieval.parallel import ALONE, Share
 from aelm.retrieval.pooling import mean_directions
 from aelm.retrieval.product import Metric, check_metric
@@ -110,7 +110,7 @@ class RankMetrics(TorchMetric):
         is_query, pids, camids = (dim_zero_cat(part) for part in (self.is_query, self.pids, self.camids))
         (query_features, query), (gallery_features, gallery) = self.items(is_query), self.items(~is_query)
         labels = check_labels(pids[query], pids[gallery], camids[query], camids[gallery])
-        pairs = own_pairs(labels)
+        pairs = pid_pairs(labels)
         require_matches(labels, pairs)
         share = self._share()
         rank = rank_pairs(query_features, gallery_features, labels, pairs, self.metric, self.memory, share)

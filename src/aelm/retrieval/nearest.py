@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
-from aelm.retrieval.blocks import COLUMNS, Array, Features, GalleryBlocks, query_tensor, sweep
+from aelm.retrieval.blocks import COLUMNS, Array, Features, GalleryBlocks, query_tensor, visit_blocks
 from aelm.retrieval.labels import JUNK, FloatArray, IntArray, check_labels
 from aelm.retrieval.parallel import Threads, threads
 from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
@@ -98,7 +98,7 @@ def _nearest(certified: Certified, k: int, memory: float, team: Threads) -> tupl
     prepared, gallery = scores.prepared, scores.gallery
     kept = min(k + SPARE, len(gallery))
     best = BestOfRows(len(prepared), kept, prepared.new_empty(0).cpu().numpy().dtype)
-    sweep(prepared, gallery, scores.metric, best.visit, memory, team)
+    visit_blocks(prepared, gallery, scores.metric, best.visit, memory, team)
     score, index = best.in_order(certified, everything=True)
     for row in best.undecided(certified, k):
         score[row, :k], index[row, :k] = _one_by_one(certified, int(row), k, float(best.value[row, k - 1]))

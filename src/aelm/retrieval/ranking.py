@@ -20,7 +20,7 @@ from aelm.retrieval.blocks import (
     as_tensor,
     check_features,
     query_tensor,
-    sweep,
+    visit_blocks,
 )
 from aelm.retrieval.counting import Values, count_above, mask, take
 from aelm.retrieval.labels import (
@@ -28,10 +28,10 @@ from aelm.retrieval.labels import (
     FloatArray,
     IntArray,
     Labels,
-    OwnPairs,
+    PidPairs,
     check_labels,
     first_few,
-    own_pairs,
+    pid_pairs,
     require_matches,
     some_queries,
 )
@@ -98,7 +98,7 @@ def rank_metrics(
     labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
     if max_rank < 1:
         raise InputError(f"`max_rank` must be at least 1, got {max_rank}")
-    pairs = own_pairs(labels)
+    pairs = pid_pairs(labels)
     require_matches(labels, pairs)
     if distances is not None:
         if query_features is not None or gallery_features is not None:
@@ -115,7 +115,7 @@ def rank_pairs(
     query_features: Array,
     gallery_features: Features,
     labels: Labels,
-    pairs: OwnPairs,
+    pairs: PidPairs,
     metric: Metric,
     memory: float | None = None,
     share: Share = ALONE,
@@ -148,7 +148,7 @@ def rank_pairs(
 
 
 def _rank_whole_rows(
-    certified: Certified, pairs: OwnPairs, groups: list[tuple[int, int]], team: Threads, share: Share
+    certified: Certified, pairs: PidPairs, groups: list[tuple[int, int]], team: Threads, share: Share
 ) -> IntArray:
     """Ranks by full rows of similarities, some queries at a time; thresholds are the products of the matches."""
     scores = certified.scores
@@ -187,7 +187,7 @@ def _rank_whole_rows(
     return share.sum(rank)
 
 
-def _check_some(certified: Certified, values: Tensor, weights: Tensor, pairs: OwnPairs, begin: int, end: int) -> None:
+def _check_some(certified: Certified, values: Tensor, weights: Tensor, pairs: PidPairs, begin: int, end: int) -> None:
     """Checks the products of some matches of queries ``begin`` to ``end``, spread evenly over them."""
     match = pairs.start[begin] + np.flatnonzero(pairs.is_match[pairs.start[begin] : pairs.start[end]])
     some = match[:: max(1, len(match) // CHECKED)]
@@ -197,7 +197,7 @@ def _check_some(certified: Certified, values: Tensor, weights: Tensor, pairs: Ow
     certified.check(row, column, product)
 
 
-def _rank_features(certified: Certified, values: Values | Tensor, pairs: OwnPairs, begin: int, end: int) -> IntArray:
+def _rank_features(certified: Certified, values: Values | Tensor, pairs: PidPairs, begin: int, end: int) -> IntArray:
     """Ranks the matches of queries ``begin`` to ``end`` by their whole rows of similarities."""
     own = some_queries(pairs, begin, end)
     match = np.flatnonzero(own.is_match)
@@ -213,7 +213,7 @@ def _rank_features(certified: Certified, values: Values | Tensor, pairs: OwnPair
     return rank
 
 
-def _rank_streamed(certified: Certified, pairs: OwnPairs, memory: float, team: Threads, share: Share) -> IntArray:
+def _rank_streamed(certified: Certified, pairs: PidPairs, memory: float, team: Threads, share: Share) -> IntArray:
     """Ranks against a gallery of any size, block by block; thresholds are the scores of the matches."""
     scores = certified.scores
     match = np.flatnonzero(pairs.is_match)
@@ -249,13 +249,13 @@ def _rank_streamed(certified: Certified, pairs: OwnPairs, memory: float, team: T
         limits = threshold[part], width[part]
         above[part] += count_above(values, rows - begin, columns - first, *limits, score_close, score[part])
 
-    sweep(scores.prepared, scores.gallery, scores.metric, visit, memory, team, share)
+    visit_blocks(scores.prepared, scores.gallery, scores.metric, visit, memory, team, share)
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     rank[match] = 1 + share.sum(above)
     return rank
 
 
-def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> IntArray:
+def _rank_distances(distances: Features, labels: Labels, pairs: PidPairs) -> IntArray:
     """Ranks every match by ready distances, some rows at a time."""
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     junk = np.flatnonzero(labels.gallery_pids == JUNK)
@@ -286,7 +286,7 @@ def _rank_distances(distances: Features, labels: Labels, pairs: OwnPairs) -> Int
     return rank
 
 
-def _rank_as_given(values: Values, pairs: OwnPairs) -> IntArray:
+def _rank_as_given(values: Values, pairs: PidPairs) -> IntArray:
     """Ranks the matches of some queries by ready similarities, which are compared as they are."""
     match = np.flatnonzero(pairs.is_match)
     mask(values, pairs.query[~pairs.is_match], pairs.gallery[~pairs.is_match])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.retrieval.labels import FloatArray, IntArray, Labels, OwnPairs
+from aelm.retrieval.labels import FloatArray, IntArray, Labels, PidPairs
 from aelm.types import InputError
 
 
@@ -69,7 +69,7 @@ class RankResult(NamedTuple):
         return cameras
 
 
-def score_ranks(labels: Labels, pairs: OwnPairs, rank: IntArray, max_rank: int) -> RankResult:
+def score_ranks(labels: Labels, pairs: PidPairs, rank: IntArray, max_rank: int) -> RankResult:
     """Turns the ranks of all matches into a :class:`RankResult`.
 
     Args:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
-from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, sweep
+from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, visit_blocks
 from aelm.retrieval.counting import Values, mask
-from aelm.retrieval.labels import JUNK, FloatArray, OwnPairs, check_labels, own_pairs, require_matches
+from aelm.retrieval.labels import JUNK, FloatArray, PidPairs, check_labels, pid_pairs, require_matches
 from aelm.retrieval.parallel import threads
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.score import Scores, first_bound
@@ -86,7 +86,7 @@ def verification(
     if wanted.ndim != 1 or not len(wanted) or not ((wanted > 0) & (wanted < 1)).all():
         raise InputError(f"`far` must list rates between 0 and 1, got {list(far)}")
     labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
-    pairs = own_pairs(labels)
+    pairs = pid_pairs(labels)
     require_matches(labels, pairs)
     taking_part = labels.gallery_pids != JUNK
     num_impostor = len(labels.query_pids) * int(taking_part.sum()) - len(pairs.query)
@@ -107,7 +107,7 @@ def verification(
         near = first_bound(scores) * float(scores.scale.max())
         impostors = _Impostors(pairs, scores.shift, curve - near, int(wanted.max() * num_impostor) + 1)
         room = block_memory(query.device) if memory is None else memory
-        sweep(scores.prepared, gallery, metric, impostors.visit, room, team)
+        visit_blocks(scores.prepared, gallery, metric, impostors.visit, room, team)
     # Strictly above the first impostor that is one too many.
     limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)].astype(np.float64) + near
     threshold = np.nextafter(limit, np.inf)
@@ -128,7 +128,7 @@ def verification(
 class _Impostors:
     """Counts impostor pairs at given thresholds, and keeps the most similar ones."""
 
-    def __init__(self, pairs: OwnPairs, shift: FloatArray, curve: Values, most: int) -> None:
+    def __init__(self, pairs: PidPairs, shift: FloatArray, curve: Values, most: int) -> None:
         self.pairs, self.shift, self.curve, self.most = pairs, shift, curve, most
         self.accepted = np.zeros(len(curve), dtype=np.int64)
         self.kept: list[Values] = []

@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from aelm.checkpoint import KEY, read_checkpoint
 from aelm.files import check_folder
-from aelm.report.metrics import write_whole
+from aelm.report.metrics import write_text
 from aelm.types import InputError
 
 # Keys, or patterns of them, that no weight depends on: where things lie, how they are loaded and what is told of them.
@@ -78,7 +78,7 @@ def claim(
                 "was, or choose another `name`"
             )
     check_folder(folder, "run_dir")
-    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(config))
     return last
 
 
@@ -100,8 +100,8 @@ def read_config(path: Path) -> DictConfig:
 
 def differences(before: Any, after: Any) -> list[str]:
     """What changed between two configurations that weights depend on, as ``key: old -> new``."""
-    old = dict(flat(OmegaConf.to_container(before)))
-    new = dict(flat(OmegaConf.to_container(after)))
+    old = dict(dotted_values(OmegaConf.to_container(before)))
+    new = dict(dotted_values(OmegaConf.to_container(after)))
     for one in (old, new):
         one.update({key: Path(one[key]).name for key in FILES & one.keys() if isinstance(one[key], str)})
     keys = sorted(key for key in old.keys() | new.keys() if not matches(key, FREE | TESTS))
@@ -145,11 +145,11 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def flat(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def dotted_values(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a nested configuration, with dotted names."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
-            yield from flat(value, f"{place}.{key}".lstrip("."))
+            yield from dotted_values(value, f"{place}.{key}".lstrip("."))
     else:
         yield place, node
 
@@ -199,4 +199,4 @@ def device_name(device: torch.device) -> str:
 
 def write_facts(facts: Mapping[str, str | float], path: Path) -> None:
     """Writes ``run.json``."""
-    write_whole(path, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")

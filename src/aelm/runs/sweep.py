@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from aelm.figures.sweep import SweepPoint, sweep_chart
 from aelm.files import hold_file
-from aelm.report.metrics import write_whole
+from aelm.report.metrics import write_text
 
 Row = Mapping[str, str]
 
@@ -34,7 +34,7 @@ def this_job() -> Job | None:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
     hydra = HydraConfig.get()
-    return Job(Path(hydra.runtime.cwd, hydra.sweep.dir), int(hydra.job.num), settings(overrides()))
+    return Job(Path(hydra.runtime.cwd, hydra.sweep.dir), int(hydra.job.num), override_values(overrides()))
 
 
 def overrides() -> list[str]:
@@ -42,10 +42,10 @@ def overrides() -> list[str]:
     return [str(override) for override in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
-def settings(overrides: Sequence[str]) -> dict[str, str]:
+def override_values(overrides: Sequence[str]) -> dict[str, str]:
     """Values by key.
 
-    >>> settings(["arm=ifcn", "+x.y=a=b"])
+    >>> override_values(["arm=ifcn", "+x.y=a=b"])
     {'arm': 'ifcn', 'x.y': 'a=b'}
     """
     pairs = [override.lstrip("+~").partition("=") for override in overrides]
@@ -88,11 +88,11 @@ def note(job: Job, results: Mapping[str, float], failure: str, monitor: str) -> 
         table = csv.DictWriter(text, [*names, "error"], restval="")
         table.writeheader()
         table.writerows(rows)
-        write_whole(path, text.getvalue())
-        draw(rows, monitor, job.folder / "sweep.png")
+        write_text(path, text.getvalue())
+        draw_sweep(rows, monitor, job.folder / "sweep.png")
 
 
-def draw(rows: Sequence[Row], monitor: str, path: Path) -> None:
+def draw_sweep(rows: Sequence[Row], monitor: str, path: Path) -> None:
     """Draws the monitored metric of all rows that a sweep has so far."""
     metric = monitor if any(row.get(monitor) for row in rows) else monitor.replace("val/", "test/", 1)
     points = []

@@ -11,16 +11,16 @@ import numpy as np
 from omegaconf import DictConfig, ListConfig
 
 from aelm.command.cli import command
-from aelm.data.decoding import reason
+from aelm.data.decoding import decoding_error
 from aelm.data.sources import Item, find_items
 from aelm.embed.batches import Features, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings, relative
 from aelm.embed.job import Settings, embed_items
 from aelm.files import hold_file
-from aelm.report.metrics import write_whole
+from aelm.report.metrics import write_text
 from aelm.search import answers
-from aelm.search.answers import Found
+from aelm.search.answers import Answer
 from aelm.search.gallery import Gallery, Hit
 from aelm.search.store import GalleryStore
 from aelm.types import InputError
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> int:
     return sum(len(found.hits) for found in run(config))
 
 
-def run(config: DictConfig) -> list[Found]:
+def run(config: DictConfig) -> list[Answer]:
     """Searches as ``config`` says, prints the table, and writes ``output`` where one is given."""
     answers.check_output(config.output)
     if config.top_k < 1:
@@ -47,13 +47,13 @@ def run(config: DictConfig) -> list[Found]:
         return search(config, asked, place)
 
 
-def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Found]:
+def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Answer]:
     """Searches, into an output that is held."""
     embedder, searched = open_gallery(config, place)
     queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
     hits = search_each(searched, queries, features, config)
-    found = [Found(query, near) for query, near in zip(queries, hits, strict=True)]
-    print(answers.table(found, no_match(config)))
+    found = [Answer(query, near) for query, near in zip(queries, hits, strict=True)]
+    print(answers.results_table(found, no_match(config)))
     if config.output is not None:
         write(Path(config.output), found, config, embedder, searched)
     return found
@@ -135,7 +135,7 @@ def embed_queries(embedder: Embedder, queries: Sequence[Item], batch_size: int) 
     parts = [(queries_of, features) for queries_of, features in batches]
     kept = np.concatenate([positions for positions, _ in parts])
     if not len(kept):
-        raise InputError(f"no query can be read: {reason(queries[0].path)}")
+        raise InputError(f"no query can be read: {decoding_error(queries[0].path)}")
     if len(kept) < len(queries):
         log.warning("%d of %d queries could not be read and are left out", len(queries) - len(kept), len(queries))
     return [queries[i] for i in kept], np.concatenate([features for _, features in parts])
@@ -171,13 +171,13 @@ def no_match(config: DictConfig) -> str:
 
 
 def write(
-    output: Path, found: Sequence[Found], config: DictConfig, embedder: Embedder, searched: Gallery | GalleryStore
+    output: Path, found: Sequence[Answer], config: DictConfig, embedder: Embedder, searched: Gallery | GalleryStore
 ) -> None:
     """One file, of the kind that its name says."""
     output.parent.mkdir(parents=True, exist_ok=True)
     suffix = output.suffix.lower()
     if suffix == ".png":
-        answers.draw(found, output)
+        answers.draw_results(found, output)
         return
     name = config.gallery if isinstance(config.gallery, str) else config.gallery.uri
     facts: dict[str, Any] = {"gallery": name, "pictures": len(searched), "model": embedder.name}
@@ -188,7 +188,7 @@ def write(
     else:
         of_track = {"pictures_of": searched.pictures} if isinstance(searched, Gallery) else {}
         text = answers.page(found, facts, no_match(config), embedder, heatmaps=config.heatmaps, **of_track)
-    write_whole(output, text)
+    write_text(output, text)
 
 
 if __name__ == "__main__":

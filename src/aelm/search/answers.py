@@ -23,7 +23,7 @@ SUFFIXES = (".html", ".png", ".json")
 NO_HEAT = "There is no heat map: a picture is gone, or the model keeps its feature maps to itself."
 
 
-class Found(NamedTuple):
+class Answer(NamedTuple):
     """A query and its results, best first."""
 
     query: Item
@@ -43,36 +43,36 @@ def check_output(path: str | None) -> None:
         check_file(path)
 
 
-def table(found: Sequence[Found], no_match: str) -> str:
+def results_table(found: Sequence[Answer], no_match: str) -> str:
     """The results as lines for a console; what would break a line in a file name is escaped.
 
-    >>> print(table([Found(Item("q.jpg"), [Hit("a\\nb.jpg", 0.5, "7", "")])], "none"))
+    >>> print(results_table([Answer(Item("q.jpg"), [Hit("a\\nb.jpg", 0.5, "7", "")])], "none"))
     query q.jpg
       rank   score  pid         camid       path
          1   0.500  7                       a\\nb.jpg
     """
     lines = []
     for query, hits in found:
-        lines.append(f"query {one_line(query.path)}")
+        lines.append(f"query {printable_line(query.path)}")
         if not hits:
             lines.append(f"  no match: {no_match}")
             continue
         lines.append(f"  {'rank':>4} {'score':>7}  {'pid':10}  {'camid':10}  path")
         for rank, hit in enumerate(hits, 1):
-            lines.append(f"  {rank:>4} {hit.score:>7.3f}  {hit.pid:10}  {hit.camid:10}  {one_line(hit.path)}")
+            lines.append(f"  {rank:>4} {hit.score:>7.3f}  {hit.pid:10}  {hit.camid:10}  {printable_line(hit.path)}")
     return "\n".join(lines)
 
 
-def one_line(text: str) -> str:
+def printable_line(text: str) -> str:
     """Text without what moves a cursor: control characters, and what is no text, are escaped.
 
-    >>> one_line("a\\tb"), one_line("人物")
+    >>> printable_line("a\\tb"), printable_line("人物")
     ('a\\\\tb', '人物')
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def as_json(found: Sequence[Found], facts: Mapping[str, Any]) -> str:
+def as_json(found: Sequence[Answer], facts: Mapping[str, Any]) -> str:
     """The results for programs."""
     queries = [
         {
@@ -85,7 +85,7 @@ def as_json(found: Sequence[Found], facts: Mapping[str, Any]) -> str:
     return json.dumps({**facts, "queries": queries}, indent=2) + "\n"
 
 
-def draw(found: Sequence[Found], path: Path) -> None:
+def draw_results(found: Sequence[Answer], path: Path) -> None:
     """The results as a PNG; pictures that are gone are drawn as empty boxes."""
     rows = []
     for query, hits in found:
@@ -93,17 +93,17 @@ def draw(found: Sequence[Found], path: Path) -> None:
             picture if picture is not None else empty() for picture in read_pictures([query.path, *paths(hits)])
         ]
         results = [
-            figures.RankedPicture(picture, verdict(query, hit) or "unknown", hit.score, told(hit.pid, hit.camid))
+            figures.RankedPicture(picture, verdict(query, hit) or "unknown", hit.score, caption(hit.pid, hit.camid))
             for hit, picture in zip(hits, pictures[1:], strict=True)
         ]
         name = os.path.basename(query.path)
-        title = one_line(name) if hits else f"{one_line(name)}: no match"
-        rows.append(figures.RankedRow(pictures[0], results, title, told(query.pid, query.camid)))
+        title = printable_line(name) if hits else f"{printable_line(name)}: no match"
+        rows.append(figures.RankedRow(pictures[0], results, title, caption(query.pid, query.camid)))
     figures.ranked_rows(rows, path, title="Search result" if len(rows) == 1 else "Search results")
 
 
 def page(
-    found: Sequence[Found],
+    found: Sequence[Answer],
     facts: Mapping[str, str],
     no_match: str,
     embedder: Embedder,
@@ -121,15 +121,15 @@ def page(
         heat: Sequence[Heat | None] = pair_heat(embedder, asked, pictures) if heatmaps else [None] * len(hits)
         results = [
             search_page.Result(
-                search_page.Shown(hit.path, picture, told(hit.pid, hit.camid, hit.track, hit.pictures)),
+                search_page.PagePicture(hit.path, picture, caption(hit.pid, hit.camid, hit.track, hit.pictures)),
                 hit.score,
                 verdict(query, hit) or "",
                 warm,
-                [one for one in read_pictures(search_page.some(pictures_of(hit), hit.path)) if one is not None],
+                [one for one in read_pictures(search_page.spread_paths(pictures_of(hit), hit.path)) if one is not None],
             )
             for hit, picture, warm in zip(hits, pictures, heat, strict=True)
         ]
-        shown = search_page.Shown(query.path, asked, told(query.pid, query.camid))
+        shown = search_page.PagePicture(query.path, asked, caption(query.pid, query.camid))
         answers.append(search_page.Answer(shown, results))
     why = NO_HEAT if heatmaps else "Heat maps were switched off (heatmaps=false)."
     return search_page.render(
@@ -145,7 +145,7 @@ def words(fact: Any) -> str:
     """
     if isinstance(fact, list):
         return ", ".join(map(str, fact))
-    return "yes" if fact is True else one_line(str(fact))
+    return "yes" if fact is True else printable_line(str(fact))
 
 
 def paths(hits: Sequence[Hit]) -> list[str]:
@@ -164,10 +164,10 @@ def verdict(query: Item, hit: Hit) -> Verdict | None:
     return "match" if query.pid == hit.pid else "miss"
 
 
-def told(pid: str, camid: str, track: str = "", pictures: int = 1) -> str:
+def caption(pid: str, camid: str, track: str = "", pictures: int = 1) -> str:
     """Identity, camera and track as a caption.
 
-    >>> told("7", "2"), told("", "2"), told("", ""), told("", "2", "5", 9)
+    >>> caption("7", "2"), caption("", "2"), caption("", ""), caption("", "2", "5", 9)
     ('id 7, cam 2', 'cam 2', '', 'cam 2, track 5 (9 pictures)')
     """
     of_track = f"{track} ({pictures} pictures)" if track else ""

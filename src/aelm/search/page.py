@@ -24,7 +24,7 @@ from aelm.embed.batches import preparation
 from aelm.embed.embedder import Embedder
 from aelm.figures.heatmaps import COLOUR_MAP, STRONGEST
 from aelm.figures.page import Image, box_aspect, fit
-from aelm.models.similarity import merged, similarity_maps
+from aelm.models.similarity import merged_map, similarity_maps
 
 BATCH = 32  # pairs at a time
 
@@ -67,7 +67,7 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
         found = _prepared(embedder, [picture for i in some if (picture := results[i]) is not None])
         with full_precision():
             maps = similarity_maps(embedder.network, asked, found)
-        on_query, on_result = (merged(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
+        on_query, on_result = (merged_map(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
         for place, i in enumerate(some):
             heat[i] = Heat(on_query[place], on_result[place])
     return heat
@@ -88,7 +88,7 @@ QUALITY = 88
 VERDICTS = {"match": "✓", "miss": "✗", "": ""}
 
 
-class Shown(NamedTuple):
+class PagePicture(NamedTuple):
     """A picture on the page.
 
     Attributes:
@@ -113,7 +113,7 @@ class Result(NamedTuple):
         others: Other pictures of the track that ``shown`` stands for.
     """
 
-    shown: Shown
+    shown: PagePicture
     score: float
     verdict: str = ""
     heat: Heat | None = None
@@ -123,7 +123,7 @@ class Result(NamedTuple):
 class Answer(NamedTuple):
     """A query and what was found for it, best first; nothing is "no match"."""
 
-    query: Shown
+    query: PagePicture
     results: Sequence[Result]
 
 
@@ -178,7 +178,7 @@ def _answer(answer: Answer, no_match: str, no_heat: str) -> str:
     results = "".join(_result(result, rank, no_heat) for rank, result in enumerate(answer.results, 1))
     found = f"<ol>{results}</ol>" if results else f'<p class="no-match"><b>No match</b>{text(no_match)}</p>'
     return (
-        f'<section class="asked-for"><figure class="query" data-path="{text(query.path)}">{box(query)}'
+        f'<section class="asked-for"><figure class="query" data-path="{text(query.path)}">{picture_html(query)}'
         f"<figcaption><strong>Query</strong>{_name(query)}{text(query.told)}</figcaption></figure>{found}</section>"
     )
 
@@ -210,7 +210,7 @@ def hit(result: Result, label: str, mark: str, no_heat: str, attributes: str = "
     others = others and f'<span class="others" hidden>{others}</span>'
     return (
         f'<li><button type="button" class="hit {result.verdict}" data-path="{text(shown.path)}" '
-        f'data-score="{score}" {warm}{attributes}>{box(shown)}'
+        f'data-score="{score}" {warm}{attributes}>{picture_html(shown)}'
         f'<span class="line"><span class="rank">{text(label)}<i>{mark}</i></span>'
         f'<span class="score">{score}</span></span>'
         f'<span class="bar"><i style="width:{width}%"></i></span>'
@@ -219,24 +219,24 @@ def hit(result: Result, label: str, mark: str, no_heat: str, attributes: str = "
     )
 
 
-def some(paths: Sequence[str], shown: str) -> list[str]:
+def spread_paths(paths: Sequence[str], shown: str) -> list[str]:
     """A few of the pictures of a track, spread over it, without the one that is shown.
 
-    >>> some(["a", "b", "c"], "b")
+    >>> spread_paths(["a", "b", "c"], "b")
     ['a', 'c']
     """
     others = [path for path in paths if os.path.abspath(path) != os.path.abspath(shown)]
     return [others[i] for i in np.linspace(0, len(others) - 1, min(OTHERS, len(others))).round().astype(int)]
 
 
-def box(shown: Shown) -> str:
+def picture_html(shown: PagePicture) -> str:
     """A picture in its frame."""
     if shown.picture is None:
         return '<span class="box gone">the file is gone or cannot be read</span>'
     return f'<span class="box"><img src="{picture_uri(shown.picture)}" alt="" loading="lazy"></span>'
 
 
-def _name(shown: Shown) -> str:
+def _name(shown: PagePicture) -> str:
     return f'<bdi class="name" title="{text(shown.path)}">{text(os.path.basename(shown.path))}</bdi>'
 
 

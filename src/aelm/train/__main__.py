@@ -88,7 +88,7 @@ def train_and_test(config: DictConfig) -> Outcome:
     tell_config(logger, config)
     try:
         trainer.fit(module, data, ckpt_path=last)
-        scores = finish(config, trainer, module, data, history)
+        scores = finish_run(config, trainer, module, data, history)
         found = [value for _, value in history.values.get(config.monitor, [])]
         return Outcome(scores, {config.monitor: max(found)} if found else {})
     finally:
@@ -176,7 +176,7 @@ def wandb_errors() -> Iterator[Any]:
         ) from error
 
 
-def finish(
+def finish_run(
     config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, history: History
 ) -> dict[str, float]:
     """Tests ``best.ckpt`` and writes what the run directory holds beside checkpoints."""
@@ -193,18 +193,18 @@ def finish(
     module.results = {}  # of the last validation
     if data.test_sets:
         trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
-    bad = unreadable.left_out(data)
+    bad = unreadable.unreadable_files(data)
     validated = {} if module.results else best_validation(history, config.monitor)
-    scores = metrics.scores(module.results) | validated | unreadable.counts(bad)
+    scores = metrics.scores(module.results) | validated | unreadable.unreadable_counts(bad)
     if trainer.is_global_zero:
         unreadable.write_list(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(facts, Path(config.run_dir) / "run.json")
         told = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "nor validated"
-        print(metrics.table(module.results) if module.results else f"nothing was tested; {told}")
+        print(metrics.scores_table(module.results) if module.results else f"nothing was tested; {told}")
         if config.figures:
             tests = metrics.tests_of(module, data)
-            paths = ranked_pictures.draw(Path(config.run_dir), module, data, tests, history.values)
+            paths = ranked_pictures.draw_pictures(Path(config.run_dir), module, data, tests, history.values)
             send_pictures(trainer.logger, paths)
     return scores
 

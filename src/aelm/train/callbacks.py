@@ -277,19 +277,19 @@ class FiniteTraining(Callback):
         loss = float(step.loss)
         if math.isfinite(loss):
             return
-        told = [f"the loss of step {step.number} (epoch {step.epoch}) is {loss}, over {pictures(trainer, step)}"]
+        told = [f"the loss of step {step.number} (epoch {step.epoch}) is {loss}, over {batch_files(trainer, step)}"]
         if self._before is not None and not_finite(pl_module.state_dict()):
-            told.append(f"or the gradient of the step before was not finite, over {pictures(trainer, self._before)}")
+            told.append(f"or the gradient of the step before was not finite, over {batch_files(trainer, self._before)}")
         self._stop(told)
 
     def _look_at_weights(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         name, step = not_finite(state), self._now
         if name and step is not None:
             told = f"`{name}` is not finite after step {step.number} (epoch {step.epoch}), though its loss was"
-            self._stop([f"{told}, over {pictures(trainer, step)}"])
+            self._stop([f"{told}, over {batch_files(trainer, step)}"])
 
     def _stop(self, told: Sequence[str]) -> None:
-        raise NotFiniteError(f"training stopped: {'; '.join(told)}. {left(self.last)}. {CURE}")
+        raise NotFiniteError(f"training stopped: {'; '.join(told)}. {progress_kept(self.last)}. {CURE}")
 
 
 def not_finite(state: dict[str, Any]) -> str:
@@ -305,7 +305,7 @@ def not_finite(state: dict[str, Any]) -> str:
     return next(key for key, value in zip(named, sound, strict=True) if not value)
 
 
-def pictures(trainer: pl.Trainer, step: Step) -> str:
+def batch_files(trainer: pl.Trainer, step: Step) -> str:
     """The files of a step's batch, in words; their positions where the data set is not aelm's."""
     dataset, positions = getattr(trainer.train_dataloader, "dataset", None), step.positions.tolist()
     if not isinstance(dataset, ReIDDataset):
@@ -315,7 +315,7 @@ def pictures(trainer: pl.Trainer, step: Step) -> str:
     return f"{', '.join(map(os.path.basename, paths))} in {', '.join(folders)}"
 
 
-def left(last: Path) -> str:
+def progress_kept(last: Path) -> str:
     """What is left of a training, in words."""
     if not last.is_file():
         return "No checkpoint had been written yet"

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from aelm.checkpoint import read_checkpoint
 from aelm.data.loader import cuda_is_used
-from aelm.files import write_whole
+from aelm.files import write_file
 from aelm.types import Batch, InputError
 
 
@@ -111,7 +111,7 @@ def save_whole(content: Any, path: Path) -> None:
 
     try:
         # Of one name, so that the next checkpoint takes the place of what a killed run has left.
-        write_whole(path, write, path.with_name(f".{path.name}.partial"))
+        write_file(path, write, path.with_name(f".{path.name}.partial"))
     except OSError as error:
         raise OSError(f"the checkpoint {error}; then go on with `resume=auto`") from error
     if os.name == "posix":  # elsewhere a directory cannot be opened, and the renaming is brought to the disk by itself
