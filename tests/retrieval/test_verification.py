@@ -65,7 +65,12 @@ def test_many_pairs_agree_with_sorting_them_all():
         assert tar == pytest.approx((table[own_pair] > bound + 1e-12).double().mean().item())
 
 
-@pytest.mark.parametrize("far", [(), (0.0,), (1.0,), (0.1, 2.0)])
+def test_one_rate_needs_no_list():
+    world = random_world(0, "cosine")
+    assert verification(*world, far=0.1).threshold == verification(*world, far=[0.1]).threshold
+
+
+@pytest.mark.parametrize("far", [(), (0.0,), (1.0,), (0.1, 2.0), "one in ten", 0])
 def test_rates_out_of_range_are_named(far):
     with pytest.raises(ValueError, match="`far` must list rates between 0 and 1"):
         verification(*random_world(0), far=far)

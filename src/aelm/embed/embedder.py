@@ -82,10 +82,16 @@ class Embedder:
             ValueError: If the pictures have another size or type.
         """
         wanted = (3, self.height, self.width)
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != wanted:
+        if (
+            not isinstance(images, Tensor)
+            or images.dtype != torch.uint8
+            or images.ndim != 4
+            or tuple(images.shape[1:]) != wanted
+        ):
+            kind, shape = getattr(images, "dtype", type(images).__name__), getattr(images, "shape", ())
             raise InputError(
-                f"{self.name} takes uint8 pictures (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), "
-                f"got {images.dtype} {tuple(images.shape)}"
+                f"{self.name} takes a tensor of uint8 pictures (B, {wanted[0]}, {wanted[1]}, {wanted[2]}), "
+                f"got {kind} {tuple(shape)}; `aelm.embed` reads picture files"
             )
         images = images.to(self.device, non_blocking=True)
         with ExitStack() as stack:

@@ -68,7 +68,7 @@ def verification(
     gallery_camids: Any,
     *,
     metric: Metric = "cosine",
-    far: Sequence[float] = (1e-2, 1e-3, 1e-4),
+    far: float | Sequence[float] = (1e-2, 1e-3, 1e-4),
     memory: float | None = None,
 ) -> Verification:
     """Measures how well one threshold tells genuine from impostor pairs.
@@ -82,9 +82,12 @@ def verification(
         ValueError: If a rate is out of range, or there is no impostor pair.
     """
     check_metric(metric)
-    wanted = np.asarray(far, dtype=np.float64)
+    try:
+        wanted = np.atleast_1d(np.asarray(far, dtype=np.float64))
+    except (TypeError, ValueError):
+        wanted = np.zeros(1)
     if wanted.ndim != 1 or not len(wanted) or not ((wanted > 0) & (wanted < 1)).all():
-        raise InputError(f"`far` must list rates between 0 and 1, got {list(far)}")
+        raise InputError(f"`far` must list rates between 0 and 1, got {far}")
     labels = check_labels(query_pids, gallery_pids, query_camids, gallery_camids)
     pairs = pid_pairs(labels)
     require_matches(labels, pairs)
