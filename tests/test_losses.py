@@ -3,7 +3,17 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
-from aelm.losses import DistillationLoss, IdentityLoss, TripletLoss, batch_hard_triplet
+from aelm.losses import (
+    CenterLoss,
+    DistillationLoss,
+    IdentityLoss,
+    MetricLoss,
+    TripletLoss,
+    WeightedTripletLoss,
+    batch_hard_triplet,
+    weighted_triplet,
+)
+from aelm.models.network import joined
 from aelm.types import HeadOutput
 
 
@@ -155,3 +165,103 @@ def test_triplet_reads_nothing_back_from_a_gpu():
         loss = batch_hard_triplet(features, pids)
     assert loss.device.type == "cuda"
     assert loss.shape == ()
+
+
+def slow_weighted_triplet(features, pids):
+    """Equation by equation, anchor by anchor."""
+    losses = []
+    for i in range(len(pids)):
+        positives = [(features[i] - features[j]).norm() for j in range(len(pids)) if pids[j] == pids[i] and j != i]
+        negatives = [(features[i] - features[k]).norm() for k in range(len(pids)) if pids[k] != pids[i]]
+        if positives and negatives:
+            far = sum(d.exp() * d for d in positives) / sum(d.exp() for d in positives)
+            near = sum((-d).exp() * d for d in negatives) / sum((-d).exp() for d in negatives)
+            losses.append((1 + (far - near).exp()).log())
+    return torch.stack(losses).mean() if losses else torch.zeros((), dtype=features.dtype)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_weighted_triplet_equals_a_loop_and_so_does_its_gradient(seed):
+    torch.manual_seed(seed)
+    features = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+    pids = torch.randint(4, (9,))
+    fast, slow = weighted_triplet(features, pids), slow_weighted_triplet(features, pids)
+    torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, features)[0] for loss in (fast, slow)))
+
+
+@pytest.mark.parametrize("pids", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_a_weighted_triplet_without_pairs_is_0(pids):
+    features = torch.randn(4, 3, requires_grad=True)
+    loss = weighted_triplet(features, torch.tensor(pids))
+    loss.backward()
+    assert loss == 0
+    assert not features.grad.any()
+
+
+def test_identical_pictures_give_the_weighted_triplet_no_gradient_rather_than_nan():
+    features = torch.ones(6, 3, requires_grad=True)
+    weighted_triplet(features, PIDS).backward()
+    assert not features.grad.any()
+
+
+def test_centers_draw_features_by_the_weight_and_move_by_the_whole_gradient():
+    out, loss = outputs(), CenterLoss(num_ids=4, embed_dim=12, weight=0.1)
+    torch.nn.init.normal_(loss.centers)
+    features = torch.cat([h.pooled for stage in out for h in stage], 1)
+    for stage in out:
+        for head in stage:
+            head.pooled.requires_grad_()
+    value = loss(out, PIDS)
+    apart = [features[i] - loss.centers[pid] for i, pid in enumerate(PIDS)]
+    torch.testing.assert_close(value, 0.1 * sum(d @ d for d in apart) / 6)
+    value.backward()
+    pulled = torch.cat([h.pooled.grad for stage in out for h in stage], 1)
+    torch.testing.assert_close(pulled, 0.1 * 2 * torch.stack(apart).detach() / 6)
+    moved = [-2 * sum(d for d, pid in zip(apart, PIDS, strict=True) if pid == n) / 6 for n in range(4)]
+    torch.testing.assert_close(loss.centers.grad, torch.stack(moved).detach())
+    with pytest.raises(ValueError, match=r"labels must lie in 0 \.\. 2"):
+        CenterLoss(3, 12)(out, PIDS)
+
+
+LIBRARY = {
+    "CircleLoss": {"m": 0.25, "gamma": 128},
+    "MultiSimilarityLoss": {},
+    "SupConLoss": {},
+    "ArcFaceLoss": {"num_classes": 4, "embedding_size": 12},
+    "CosFaceLoss": {"num_classes": 4, "embedding_size": 12},
+}
+
+
+def of_the_library(name):
+    losses = pytest.importorskip("pytorch_metric_learning.losses", reason="the extra `losses` is not installed")
+    torch.manual_seed(0)
+    return getattr(losses, name)(**LIBRARY[name])
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_loss_of_the_library_is_its_own_value_on_what_is_ranked(name):
+    out = outputs()
+    expected = of_the_library(name)(joined(out), PIDS)
+    assert expected > 0
+    loss = MetricLoss(of_the_library(name), weight=0.5)
+    torch.testing.assert_close(loss(out, PIDS), 0.5 * expected, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss(out, PIDS), 0.5 * expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_identical_pictures_and_none_of_the_same_person_give_a_loss_of_the_library_finite_gradients(name):
+    for pids in (PIDS, torch.tensor([0, 1, 2, 3, 0, 1])[:4]):
+        embedding = torch.ones(len(pids), 12, requires_grad=True)
+        loss = MetricLoss(of_the_library(name))(((HeadOutput(embedding, embedding, embedding),),), pids)
+        loss.backward()
+        assert loss.isfinite()
+        assert embedding.grad.isfinite().all()
+
+
+def test_losses_tell_whether_they_compare_pictures():
+    assert WeightedTripletLoss.compares_pictures
+    assert not getattr(CenterLoss(4, 2), "compares_pictures", False)
+    compare = {name for name in LIBRARY if MetricLoss(of_the_library(name)).compares_pictures}
+    assert compare == {"CircleLoss", "MultiSimilarityLoss", "SupConLoss"}

@@ -1,4 +1,4 @@
-"""Losses over what the classifiers say: identity (cross-entropy) and batch-hard triplet."""
+"""Losses over what the classifiers say: identity (cross-entropy), triplets, centers, and those of other libraries."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aelm.models.ifcn import check_label_range
-from aelm.models.network import StageOutputs
+from aelm.models.ifcn import check_label_range, precise
+from aelm.models.network import StageOutputs, joined
 from aelm.types import InputError
 
 
@@ -74,8 +74,84 @@ class TripletLoss(nn.Module):
         self.weight = weight
 
     def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
-        features = torch.cat([head.pooled for heads in outputs for head in heads], 1)
-        return self.weight * batch_hard_triplet(features, pids, self.margin)
+        return self.weight * batch_hard_triplet(pooled(outputs), pids, self.margin)
+
+
+class WeightedTripletLoss(nn.Module):
+    """Weighted regularised triplet loss on the joined embedding in front of the BNNeck (see `weighted_triplet`).
+
+    Args:
+        weight: Factor of the whole term.
+
+    Shape:
+        outputs of a network, pids ``(B,)`` -> scalar.
+    """
+
+    compares_pictures = True
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        return self.weight * weighted_triplet(pooled(outputs), pids)
+
+
+class CenterLoss(nn.Module):
+    """Squared distance of the joined embedding in front of the BNNeck to the center of its identity, which is learned.
+
+    As in BoT (Luo et al. 2019) ``weight`` acts on pictures alone, and centers move with the whole gradient. There they
+    start at random, under an SGD of their own; here they start at 0, and the optimizer of the training moves them.
+
+    Args:
+        num_ids: Number N of identities.
+        embed_dim: Length D of the embeddings of all classifiers side by side.
+        weight: Factor of the whole term.
+
+    Shape:
+        outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
+
+    Reference: Wen et al. 2016, A Discriminative Feature Learning Approach for Deep Face Recognition.
+    """
+
+    def __init__(self, num_ids: int, embed_dim: int, weight: float = 0.0005) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.zeros(num_ids, embed_dim))
+        self.weight = weight
+
+    def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        check_label_range(pids, len(self.centers))
+        features, centers = pooled(outputs), self.centers[pids]  # (B, D)
+        pull = (features - centers.detach()).square().sum(1).mean()
+        move = (features.detach() - centers).square().sum(1).mean()
+        return self.weight * pull + (move - move.detach())  # the second part is 0, and has a gradient
+
+
+class MetricLoss(nn.Module):
+    """A loss of pytorch-metric-learning, or one that is called likewise, on what ranking compares.
+
+    That is the unit embeddings of all classifiers of all stages side by side, behind the BNNeck where there is one
+    (:func:`aelm.models.network.joined`). Computed in float32.
+
+    Args:
+        loss: Turns embeddings ``(B, D)`` and labels ``(B,)`` into a scalar. One without parameters, such as classes'
+            weights, compares the pictures of a step with each other.
+        weight: Factor of the whole term.
+
+    Shape:
+        outputs of a network, pids ``(B,)`` -> scalar.
+    """
+
+    def __init__(self, loss: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+        self.compares_pictures = not any(True for _ in loss.parameters())
+
+    def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        with precise(pids.device):
+            value: Tensor = self.loss(joined(outputs), pids)
+        return self.weight * value
 
 
 class DistillationLoss(nn.Module):
@@ -108,6 +184,41 @@ class DistillationLoss(nn.Module):
         return self.weight * torch.stack(apart).mean()
 
 
+def pooled(outputs: StageOutputs) -> Tensor:
+    """The embeddings in front of the BNNeck of all classifiers of all stages side by side, ``(B, D)``."""
+    return torch.cat([head.pooled for heads in outputs for head in heads], 1)
+
+
+def weighted_triplet(features: Tensor, pids: Tensor) -> Tensor:
+    """Mean over anchors of ``log(1 + exp(positives - negatives))``, where each is a weighted mean of distances.
+
+    The weights are a softmax of the distances for positives, and of the negated ones for negatives: all pairs count,
+    the hardest most, and there is no margin. Euclidean, in float32. Anchors without a pair of both kinds take no part.
+    The formula is the paper's; the authors' code also counts the anchor itself, at distance 0, among its positives.
+
+    Args:
+        features: ``(B, D)``.
+        pids: ``(B,)``.
+
+    Reference: Ye et al. 2021, Deep Learning for Person Re-identification: A Survey and Outlook (AGW), section 4.
+
+    >>> weighted_triplet(torch.tensor([[0.0], [1.0], [3.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.1593)
+    """
+    with precise(features.device):
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        # As in `batch_hard_triplet`; the gradient of a distance of 0 is 0.
+        distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+        same = pids[:, None] == pids[None, :]
+        positive = same & ~torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+        low = torch.finfo(wide.dtype).min
+        far = distances.masked_fill(~positive, low).softmax(1)
+        near = (-distances).masked_fill(same, low).softmax(1)
+        valid = positive.any(1) & ~same.all(1)
+        loss = F.softplus(((far - near) * distances).sum(1))
+        return (loss * valid).sum() / valid.sum().clamp(min=1)
+
+
 def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
     """Mean over anchors of ``max(0, hardest positive - hardest negative + margin)``, Euclidean, in float32.
 
@@ -123,7 +234,7 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
     >>> batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=2.5)
     tensor(0.7500)
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with precise(features.device):
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         # Difference by difference: the way over the product loses small distances, and has no gradient at 0.
         fixed = wide.detach()  # with gradients, the backward of all pairs would hold B x B x D numbers

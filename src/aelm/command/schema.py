@@ -1,7 +1,7 @@
 """The keys that configs may hold, so that a misspelt one is an error with its name, wherever it stands."""
 
 import difflib
-import importlib
+import importlib.util
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -12,7 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from aelm.types import InputError
+from aelm.types import InputError, MissingPackageError
+
+EXTRAS = {"pytorch_metric_learning": "losses"}  # which extra installs what a configuration names
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
@@ -61,8 +63,12 @@ def located(target: str) -> Any:
 
     Raises:
         ValueError: If there is no such thing.
+        ModuleNotFoundError: If it is of a package that one of aelm's extras installs.
     """
     module, _, name = target.rpartition(".")
+    extra = EXTRAS.get(module.partition(".")[0])
+    if extra and importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise MissingPackageError(f"`{target}` needs a package that is not installed: pip install 'aelm[{extra}]'")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -15,8 +15,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from aelm.checkpoint import describe
 from aelm.command.build import build_data, built, built_optimizer
 from aelm.command.cli import command
+from aelm.command.schema import nodes
 from aelm.data import ReIDDataModule
 from aelm.files import hold_folder
+from aelm.models import ReIDNetwork
 from aelm.models.backbone import freeze_stages
 from aelm.module import NO_AVERAGE, ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
@@ -27,6 +29,9 @@ from aelm.train.trainer import build_trainer, check_numbers
 from aelm.types import InputError, RunError
 
 log = logging.getLogger(__name__)
+
+# What losses call the number of identities, and the length of an embedding.
+IDENTITIES, LENGTH = ("num_ids", "num_classes"), ("embed_dim", "embedding_size")
 
 
 @command("train")
@@ -113,7 +118,7 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
     preprocessing |= {key: list(values) for key, values in network.normalised._asdict().items()}
     module = ReIDModule(
         network.to(memory_format=torch.channels_last) if config.channels_last else network,
-        built(config.loss),
+        built_losses(config.loss, network, pictures),
         built_optimizer(config.optimizer, config.lr_scale, processes * config.trainer.accumulate_grad_batches),
         built(config.schedule),
         new_lr_factor=config.new_lr_factor,
@@ -134,6 +139,28 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
     if config.compile:
         module.compile_training()
     return module
+
+
+def built_losses(node: DictConfig, network: ReIDNetwork, size: tuple[int, int]) -> Any:
+    """Losses by name.
+
+    Where ``???`` stands for the number of identities, or for the length of all embeddings side by side, it is replaced
+    by what the network has.
+
+    Args:
+        node: A ``_target_`` description each.
+        network: What is trained.
+        size: Height and width of pictures.
+    """
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    parts: list[Any] = [part for _, part in nodes(plain)]
+    if any(part.get(key) == "???" for part in parts for key in (*IDENTITIES, *LENGTH)):
+        outputs = network.explain(torch.zeros(1, 3, *size, dtype=torch.uint8))
+        length = sum(head.embedding.shape[1] for heads in outputs for head in heads)
+        sizes = dict.fromkeys(IDENTITIES, network.num_ids) | dict.fromkeys(LENGTH, length)
+        for part in parts:
+            part.update({key: value for key, value in sizes.items() if part.get(key) == "???"})
+    return built(plain)
 
 
 def built_logger(config: DictConfig) -> Logger | bool:
