@@ -250,6 +250,16 @@ def test_a_loss_of_the_library_is_its_own_value_on_what_is_ranked(name):
         torch.testing.assert_close(loss(out, PIDS), 0.5 * expected, rtol=0, atol=0)
 
 
+def test_parameters_of_half_precision_are_computed_with_in_float32_and_stay():
+    loss = MetricLoss(of_the_library("ArcFaceLoss"))
+    expected = loss.to(torch.bfloat16).float()(outputs(), PIDS)
+    value = loss.to(torch.bfloat16)(outputs(), PIDS)
+    torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    value.backward()
+    assert (loss.loss.W.dtype, loss.loss.W.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert loss.loss.W.grad.any()
+
+
 @pytest.mark.parametrize("name", LIBRARY)
 def test_identical_pictures_and_none_of_the_same_person_give_a_loss_of_the_library_finite_gradients(name):
     for pids in (PIDS, torch.tensor([0, 1, 2, 3, 0, 1])[:4]):

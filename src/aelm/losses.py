@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from aelm.models.ifcn import check_label_range, precise
 from aelm.models.network import StageOutputs, joined
@@ -149,8 +150,10 @@ class MetricLoss(nn.Module):
         self.compares_pictures = not any(True for _ in loss.parameters())
 
     def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
+        # The library would put parameters of a lower precision into the embeddings' in place, which DDP cannot follow.
+        wide = {name: parameter.float() for name, parameter in self.loss.named_parameters()}
         with precise(pids.device):
-            value: Tensor = self.loss(joined(outputs), pids)
+            value: Tensor = functional_call(self.loss, wide, (joined(outputs), pids))
         return self.weight * value
 
 

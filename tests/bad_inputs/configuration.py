@@ -61,6 +61,8 @@ ROWS = [
         ["9999 images", "lower `batch_size`"], without=["sampler."]),
     Row("more smoothing than label", "train", ["loss.identity.label_smoothing=2"], ["`label_smoothing`", "got 2"]),
     Row("a negative margin", "train", ["loss=identity_triplet", "loss.triplet.margin=-1"], ["`margin`", "got -1"]),
+    Row("a key that a library's loss has not", "train", ["loss=circle", "+loss.circle.loss.gama=1"],
+        ["CircleLoss cannot be built as configured", "'gama'"]),
     Row("a negative learning rate", "train", ["optimizer.lr=-1"], ["`optimizer`", "torch.optim.Adam", "-1"]),
     Row("a learning rate in words", "train", ["optimizer.lr=fast"], ["`optimizer`", "torch.optim.Adam"]),
     Row("another scaling of it", "train", ["lr_scale=cubic"], ["`lr_scale` must be 'none' or 'linear', got 'cubic'"]),

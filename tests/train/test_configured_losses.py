@@ -77,12 +77,6 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(composed, mon
     check_keys(composed("train", "loss=weighted_triplet"))
 
 
-def test_a_wrong_key_of_the_library_is_named(composed):
-    needs("circle")
-    with pytest.raises(ValueError, match=r"CircleLoss cannot be built as configured: .*'gama'"):
-        built(composed("train", "loss=circle", "+loss.circle.loss.gama=1").loss)
-
-
 @pytest.mark.parametrize(("loss", "told"), [("supcon", True), ("weighted_triplet", True), ("arcface", False)])
 def test_who_needs_pairs_says_so_before_the_first_step(trained, loss, told, caplog):
     needs(loss)
