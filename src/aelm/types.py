@@ -129,7 +129,7 @@ class HeadOutput(NamedTuple):
     """What one classifier says of a batch.
 
     Attributes:
-        pooled: ``(B, E)`` embedding map averaged over the positions this head saw; metric losses act here.
+        pooled: ``(B, E)`` embedding map pooled over the positions this head saw; metric losses act here.
         embedding: ``(B, E)`` what ranking compares: ``pooled``, behind the BNNeck where there is one.
         logits: ``(B, N)`` identity scores.
         heatmap: ``(B, H, W)`` class map of the wanted identity, without gradient; None when none was asked for.

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from aelm.models.ifcn import IFCN
+from aelm.models.ifcn import IFCN, Pooling
 from aelm.types import HeadOutput, InputError
 
 Fill = Literal["swap", "drop", "zero"]
@@ -22,15 +22,18 @@ class TwoHeads(nn.Module):
         num_ids: Number N of identities.
         embed_dim: Depth E of each classifier's embedding map.
         neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
+        pooling: ``mean`` or ``gem`` (see :class:`aelm.models.IFCN`).
 
     Shape:
         features ``(B, C, H, W)``, pids ``(B,)`` -> the outputs of A and of B.
     """
 
-    def __init__(self, channels: int, num_ids: int, embed_dim: int = 512, *, neck: bool = False) -> None:
+    def __init__(
+        self, channels: int, num_ids: int, embed_dim: int = 512, *, neck: bool = False, pooling: Pooling = "mean"
+    ) -> None:
         super().__init__()
-        self.a = IFCN(channels, num_ids, embed_dim, neck=neck)
-        self.b = IFCN(channels, num_ids, embed_dim, neck=neck)
+        self.a = IFCN(channels, num_ids, embed_dim, neck=neck, pooling=pooling)
+        self.b = IFCN(channels, num_ids, embed_dim, neck=neck, pooling=pooling)
 
     def forward(
         self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False
@@ -63,6 +66,7 @@ class AELM(TwoHeads):
             attention is erased (with 0 for ``drop``), and attention reads it once more, for B: so it too learns to do
             without the region. Only matters where there is attention.
         neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
+        pooling: ``mean`` or ``gem`` (see :class:`aelm.models.IFCN`).
 
     Shape:
         features ``(B, C, H, W)``, pids ``(B,)`` -> the outputs of A and of B; B's ``mask`` is what was erased.
@@ -88,8 +92,9 @@ class AELM(TwoHeads):
         fill: Fill = "swap",
         erase: Erase = "raw",
         neck: bool = False,
+        pooling: Pooling = "mean",
     ) -> None:
-        super().__init__(channels, num_ids, embed_dim, neck=neck)
+        super().__init__(channels, num_ids, embed_dim, neck=neck, pooling=pooling)
         if not 0 < threshold <= 1:
             raise InputError(f"`threshold` must lie in (0, 1], got {threshold}")
         if fill not in get_args(Fill):
@@ -178,8 +183,11 @@ class RandomAELM(AELM):
         fill: Fill = "swap",
         erase: Erase = "raw",
         neck: bool = False,
+        pooling: Pooling = "mean",
     ) -> None:
-        super().__init__(channels, num_ids, embed_dim, threshold=threshold, fill=fill, erase=erase, neck=neck)
+        super().__init__(
+            channels, num_ids, embed_dim, threshold=threshold, fill=fill, erase=erase, neck=neck, pooling=pooling
+        )
         self.register_buffer("draws", torch.randint(2**31, ()))
 
     def mask(self, heatmap: Tensor) -> Tensor:

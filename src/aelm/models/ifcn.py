@@ -1,7 +1,7 @@
 """IFCN: the identity classifier as a fully convolutional head, whose class maps are heat maps."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aelm.types import HeadOutput, InputError
+
+Pooling = Literal["mean", "gem"]
 
 
 class IFCN(nn.Module):
@@ -20,7 +22,14 @@ class IFCN(nn.Module):
     and the heat map's cost does not grow with N. :meth:`class_maps` builds them for those who want them.
 
     The paper states that the identity model is fully convolutional and that the map of the picture's own identity is
-    selected; the embedding layer in front of the classifier, and the BNNeck, are choices of this project.
+    selected; the embedding layer in front of the classifier, the BNNeck, and how maps are pooled, are choices of this
+    project.
+
+    With ``pooling="gem"`` every map here is made of shares ``S`` in place of ``E`` (see :func:`gem_maps`). Exact as
+    before: ``mean(S)`` is the pooled embedding, so class maps average to the logits and embedding maps to the
+    embedding. Not as before: a value depends on its own position alone only with the mean. A share also depends on how
+    strong its channel is elsewhere: it is the position's part of the score to first order (value x gradient x number of
+    positions), and to erase the position lowers the score by another amount.
 
     Args:
         channels: Depth C of the incoming map.
@@ -28,12 +37,14 @@ class IFCN(nn.Module):
         embed_dim: Depth E of the embedding map.
         neck: Whether a batch norm without shift (BNNeck, Luo et al. 2019) stands between pooling and classifier.
             Ranking then uses what is behind it, metric losses what is in front, and class maps carry its scale.
+        pooling: ``mean`` over positions; or ``gem``, the generalised mean ``mean(x^p)^(1/p)`` of Radenović et al. 2018,
+            with one ``p`` that is learned and starts at 3.
 
     Shape:
         features ``(B, C, H, W)``, pids ``(B,)`` -> :class:`aelm.types.HeadOutput`.
 
     Raises:
-        ValueError: If a size is below 1.
+        ValueError: If a size is below 1, or ``pooling`` is unknown.
 
     >>> head = IFCN(channels=8, num_ids=5, embed_dim=4)
     >>> output = head(torch.rand(2, 8, 6, 3), pids=torch.tensor([0, 4]))
@@ -41,8 +52,12 @@ class IFCN(nn.Module):
     (torch.Size([2, 5]), torch.Size([2, 6, 3]))
     """
 
-    def __init__(self, channels: int, num_ids: int, embed_dim: int = 512, *, neck: bool = False) -> None:
+    def __init__(
+        self, channels: int, num_ids: int, embed_dim: int = 512, *, neck: bool = False, pooling: Pooling = "mean"
+    ) -> None:
         super().__init__()
+        if pooling not in get_args(Pooling):
+            raise InputError(f"`pooling` must be one of {', '.join(get_args(Pooling))}, got {pooling!r}")
         for name, value in (("channels", channels), ("num_ids", num_ids), ("embed_dim", embed_dim)):
             if value < 1:
                 raise InputError(f"`{name}` must be at least 1, got {value}")
@@ -51,6 +66,7 @@ class IFCN(nn.Module):
         convolution = nn.Conv2d(channels, embed_dim, 1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
         self.embed = nn.Sequential(convolution, nn.BatchNorm2d(embed_dim), nn.ReLU())
+        self.power = nn.Parameter(torch.tensor([3.0])) if pooling == "gem" else None
         self.neck = nn.BatchNorm1d(embed_dim) if neck else None
         self.weight = nn.Parameter(torch.empty(num_ids, embed_dim))
         nn.init.normal_(self.weight, std=0.001 if neck else 0.01)
@@ -71,6 +87,7 @@ class IFCN(nn.Module):
         maps = self.embed(features)  # (B, E, H, W)
         wide = torch.promote_types(maps.dtype, torch.float32)
         with precise(maps.device):  # losses read these: in float32 whatever the maps are in
+            maps = self.shares(maps, erased)
             pooled = mean_over_kept(maps, erased)  # (B, E)
             embedding = pooled if self.neck is None else self.neck(pooled.to(self.neck.weight.dtype)).to(wide)
             logits = F.linear(embedding, self.weight.to(wide))  # (B, N)
@@ -79,9 +96,13 @@ class IFCN(nn.Module):
         heatmap = None if pids is None else self.heatmaps(maps, pooled, pids)
         return HeadOutput(pooled, embedding, logits, heatmap, erased)
 
+    def shares(self, maps: Tensor, erased: Tensor | None = None) -> Tensor:
+        """``maps`` (B, E, H, W) such that their mean over the positions kept is what pooling gives: with GeM shares."""
+        return maps if self.power is None else gem_maps(maps, self.power, erased)
+
     @torch.no_grad()
     def heatmaps(self, maps: Tensor, pooled: Tensor, pids: Tensor) -> Tensor:
-        """Class maps ``(B, H, W)`` of ``pids`` (B,), from ``maps`` (B, E, H, W) and ``pooled`` (B, E)."""
+        """Class maps ``(B, H, W)`` of ``pids`` (B,), from `shares` ``maps`` (B, E, H, W) and ``pooled`` (B, E)."""
         check_label_range(pids, self.num_ids)
         wide = torch.promote_types(maps.dtype, torch.float32)
         with precise(maps.device):
@@ -92,13 +113,13 @@ class IFCN(nn.Module):
 
     def embedding_maps(self, features: Tensor) -> Tensor:
         """Maps ``(B, E, H, W)`` whose spatial mean is the ``embedding`` of a whole picture."""
-        maps: Tensor = self.embed(features)
+        maps = self.shares(self.embed(features))
         scale, shift = self._neck_affine(maps.mean((2, 3)))
         return maps * scale[:, None, None] + shift[:, None, None]
 
     def class_maps(self, features: Tensor) -> Tensor:
         """All class maps ``(B, N, H, W)``, whose spatial mean is the logits; grows with N, unlike ``forward``."""
-        maps = self.embed(features)
+        maps = self.shares(self.embed(features))
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         scale, shift = self._neck_affine(maps.mean((2, 3)))
         weight = self.weight.to(maps.dtype)
@@ -143,6 +164,30 @@ def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
         return maps.mean((2, 3), dtype=wide)
     kept = (~erased | erased.flatten(1).all(1)[:, None, None]).to(wide)  # (B, H, W)
     return torch.einsum("behw,bhw->be", maps.to(wide), kept) / kept.sum((1, 2))[:, None]
+
+
+def gem_maps(maps: Tensor, power: Tensor, erased: Tensor | None = None) -> Tensor:
+    """What each position brings to the generalised mean (GeM) of its channel: ``x^p mean(x^p)^(1/p - 1)``.
+
+    The mean of these shares over the positions kept is ``mean(x^p)^(1/p)``, exactly. GeM grows in step with x, so a
+    share is also ``x`` times its gradient, times the number of positions (Euler).
+
+    Args:
+        maps: ``(B, E, H, W)``; what is below 1e-6 counts as 1e-6, as in the authors' code.
+        power: ``(1,)``, the exponent p, above 0.
+        erased: ``(B, H, W)`` bool, as in `mean_over_kept`.
+
+    Reference: Radenović et al. 2018, Fine-tuning CNN Image Retrieval with No Human Annotation.
+
+    >>> gem_maps(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([2.0])).mean() ** 2
+    tensor(2.5000)
+    """
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    maps, power = maps.to(wide).clamp(min=1e-6), power.to(wide)
+    top = maps.detach().amax((2, 3), keepdim=True)  # powers of numbers up to 1 overflow in no precision
+    powered = (maps / top).pow(power)
+    mean = mean_over_kept(powered, erased).clamp(min=torch.finfo(wide).tiny)
+    return top * powered * mean.pow(1 / power - 1)[:, :, None, None]
 
 
 def precise(device: torch.device) -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aelm.models.ifcn import precise
+from aelm.models.ifcn import gem_maps, precise
 from aelm.models.network import unit
 from aelm.models.weights import State
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
@@ -98,15 +98,8 @@ class PooledHead(nn.Module):
         return HeadOutput(pooled, embedding, embedding.new_zeros(embedding.shape[0], 0), heatmap)
 
     def pooled_maps(self, features: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` whose spatial mean is what pooling gives, float32.
-
-        GeM is ``mean(x^p)^(1/p)``: a position's share is that of its ``x^p``, which is exact.
-        """
-        maps = features.float()
-        if self.power is None:
-            return maps
-        powered = maps.clamp(min=1e-6).pow(self.power)
-        return powered * powered.mean((2, 3), keepdim=True).pow(1 / self.power - 1)
+        """Maps ``(B, C, H, W)`` whose spatial mean is what pooling gives, float32."""
+        return features.float() if self.power is None else gem_maps(features.float(), self.power)
 
     def embedding_maps(self, features: Tensor) -> Tensor:
         """Maps ``(B, D, H, W)`` whose spatial mean is the embedding.
