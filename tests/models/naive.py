@@ -38,3 +38,8 @@ def mean_over_kept(maps: Tensor, erased: Tensor) -> Tensor:
         kept = [picture[:, y, x] for y in range(gone.shape[0]) for x in range(gone.shape[1]) if not gone[y, x]]
         rows.append(torch.stack(kept).mean(0) if kept else picture.mean((1, 2)))
     return torch.stack(rows)
+
+
+def generalised_mean(maps: Tensor, power: float, erased: Tensor) -> Tensor:
+    """(B, E): the mean of powers over the positions that are left, and its root."""
+    return mean_over_kept(maps.clamp(min=1e-6) ** power, erased) ** (1 / power)

@@ -13,6 +13,14 @@ def world(module=AELM, seed=0, **options):
     return module(8, 5, embed_dim=6, **options), torch.rand(4, 8, 6, 3), torch.tensor([0, 1, 4, 2])
 
 
+def test_what_is_dropped_takes_no_part_in_gem():
+    aelm, features, pids = world(fill="drop", erase="attended", pooling="gem")
+    _, b = aelm.train()(features, pids)
+    assert b.mask.any()
+    expected = naive.generalised_mean(aelm.b.embed(features), 3, b.mask)
+    torch.testing.assert_close(b.pooled, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("threshold", [0.01, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("seed", range(5))
 def test_region_equals_a_loop(threshold, seed):

@@ -1,8 +1,10 @@
+import itertools
+
 import pytest
 import torch
 
 from aelm.models import IFCN
-from aelm.models.ifcn import mean_over_kept
+from aelm.models.ifcn import gem_maps, mean_over_kept
 from tests.models import naive
 
 SIZES = [(1, 8, 6, 3, 5), (4, 16, 16, 8, 37), (3, 5, 1, 7, 1), (2, 4, 1, 1, 9)]  # B, C, H, W, N
@@ -92,3 +94,82 @@ def test_heat_maps_are_float32_under_autocast():
     features, pids = torch.rand(2, 8, 6, 3), torch.tensor([0, 3])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head(features, pids).heatmap.dtype == torch.float32
+
+
+def gem_head(neck=False, training=False):
+    """A head with GeM of a power of its own, and statistics as after training; its maps and its output."""
+    head, features, pids = head_and_input(4, 8, 6, 3, 5, neck=neck)
+    gem = IFCN(8, 5, embed_dim=6, neck=neck, pooling="gem").double().train(training)
+    gem.load_state_dict(head.state_dict(), strict=False)
+    torch.nn.init.constant_(gem.power, 2.6)
+    return gem, features, pids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [1.0, 2.6, 9.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_average_to_the_generalised_mean(power, seed, dtype):
+    torch.manual_seed(seed)
+    maps = torch.relu(torch.randn(4, 3, 5, 2, dtype=dtype)) * torch.tensor([1.0, 50.0, 0.0])[:, None, None]
+    erased = torch.rand(4, 5, 2) < 0.6
+    erased[0] = True
+    shares = gem_maps(maps, torch.tensor([power], dtype=dtype), erased)
+    slow = naive.generalised_mean(maps.double(), power, erased).to(dtype)
+    torch.testing.assert_close(mean_over_kept(shares, erased), slow)
+
+
+def test_gem_lies_between_the_mean_and_the_maximum():
+    maps = torch.rand(2, 3, 4, 4, dtype=torch.float64) + 0.1
+    pooled = [gem_maps(maps, torch.tensor([p])).mean((2, 3)) for p in (1.0, 2.0, 4.0, 400.0)]
+    torch.testing.assert_close(pooled[0], maps.mean((2, 3)))
+    torch.testing.assert_close(pooled[-1], maps.amax((2, 3)), rtol=0.01, atol=0)
+    for lower, higher in itertools.pairwise(pooled):
+        assert (lower < higher).all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("neck", [False, True])
+def test_class_maps_of_gem_average_to_the_logits(neck, training):
+    head, features, pids = gem_head(neck, training)
+    output, rows = head(features, pids), torch.arange(4)
+    torch.testing.assert_close(output.heatmap.mean((1, 2)), output.logits[rows, pids], rtol=0, atol=1e-9)
+    maps = head.class_maps(features)
+    torch.testing.assert_close(maps.mean((2, 3)), output.logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(maps[rows, pids], output.heatmap, rtol=0, atol=1e-9)
+    torch.testing.assert_close(head.embedding_maps(features).mean((2, 3)), output.embedding, rtol=0, atol=1e-9)
+    expected = naive.generalised_mean(head.embed(features), 2.6, torch.zeros(4, 6, 3, dtype=torch.bool))
+    torch.testing.assert_close(output.pooled, expected, rtol=0, atol=1e-9)
+
+
+def test_the_heat_map_of_gem_is_value_times_gradient_times_positions():
+    """The score to first order around the map, by autograd from the plain formula."""
+    head, features, pids = gem_head()
+    maps = head.embed(features).detach().requires_grad_()
+    pooled = naive.generalised_mean(maps, 2.6, torch.zeros(4, 6, 3, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad((pooled * head.weight[pids]).sum(), maps)
+    torch.testing.assert_close(head(features, pids).heatmap, 18 * (maps * gradient).sum(1).detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("pooling", "depends"), [("mean", False), ("gem", True)])
+def test_with_gem_alone_a_value_depends_on_other_positions(pooling, depends):
+    torch.manual_seed(0)
+    head = IFCN(8, 5, 6, pooling=pooling).eval()
+    features = torch.rand(1, 8, 6, 3)
+    changed = features.clone()
+    changed[:, :, 0, 0] += 5
+    before, after = (head(maps, torch.tensor([2])).heatmap[0, 1:] for maps in (features, changed))
+    assert torch.allclose(before, after, rtol=0, atol=1e-7) != depends
+
+
+def test_gem_is_trained_and_the_mean_has_no_parameter_for_it():
+    torch.manual_seed(0)
+    head = IFCN(8, 5, 6, pooling="gem")
+    features = torch.rand(4, 8, 6, 3)
+    features[0] = -1e4  # a picture whose every channel is dead or very strong
+    head(features, torch.tensor([0, 1, 2, 3])).logits.square().sum().backward()
+    assert head.power.item() == 3
+    assert head.power.grad.any()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+    assert head.state_dict().keys() - IFCN(8, 5, 6).state_dict().keys() == {"power"}
+    with pytest.raises(ValueError, match="`pooling` must be one of mean, gem, got 'max'"):
+        IFCN(8, 5, 6, pooling="max")

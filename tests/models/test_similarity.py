@@ -39,7 +39,7 @@ def total(maps):
 
 
 @pytest.mark.parametrize("neck", [False, True])
-@pytest.mark.parametrize(("aelm", "heads"), [(AELM, 2), (TwoHeads, 2), (IFCN, 1)])
+@pytest.mark.parametrize(("aelm", "heads"), [(AELM, 2), (TwoHeads, 2), (IFCN, 1), (partial(AELM, pooling="gem"), 2)])
 @pytest.mark.parametrize("size", [(64, 32), (72, 40)])
 @pytest.mark.parametrize(("join", "first"), [("all", 1), ("deepest", 2)])
 def test_the_parts_add_up_to_the_score_on_both_sides(neck, aelm, heads, size, join, first):

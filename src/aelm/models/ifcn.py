@@ -186,8 +186,9 @@ def gem_maps(maps: Tensor, power: Tensor, erased: Tensor | None = None) -> Tenso
     maps, power = maps.to(wide).clamp(min=1e-6), power.to(wide)
     top = maps.detach().amax((2, 3), keepdim=True)  # powers of numbers up to 1 overflow in no precision
     powered = (maps / top).pow(power)
-    mean = mean_over_kept(powered, erased).clamp(min=torch.finfo(wide).tiny)
-    return top * powered * mean.pow(1 / power - 1)[:, :, None, None]
+    # In the first form since OpenCV 4 cannot read an exported `unsqueeze`.
+    mean = powered.mean((2, 3), keepdim=True) if erased is None else mean_over_kept(powered, erased)[:, :, None, None]
+    return top * powered * mean.clamp(min=torch.finfo(wide).tiny).pow(1 / power - 1)
 
 
 def precise(device: torch.device) -> AbstractContextManager[Any]:
