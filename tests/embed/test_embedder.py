@@ -17,6 +17,7 @@ from aelm.checkpoint import build, describe
 from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
 from aelm.models.onnx import OnnxBackbone, load_onnx
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 from tests.pictures_on_disk import save_model, write_people
 
 HEIGHT, WIDTH = 24, 16
@@ -90,9 +91,73 @@ def test_the_sidecar_says_size_and_normalisation_where_the_file_does_not(tmp_pat
     torch.testing.assert_close(model.embed(images), by_hand(images, told["mean"], told["std"]))
 
 
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+PIXELS = (1 / 255, 1 / 255, 1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("told", "mean", "std"),
+    [
+        ({"range": 255}, ZERO, PIXELS),  # fast-reid: normalised inside
+        ({"normalised": "inside", "range": 255, "mean": [9, 9, 9]}, ZERO, PIXELS),
+        ({"normalised": "inside"}, ZERO, ONE),
+        ({"range": 255, "mean": [51, 102, 0], "std": [51, 51, 102]}, (0.2, 0.4, 0), (0.2, 0.2, 0.4)),
+        ({"range": 255, "colour": "BGR"}, ZERO, PIXELS),  # OpenVINO's networks
+        ({"colour": "BGR"}, IMAGENET_MEAN, IMAGENET_STD),
+    ],
+)
+def test_the_sidecar_says_what_numbers_a_network_of_others_takes(tmp_path, images, told, mean, std):
+    path = write_onnx(tmp_path / "other.onnx")
+    usual = load_embedder(path)
+    (tmp_path / "other.onnx.json").write_text(json.dumps(told))
+    model = load_embedder(path)
+    assert (model.mean, model.std) == (pytest.approx(mean), pytest.approx(std))
+    expected = by_hand(images, mean, std)
+    if told.get("colour") == "BGR":  # the first four numbers are those of the first colour that the network gets
+        expected = expected.unflatten(1, (3, 4)).flip(1).flatten(1)
+    torch.testing.assert_close(model.embed(images), expected)
+    numbers = model.network.features(images)[0].flatten(1)  # before lengths become 1
+    torch.testing.assert_close(numbers / numbers.norm(dim=1, keepdim=True), expected)
+    assert numbers.abs().max() > 10 if "std" not in told and std == PIXELS else numbers.abs().max() < 10
+    assert model.sha256 != usual.sha256
+
+
+def test_a_network_of_uint8_takes_pixels_whatever_is_told_of_its_inside(tmp_path, images):
+    path = write_onnx(tmp_path / "other.onnx", kind=TensorProto.UINT8)
+    plain = load_embedder(path)
+    (tmp_path / "other.onnx.json").write_text('{"mean": [9, 9, 9], "std": [9, 9, 9], "normalised": "inside"}')
+    told = load_embedder(path)
+    assert (told.std, told.sha256) == (PIXELS, plain.sha256)
+    assert torch.equal(told.embed(images), plain.embed(images))
+    (tmp_path / "other.onnx.json").write_text('{"colour": "BGR"}')
+    assert torch.equal(load_embedder(path).embed(images), plain.embed(images.flip(1)))
+
+
+def test_the_size_is_a_key_where_the_graph_leaves_it_open(tmp_path, images):
+    open_to_any = write_onnx(tmp_path / "any.onnx", height="H", width="W")
+    model = load_embedder(open_to_any, size=[HEIGHT, WIDTH])
+    torch.testing.assert_close(model.embed(images), by_hand(images))
+    with pytest.raises(ValueError, match=r"`size`: other\.onnx says itself how large pictures are, 24 x 16; leave it"):
+        load_embedder(write_onnx(tmp_path / "other.onnx"), size=[48, 32])
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
-    [('{"preprocess": "resize_pad"}', "aelm only resizes"), ("{", "is not JSON"), ("[1]", "found list")],
+    [
+        ('{"preprocess": "resize_pad"}', "aelm only resizes"),
+        ("{", "is not JSON"),
+        ("[1]", "found list"),
+        (
+            '{"color": "BGR"}',
+            r"other\.onnx\.metadata\.json: `color` is no key that tells about a model, did you mean `colou",
+        ),
+        ('{"zzz": 1}', r"`zzz` is no key that tells about a model, there are img_size, mean, std, range, "),
+        ('{"range": 256}', r"`range` 1 or 255, .*; got \{'img_size': \[24, 16\], 'range': 256\}"),
+        ('{"range": "255"}', "`range` 1 or 255"),
+        ('{"normalised": "within"}', "`normalised` inside or outside; got .*'within'"),
+        ('{"colour": "BRG"}', "`colour` RGB or BGR"),
+        ('{"std": [0, 1, 1]}', "`std` of three numbers each"),
+    ],
 )
 def test_a_sidecar_that_asks_for_more_is_named(tmp_path, told, message):
     path = write_onnx(tmp_path / "other.onnx")

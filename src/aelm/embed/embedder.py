@@ -14,9 +14,9 @@ from torch import Tensor
 from aelm.checkpoint import KEY, checkpoint_file, network_of, read_file
 from aelm.devices import full_precision
 from aelm.models import ReIDNetwork
-from aelm.models.onnx import OnnxBackbone, load_onnx, normalisation
+from aelm.models.onnx import load_onnx
 from aelm.models.trained import load_trained
-from aelm.types import InputError, InputTypeError
+from aelm.types import InputError
 
 Precision = Literal["32", "bf16", "16"]
 HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -127,11 +127,8 @@ def load_embedder(
     if path.suffix.lower() == ".onnx":
         if precision != "32":
             raise InputError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
-        network = load_onnx(path)
-        backbone = network.backbone
-        if not isinstance(backbone, OnnxBackbone):
-            raise InputTypeError(f"expected an OnnxBackbone, got {type(backbone).__name__}")
-        (height, width), (mean, std) = backbone.size, normalisation(backbone)
+        network, ((height, width), mean, std, _), told = load_onnx(path, size)
+        size = None
     elif isinstance(content := read_file(path), dict) and {KEY, "state_dict"} <= content.keys():
         network, says = network_of(content, path, allow), content[KEY]["preprocessing"]
         lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in says]

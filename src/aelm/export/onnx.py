@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
 from aelm.files import hold_file, write_file
-from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session, sidecar_path
+from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session
+from aelm.models.sidecar import sidecar_path
 from aelm.types import InputError, MissingPackageError
 
 INPUT, OUTPUT = "images", "output0"  # as trackers look for them

@@ -1,9 +1,8 @@
 """Other people's models: an ONNX file as a backbone whose map has one position."""
 
-import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aelm.models import ReIDNetwork
+from aelm.models.layouts import Facts, Told
+from aelm.models.sidecar import Trained, facts_of, sidecar, sidecar_path
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError, MissingPackageError
 
 log = logging.getLogger(__name__)
@@ -38,16 +39,19 @@ ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchF
 class OnnxBackbone(nn.Module):
     """An ONNX embedder as a backbone: what it says of a picture is a map of one position.
 
-    BoxMOT's contract: one input ``(N, 3, H, W)``, float RGB / 255 and ImageNet-normalised, or uint8 RGB; the first
-    output ``(N, D)``. A fixed N is served in parts of that size. Runs on the CUDA device of the pictures
-    where onnxruntime-gpu is installed, else on the CPU; results come back to the device of the pictures.
+    BoxMOT's contract, unless the sidecar tells otherwise: one input ``(N, 3, H, W)``, float RGB / 255 and
+    ImageNet-normalised, or uint8 RGB; the first output ``(N, D)``. A fixed N is served in parts of that size. Runs on
+    the CUDA device of the pictures where onnxruntime-gpu is installed, else on the CPU; results come back to the device
+    of the pictures.
 
     Args:
-        path: The ``.onnx`` file; ``<file>.metadata.json`` beside it may say the size and what it was trained with.
+        path: The ``.onnx`` file; what stands beside it may tell size, normalisation and colours.
+        size: Height and width of pictures, where the graph leaves them open.
 
     Attributes:
+        facts: How pictures are prepared for it.
+        usual: How they would be, if nothing but their size were told.
         size: Height and width of the pictures that it takes, in pixels.
-        takes_uint8: Whether it normalises pictures itself.
 
     Shape:
         images ``(B, 3, H, W)`` -> ``(B, D, 1, 1)``.
@@ -58,7 +62,7 @@ class OnnxBackbone(nn.Module):
         ValueError: If it is no ONNX model, or one of another contract.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, size: Sequence[int] | None = None) -> None:
         super().__init__()
         self.path = Path(path)
         self.session = open_session(self.path)
@@ -70,17 +74,24 @@ class OnnxBackbone(nn.Module):
         self.entry, self.numbers = entry.name, INPUT_TYPES[entry.type]
         self.exit = self.session.get_outputs()[0].name
         self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
-        self.size = picture_size(self.path, entry.shape)
-
-    @property
-    def takes_uint8(self) -> bool:
-        return self.numbers is np.uint8
+        told = dict(sidecar(self.path))
+        told["img_size"] = picture_size(self.path, entry.shape, told, size)
+        normalised = (IMAGENET_MEAN, IMAGENET_STD)
+        if self.numbers is np.uint8:  # which can be nothing but pixels; what else is told is what the graph does
+            told = {key: told[key] for key in ("img_size", "colour", "preprocess") if key in told}
+            normalised = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+        self.usual = Facts((told["img_size"][0], told["img_size"][1]), *normalised)
+        self.facts = facts_of(self.usual, told, self.path)
+        self.size = self.facts.size
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device != self.device:
             self.session, self.device = open_session(self.path, images.device), images.device
         values = images.detach().cpu().numpy()
-        ready = np.rint(values).astype(np.uint8) if self.takes_uint8 else values.astype(self.numbers, copy=False)
+        if self.facts.colour == "BGR":
+            values = values[:, ::-1]
+        ready = np.rint(values) if self.numbers is np.uint8 else values
+        ready = ready.astype(self.numbers, copy=False)
         step = self.batch or max(len(ready), 1)
         parts = [self._run(ready[i : i + step]) for i in range(0, len(ready), step)]
         return torch.from_numpy(np.concatenate(parts)).to(images.device)[:, :, None, None]
@@ -109,78 +120,42 @@ class Passed(nn.Module):
         return HeadOutput(pooled, pooled, pooled.new_zeros(len(pooled), 0))
 
 
-def load_onnx(path: str | Path) -> ReIDNetwork:
+def load_onnx(path: str | Path, size: Sequence[int] | None = None) -> Trained:
     """An ONNX embedder as a network: ``embed``, evaluation and search work, what needs feature maps does not.
+
+    Args:
+        path: The file; what stands beside it may tell size, normalisation and colours (:mod:`aelm.models.sidecar`).
+        size: Height and width of pictures, where the file leaves them open.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If onnxruntime is not installed.
-        ValueError: If it is no ONNX model, or one of another contract.
+        ValueError: If it is no ONNX model, or one of another contract, or what is told is no fact.
     """
-    backbone = OnnxBackbone(path)
-    mean, std = normalisation(backbone)
-    return ReIDNetwork(
-        backbone, 0, lambda channels: nn.Identity(), lambda channels, num_ids: Passed(), mean, std
+    backbone = OnnxBackbone(path, size)
+    facts = backbone.facts
+    network = ReIDNetwork(
+        backbone, 0, lambda channels: nn.Identity(), lambda channels, num_ids: Passed(), facts.mean, facts.std
     ).eval()
+    return Trained(network, facts, {} if facts == backbone.usual else facts._asdict())
 
 
-def normalisation(backbone: OnnxBackbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of RGB / 255 that its pictures need: ImageNet's unless the sidecar says others."""
-    if backbone.takes_uint8:
-        return (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
-    told = sidecar(backbone.path)
-    return tuple(told.get("mean", IMAGENET_MEAN)), tuple(told.get("std", IMAGENET_STD))
-
-
-def picture_size(path: Path, shape: list[int | str | None]) -> tuple[int, int]:
-    """Height and width that the file wants; where it leaves them open, those of the sidecar.
+def picture_size(path: Path, shape: list[int | str | None], told: Told, wanted: Sequence[int] | None) -> list[int]:
+    """Height and width that the file's graph fixes; where it leaves them open, as wanted, or as told beside it.
 
     Raises:
-        ValueError: If neither says, or pictures would have to be prepared in another way than by resizing.
+        ValueError: If neither says, or the graph says otherwise than is wanted.
     """
-    told = sidecar(path)
-    check_resized(told, path)
-    size = told.get("img_size") or [None, None]
+    size = wanted or told.get("img_size") or [None, None]
     height, width = (own if isinstance(own, int) else given for own, given in zip(shape[2:], size, strict=True))
     if not isinstance(height, int) or not isinstance(width, int):
         raise InputError(
             f"{path} takes pictures of any size ({shape}), and {sidecar_path(path).name} does not say which: "
-            'write {"img_size": [256, 128]} there (height, width)'
+            'write {"img_size": [256, 128]} there (height, width), or give `size=[256,128]`'
         )
-    return height, width
-
-
-def check_resized(told: Mapping[str, Any], path: Path) -> None:
-    """Raises ValueError if what is told about a file asks for more than resizing."""
-    if told.get("preprocess", "resize") != "resize":
-        raise InputError(
-            f"{sidecar_path(path)} or {path.name} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To "
-            'compare nevertheless, with worse results than the model can give, say "resize" in the former'
-        )
-
-
-def sidecar_path(path: Path) -> Path:
-    """Where the facts about an exported model stand: ``model.onnx.metadata.json``."""
-    return path.with_name(f"{path.name}.metadata.json")
-
-
-def sidecar(path: Path) -> dict[str, Any]:
-    """The facts beside a model, in ``<file>.metadata.json`` or ``<file>.json``; none where there is no such file.
-
-    Raises:
-        ValueError: If the file there does not hold facts by name.
-    """
-    places = (sidecar_path(path), path.with_name(f"{path.name}.json"))
-    beside = next((place for place in places if place.is_file()), None)
-    if beside is None:
-        return {}
-    try:
-        told = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{beside} is not JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise InputError(f"{beside} must hold a JSON object, found {type(told).__name__}")
-    return told
+    if wanted is not None and list(wanted) != [height, width]:
+        raise InputError(f"`size`: {path.name} says itself how large pictures are, {height} x {width}; leave it out")
+    return [height, width]
 
 
 def providers(device: torch.device, available: Collection[str]) -> list[Any]:

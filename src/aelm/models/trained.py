@@ -13,14 +13,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from aelm.models import layouts_cnn, layouts_vit
-from aelm.models.layouts import Facts, Layout, Told
+from aelm.models.layouts import Layout
 from aelm.models.network import ReIDNetwork
-from aelm.models.onnx import check_resized, sidecar
+from aelm.models.sidecar import Trained, facts_of, sidecar
 from aelm.models.weights import COUNTER, State, state_in
 from aelm.types import InputError
 
@@ -31,14 +31,6 @@ GUIDE = "docs/trained_weights.md lists what can be read"
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
 # Names in detectors: of torchvision and detectron2, of DETR, of YOLO's numbered layers.
 DETECTOR = re.compile(r"(rpn|roi_heads|bbox_|.*\b(anchor|box_head|bbox_embed|cv2\.\d\.\d)|model\.\d+\.(conv|cv\d|m)\.)")
-
-
-class Trained(NamedTuple):
-    """A file's model in evaluation mode, how its pictures are prepared, and what was told beside the file's tensors."""
-
-    network: ReIDNetwork
-    facts: Facts
-    told: Told
 
 
 def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = None) -> Trained:
@@ -56,9 +48,9 @@ def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = No
     state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state_in(content, path).items()}
     state = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
     told = {**outer(content), **sidecar(path), **({} if size is None else {"img_size": list(size)})}
-    check_resized(told, path)
     layout = recognised(state, path)
-    facts = facts_of(layout.facts, state, told, path)
+    own = {key.removeprefix("pixel_"): (state[key].flatten() / 255).tolist() for key in PIXEL if key in state}
+    facts = facts_of(layout.facts._replace(**own), told, path)
     try:
         name, backbone, head = layout.build(state, told)
     except InputError as error:
@@ -84,27 +76,6 @@ def outer(content: Any) -> dict[str, Any]:
     inner = content.get("model_kwargs")
     found = {**(inner if isinstance(inner, Mapping) else {}), **content}
     return {key: found[key] for key in ("img_size", "preprocess") if found.get(key) is not None}
-
-
-def facts_of(usual: Facts, state: State, told: Told, path: Path) -> Facts:
-    """The layout's facts, with those of the file (fast-reid's ``pixel_mean``) and then those told in their place.
-
-    Raises:
-        ValueError: If what is told is no fact.
-    """
-    own = {key.removeprefix("pixel_"): (state[key].flatten() / 255).tolist() for key in PIXEL if key in state}
-    try:
-        mean, std = (tuple(map(float, told.get(key, own.get(key, getattr(usual, key))))) for key in ("mean", "std"))
-        height, width = map(int, told.get("img_size", usual.size))
-        found = Facts((height, width), mean, std, str(told.get("colour", usual.colour)))
-    except (TypeError, ValueError):
-        found = Facts((0, 0))
-    if min(found.size) < 1 or found.colour not in ("RGB", "BGR") or {len(found.mean), len(found.std)} != {3}:
-        raise InputError(
-            f"what is told about {path} must be `img_size` [height, width], `mean` and `std` of three numbers each and "
-            f"`colour` RGB or BGR; got {dict(told)}"
-        )
-    return found
 
 
 def recognised(state: State, path: Path) -> Layout:

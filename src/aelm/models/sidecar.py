@@ -1,0 +1,92 @@
+"""What is told about a model of others in a file beside it, ``<file>.metadata.json`` or ``<file>.json``.
+
+- ``img_size``: height and width; ``preprocess``: ``resize``, which is all that is done.
+- ``mean``, ``std``: three numbers each, of RGB in the unit of ``range``.
+- ``range``: 1 (usual): a colour is a number from 0 to 1. 255: from 0 to 255, and not normalised unless ``mean`` and
+  ``std`` are told too.
+- ``normalised``: ``outside`` (usual), or ``inside``: the network does it, so ``mean`` and ``std`` have no part.
+- ``colour``: the order in which the network takes colours, ``RGB`` (usual) or ``BGR``.
+- ``feature``, ``camera``, ``camera_weight``, ``semantic_weight``: what some layouts of trained files read.
+
+A file with ``schema_version``, as exporters write it, may hold anything else too.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aelm.models.layouts import Facts, Told
+from aelm.models.network import ReIDNetwork
+from aelm.types import InputError
+
+PICTURES = ("img_size", "mean", "std", "range", "normalised", "colour")
+KEYS = (*PICTURES, "preprocess", "feature", "camera", "camera_weight", "semantic_weight")
+
+
+class Trained(NamedTuple):
+    """A model of others in evaluation mode, how its pictures are prepared, and what was told beside its file."""
+
+    network: ReIDNetwork
+    facts: Facts
+    told: Told
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the facts about an exported model stand: ``model.onnx.metadata.json``."""
+    return path.with_name(f"{path.name}.metadata.json")
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    """The facts beside a model; none where there is no such file.
+
+    Raises:
+        ValueError: If the file there does not hold facts by name, or holds one that nobody reads.
+    """
+    places = (sidecar_path(path), path.with_name(f"{path.name}.json"))
+    beside = next((place for place in places if place.is_file()), None)
+    if beside is None:
+        return {}
+    try:
+        told = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{beside} is not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{beside} must hold a JSON object, found {type(told).__name__}")
+    unknown = [] if "schema_version" in told else [key for key in told if key not in KEYS]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], KEYS, 1)
+        way_out = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(KEYS)}"
+        raise InputError(f"{beside}: `{unknown[0]}` is no key that tells about a model, {way_out}")
+    return told
+
+
+def facts_of(usual: Facts, told: Told, path: Path) -> Facts:
+    """The usual facts, with those told in their place.
+
+    Raises:
+        ValueError: If what is told is no fact, or pictures would have to be prepared in another way than by resizing.
+    """
+    if told.get("preprocess", "resize") != "resize":
+        raise InputError(
+            f"{sidecar_path(path)} or {path.name} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To "
+            'compare nevertheless, with worse results than the model can give, say "resize" in the former'
+        )
+    top, inside = told.get("range", 1), told.get("normalised", "outside") == "inside"
+    plain = usual._replace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) if inside or top == 255 else usual
+    numbers = {} if inside else told
+    try:
+        mean, std = (tuple(float(v) / top for v in numbers.get(key, getattr(plain, key))) for key in ("mean", "std"))
+        height, width = map(int, told.get("img_size", usual.size))
+        found = Facts((height, width), mean, std, str(told.get("colour", usual.colour)))
+        right = min(height, width) > 0 and min(std) > 0 and {len(mean), len(std)} == {3}
+    except (TypeError, ValueError, ZeroDivisionError):
+        right = False
+    known = ("normalised", ("inside", "outside")), ("range", (1, 255)), ("colour", ("RGB", "BGR"))
+    if not right or any(told.get(key, values[0]) not in values for key, values in known):
+        raise InputError(
+            f"what is told about {path} must be `img_size` [height, width], `mean` and `std` of three numbers each, "
+            "`colour` RGB or BGR, `range` 1 or 255, `normalised` inside or outside; got "
+            f"{ {key: told[key] for key in PICTURES if key in told} }"
+        )
+    return found
