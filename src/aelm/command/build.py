@@ -1,7 +1,8 @@
 """From a config to the parts it describes."""
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -85,3 +86,38 @@ def build_data(
         ),
         seed=seed,
     )
+
+
+def training_of(config: DictConfig, trained: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """What a checkpoint tells of its training: data set, transform, sampler, seed.
+
+    Files of others, and checkpoints written without a configuration, only tell how large pictures must be.
+
+    Args:
+        config: Of a command with ``checkpoint`` and ``dataset``.
+        trained: The configuration of the training; empty where the file does not hold it.
+        size: Height and width of pictures.
+
+    Raises:
+        ValueError: If nothing says what to test on.
+    """
+    if trained:
+        return dict(trained)
+    if OmegaConf.is_missing(config.dataset, "benchmarks"):
+        raise InputError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
+    transform = {"_target_": "aelm.data.recipe", "height": size[0], "width": size[1]}
+    return {"dataset": {}, "transform": transform, "seed": 0}
+
+
+def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:
+    """The data that is tested on: the checkpoint's, with what the command line says in its place."""
+    chosen: Any = OmegaConf.to_container(config.dataset)
+    given = {key: value for key, value in chosen.items() if value != "???"}
+    own = "benchmarks" in given
+    before = {key: value for key, value in trained["dataset"].items() if not own or key not in ("train", "test")}
+    home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
+    whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
+    # Neither the sampler nor further augmentation of the training takes part in a test.
+    told = partial(built, allow=list(config.allow))
+    transform = told({key: value for key, value in trained["transform"].items() if key != "extra"})
+    return build_data(whole.dataset, transform, None, trained["seed"], make=built if own else told)

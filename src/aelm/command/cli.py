@@ -61,6 +61,7 @@ def _watch(starter: int, interval: float) -> None:
 TEXT_KEYS = {
     "baseline",
     "boxes",
+    "calibrate",
     "checkpoint",
     "corrections",
     "csv",

@@ -166,6 +166,7 @@ class EvaluateConfig:
     occlusion_fractions: list[float] = MISSING
     occlusion_kinds: list[str] = MISSING
     occlusion_seed: int = MISSING
+    latency: bool = MISSING
     figures: bool = MISSING
     allow: list[str] = MISSING
 
@@ -241,13 +242,17 @@ class LinkConfig:
 class ExportConfig:
     """Keys of ``python -m aelm.export``; ``conf/export.yaml`` explains them."""
 
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     checkpoint: str = MISSING
     size: list[int] | None = MISSING
     output: str = MISSING
     format: str = MISSING
     preprocessing: str = MISSING
+    precision: str = MISSING
+    calibrate: str | None = MISSING
+    data_dir: str | None = MISSING
     opset: int = MISSING
-    tolerance: float = MISSING
+    tolerance: float | None = MISSING
     allow: list[str] = MISSING
 
 

@@ -1,7 +1,6 @@
 """``python -m aelm.evaluate``: tests a checkpoint, on its own data set or another, or scores ready features."""
 
 import logging
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,15 +11,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm.command.build import build_data, built, check_loops
+from aelm.command.build import build_test_data, built, check_loops, training_of
 from aelm.command.cli import command
-from aelm.data import ReIDDataModule
 from aelm.data.benchmarks import with_distractors
 from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import own_rows, read_array, read_features, sides_of
+from aelm.embed.latency import device_name, latency
 from aelm.evaluate import evidence, scoring
 from aelm.evaluate.evidence import Destination
 from aelm.evaluate.occlusion import Plan
@@ -68,11 +67,14 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if config.checkpoint is None:
         return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
-    told = training_of(config, embedder)
+    told = training_of(config, embedder.config, (embedder.height, embedder.width))
     world = evidence.world(embedder, told) if config.claims else None
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
     module.flip = config.flip
     data = build_test_data(config, told)
+    if config.distractors is not None:
+        for name, reader in data.benchmarks.items():
+            data.benchmarks[name] = partial(with_distractors, reader, config.distractors)
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer = built({**wanted, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
@@ -88,6 +90,11 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if plan is not None:
         embed = partial(evidence.embed_images, module, trainer.precision_plugin.forward_context)
         further |= evidence.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
+    if config.latency:
+        device, times = embedder.device, latency(embedder)
+        told_times = ", ".join(f"{value:.2f} at batch {count}" for count, value in times.items())
+        print(f"milliseconds a picture on {device_name(device)}: {told_times}")
+        further |= {f"latency/{device.type}_batch_{count}_ms": value for count, value in times.items()}
     scores = score(config, Tested(module.results, tests, further))
     if config.output is not None:
         unreadable.write_list(bad, Path(config.output))
@@ -113,7 +120,7 @@ def check_sources(config: DictConfig) -> None:
     if config.checkpoint is not None and ready:
         raise InputError(f"`{ready[0]}` says what is ready, and `checkpoint` what makes it: give one of them")
     if config.checkpoint is None:
-        needing = [key for key in ("claims", "occlusion", "flip", "distractors", "data_dir") if config[key]]
+        needing = [key for key in ("claims", "occlusion", "flip", "distractors", "data_dir", "latency") if config[key]]
         needing += [] if OmegaConf.is_missing(config.dataset, "benchmarks") else ["dataset"]
         if needing:
             raise InputError(
@@ -153,40 +160,6 @@ def occlusion_plan(config: DictConfig) -> Plan | None:
     plan = Plan(tuple(config.occlusion_fractions), tuple(config.occlusion_kinds), config.occlusion_seed)
     plan.check()
     return plan
-
-
-def training_of(config: DictConfig, embedder: Embedder) -> dict[str, Any]:
-    """What the checkpoint tells of its training: data set, transform, sampler, seed.
-
-    Files of others, and checkpoints written without a configuration, only tell how large pictures must be.
-
-    Raises:
-        ValueError: If nothing says what to test on.
-    """
-    if embedder.config:
-        return dict(embedder.config)
-    if OmegaConf.is_missing(config.dataset, "benchmarks"):
-        raise InputError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
-    transform = {"_target_": "aelm.data.recipe", "height": embedder.height, "width": embedder.width}
-    return {"dataset": {}, "transform": transform, "seed": 0}
-
-
-def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:
-    """The data that is tested on: the checkpoint's, with what the command line says in its place."""
-    chosen: Any = OmegaConf.to_container(config.dataset)
-    given = {key: value for key, value in chosen.items() if value != "???"}
-    own = "benchmarks" in given
-    before = {key: value for key, value in trained["dataset"].items() if not own or key not in ("train", "test")}
-    home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
-    whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
-    # Neither the sampler nor further augmentation of the training takes part in a test.
-    told = partial(built, allow=list(config.allow))
-    transform = told({key: value for key, value in trained["transform"].items() if key != "extra"})
-    data = build_data(whole.dataset, transform, None, trained["seed"], make=built if own else told)
-    if config.distractors is not None:
-        for name, reader in data.benchmarks.items():
-            data.benchmarks[name] = partial(with_distractors, reader, config.distractors)
-    return data
 
 
 def test_features(config: DictConfig) -> Tested:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
+from aelm.export.precision import Precision, check_precision, halve, quantise
 from aelm.files import hold_file, write_file
 from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session
 from aelm.models.sidecar import sidecar_path
@@ -64,7 +65,7 @@ def write_torch(graph: nn.Module, example: Tensor, path: Path) -> dict[str, Any]
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps the exporters' remarks on their own internals to themselves; errors still rise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -98,6 +99,7 @@ Preprocessing = Literal["outside", "inside"]
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
 
 BATCHES = (1, 2, 7)
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.2}
 
 
 class Exported(NamedTuple):
@@ -132,8 +134,10 @@ def export_model(
     format: Format = "onnx",
     *,
     preprocessing: Preprocessing = "outside",
+    precision: Precision = "fp32",
+    calibration: Tensor | None = None,
     opset: int = 18,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
 ) -> Exported:
     """Writes the model and ``<file>.metadata.json``, after comparing it with PyTorch at batch 1, 2 and 7.
 
@@ -145,8 +149,12 @@ def export_model(
         format: ``onnx``, or ``torch_export`` for ``torch.export.load``.
         preprocessing: ``outside``: pictures come as float RGB / 255, normalised with mean and std. ``inside``: as
             uint8 RGB. Resizing is left to the caller in both.
+        precision: ``fp16`` and ``int8``, of ONNX files: what the file computes in; it takes and gives the same as
+            with ``fp32``.
+        calibration: For ``int8``: ``(n, 3, height, width)`` uint8 RGB, 8 pictures or more, as the model will see them.
         opset: Asked of the ONNX exporter; the one that it wrote is in the metadata.
-        tolerance: Largest absolute difference between embeddings, whose length is 1.
+        tolerance: Largest absolute difference between embeddings, whose length is 1; None: 1e-4, with ``fp16`` 1e-2 and
+            with ``int8``, which is compared on ``calibration``, 0.2.
 
     Raises:
         ModuleNotFoundError: If what ONNX needs is not installed.
@@ -155,32 +163,47 @@ def export_model(
             PyTorch; then nothing is kept.
     """
     path = Path(path)
-    _check(embedder, path, format, preprocessing)
-    if not tolerance >= 0:
+    _check(embedder, path, format, preprocessing, precision)
+    check_precision(precision, format, calibration)
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    if not limit >= 0:
         raise InputError(f"`tolerance` must be 0 or more, got {tolerance}")
     with hold_file(path):
-        return _export(embedder, path, format, preprocessing, opset, tolerance)
+        return _export(embedder, path, format, preprocessing, precision, calibration, opset, limit)
 
 
 def _export(
-    embedder: Embedder, path: Path, format: Format, preprocessing: Preprocessing, opset: int, tolerance: float
+    embedder: Embedder,
+    path: Path,
+    format: Format,
+    preprocessing: Preprocessing,
+    precision: Precision,
+    calibration: Tensor | None,
+    opset: int,
+    tolerance: float,
 ) -> Exported:
     beside = path.with_name(f".{os.getpid()}.{path.name}")  # its ending tells the writers the format
     graph, example = Embedding(embedder), sample_pictures(embedder, 2, preprocessing)
+    seen = None if calibration is None else as_taken(calibration, embedder, preprocessing)
     try:
         if format == "onnx":
             facts = write_onnx(graph, example, beside, opset)
+            with quiet():
+                if precision == "fp16":
+                    halve(beside)
+                elif seen is not None:
+                    quantise(beside, seen, INPUT)
             run = onnx_runner(beside)
         else:
             facts = write_torch(graph, example, beside)
             run = torch_runner(beside)
-        difference = largest_difference(graph, run, embedder, preprocessing)
+        difference = largest_difference(graph, run, embedder, preprocessing, seen)
         if not difference <= tolerance:
             raise InputError(
                 f"the {format} file differs from PyTorch by {difference:.2g}, more than `tolerance` {tolerance:g}; "
                 "it was not kept"
             )
-        told = metadata(embedder, preprocessing) | facts | {"max_difference": difference}
+        told = metadata(embedder, preprocessing) | {"precision": precision} | facts | {"max_difference": difference}
         told["artifact_sha256"] = hashlib.sha256(beside.read_bytes()).hexdigest()
         os.replace(beside, path)
     finally:
@@ -189,9 +212,10 @@ def _export(
     return Exported(path, write_file(sidecar_path(path), lambda file: file.write(text.encode())), difference)
 
 
-def _check(embedder: Embedder, path: Path, format: str, preprocessing: str) -> None:
+def _check(embedder: Embedder, path: Path, format: str, preprocessing: str, precision: str) -> None:
     for name, value, known in (("format", format, get_args(Format)),
-                               ("preprocessing", preprocessing, get_args(Preprocessing))):  # fmt: skip
+                               ("preprocessing", preprocessing, get_args(Preprocessing)),
+                               ("precision", precision, get_args(Precision))):  # fmt: skip
         if value not in known:
             raise InputError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
     if isinstance(embedder.network.backbone, OnnxBackbone):
@@ -226,7 +250,11 @@ def sample_pictures(embedder: Embedder, count: int, preprocessing: Preprocessing
     blocks = torch.rand(count, 3, 8, 4, generator=generator)
     smooth = nn.functional.interpolate(blocks, (embedder.height, embedder.width), mode="bilinear")
     noise = torch.rand(smooth.shape, generator=generator)
-    images = (255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8)
+    return as_taken((255 * (0.8 * smooth + 0.2 * noise)).to(torch.uint8), embedder, preprocessing)
+
+
+def as_taken(images: Tensor, embedder: Embedder, preprocessing: Preprocessing) -> Tensor:
+    """Pictures ``(n, 3, height, width)`` uint8 as the exported file takes them."""
     if preprocessing == "inside":
         return images
     mean, std = (torch.tensor(values)[:, None, None] for values in (embedder.mean, embedder.std))
@@ -234,16 +262,20 @@ def sample_pictures(embedder: Embedder, count: int, preprocessing: Preprocessing
 
 
 def largest_difference(
-    graph: nn.Module, run: Callable[[Tensor], Tensor], embedder: Embedder, preprocessing: Preprocessing
+    graph: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    embedder: Embedder,
+    preprocessing: Preprocessing,
+    seen: Tensor | None = None,
 ) -> float:
-    """Between what ``run`` and PyTorch say of the same pictures, over batches of 1, 2 and 7.
+    """Between what ``run`` and PyTorch say of the same pictures, over batches of 1, 2 and 7: random ones, or ``seen``.
 
     Raises:
         ValueError: If the shapes differ.
     """
     largest = 0.0
     for count in BATCHES:
-        images = sample_pictures(embedder, count, preprocessing, seed=count)
+        images = sample_pictures(embedder, count, preprocessing, seed=count) if seen is None else seen[:count]
         with torch.inference_mode(), full_precision():
             expected, found = graph(images), run(images)
         if found.shape != expected.shape:
@@ -274,7 +306,6 @@ def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]
         "input_shape": ["N", 3, *size],
         "output_shape": ["N", embedder.dim],
         "input_type": "uint8" if preprocessing == "inside" else "float32",
-        "precision": "fp32",
         "colour": "RGB",
         "normalised": preprocessing,
         "mean": list(embedder.mean),

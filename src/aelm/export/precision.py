@@ -1,0 +1,79 @@
+"""Exported files in fewer bits: float16, and int8 calibrated on pictures; what comes in and goes out stays as it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from aelm.models.onnx import keep_to_itself
+from aelm.types import InputError
+
+Precision = Literal["fp32", "fp16", "int8"]
+FEWEST, MOST, BATCH = 8, 256, 16  # calibration pictures, and how many of them are looked at together
+
+
+def halve(path: Path) -> None:
+    """Turns weights and sums into float16, in place; lengths of embeddings are still taken in float32."""
+    keep_to_itself()
+    import onnx
+    from onnxruntime.transformers import float16
+
+    kept = [*float16.DEFAULT_OP_BLOCK_LIST, "ReduceL2", "Clip", "Div"]
+    model = float16.convert_float_to_float16(onnx.load(path), keep_io_types=True, op_block_list=kept)
+    onnx.save(model, path)
+
+
+def quantise(path: Path, images: Tensor, name: str) -> None:
+    """Turns convolutions and products into int8 in place: QDQ, one scale an output channel, ranges from ``images``.
+
+    Weights have 7 bits: with 8, processors without VNNI add up sums of two products in 16 bits, which overflow, and the
+    file would say something else there.
+
+    Args:
+        path: The file.
+        images: ``(n, 3, height, width)`` as its input takes them.
+        name: Of that input.
+    """
+    keep_to_itself()
+    from onnxruntime import quantization as quant
+
+    class Reader(quant.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.parts: Iterator[Tensor] = iter(images.split(BATCH))
+
+        def get_next(self) -> dict[str, Any] | None:
+            part = next(self.parts, None)
+            return None if part is None else {name: part.numpy()}
+
+    beside = path.with_name(f"{path.stem}.int8{path.suffix}")
+    try:
+        quant.quantize_static(
+            path,
+            beside,
+            Reader(),
+            quant_format=quant.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quant.QuantType.QUInt8,
+            weight_type=quant.QuantType.QInt8,
+        )
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_precision(precision: Precision, format: str, calibration: Tensor | None) -> None:
+    """Raises ValueError unless what a precision needs is there, and nothing else."""
+    if precision != "fp32" and format != "onnx":
+        raise InputError(f"`precision` {precision} needs format onnx, got {format}")
+    if (precision == "int8") != (calibration is not None):
+        raise InputError(
+            "`precision` int8 needs `calibrate`, a folder of a few hundred pictures of people as the model will see "
+            f"them, and no other takes it; got precision {precision} and {'none' if calibration is None else 'some'}"
+        )
+    if calibration is not None and len(calibration) < FEWEST:
+        raise InputError(
+            f"`calibrate` needs {FEWEST} pictures or more, better a few hundred; {len(calibration)} could be read"
+        )
