@@ -12,16 +12,20 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from hydra.errors import ConfigCompositionException
+from onnx import TensorProto
 
 from aelm.command.schema import check_keys
 from aelm.data.decoding import decode, read_bytes
+from aelm.data.synthetic import synthetic
 from aelm.data.transforms import recipe
 from aelm.embed.embedder import load_embedder
 from aelm.export import __main__ as export
 from aelm.export import onnx as exporting
+from aelm.retrieval import rank_metrics
 from tests.tiny import description, write_checkpoint
 
 
@@ -207,6 +211,113 @@ def test_the_command_writes_two_files_and_no_more(checkpoint, composed, tmp_path
     assert (told["input_type"], told["num_classes"]) == ("uint8", 5)
 
 
+@pytest.fixture(scope="module")
+def reduced(checkpoint, crops):
+    """The same model in fewer bits, int8 with preprocessing inside too."""
+    embedder = load_embedder(checkpoint)
+    resize = recipe(embedder.height, embedder.width).test
+    seen = np.stack([resize(decode(read_bytes(path), path)) for path in crops * 2])
+    seen = torch.from_numpy(seen).permute(0, 3, 1, 2).contiguous()
+    seen = torch.cat([seen, exporting.pictures(embedder, 20, "inside")])
+    ways = {"fp16": {}, "int8": {"calibration": seen}, "int8 inside": {"calibration": seen, "preprocessing": "inside"}}
+    return {
+        name: exporting.export_model(
+            embedder, checkpoint.with_name(f"{name}.onnx"), precision=name.split()[0], **options
+        )
+        for name, options in ways.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "bound"), [("fp16", 0.55, 5e-3), ("int8", 0.35, 0.15), ("int8 inside", 0.35, 0.15)]
+)
+def test_fewer_bits_are_smaller_and_say_nearly_the_same(checkpoint, exported, reduced, crops, name, share, bound):
+    file = reduced[name]
+    assert file.path.stat().st_size < share * exported["outside"].path.stat().st_size
+    assert 0 < file.difference < bound
+    told = json.loads(file.sidecar.read_text())
+    assert told["precision"] == name.split()[0]
+    assert told["artifact_sha256"] == hashlib.sha256(file.path.read_bytes()).hexdigest()
+    model = onnx.load(file.path)
+    (entry,), (result,) = model.graph.input, model.graph.output
+    kinds = TensorProto.UINT8 if "inside" in name else TensorProto.FLOAT, TensorProto.FLOAT
+    assert tuple(value.type.tensor_type.elem_type for value in (entry, result)) == kinds
+    first, again = load_embedder(checkpoint), load_embedder(file.path)
+    own, theirs = own_embeddings(first, crops), own_embeddings(again, crops)
+    assert np.allclose(np.linalg.norm(theirs, axis=1), 1)
+    assert (own * theirs).sum(1).min() > 0.98
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    types = {tensor.name: tensor for tensor in model.graph.initializer}
+    if name == "fp16":
+        assert all(types[node.input[1]].data_type == TensorProto.FLOAT16 for node in convolutions)
+        return
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in convolutions:
+        weight, scale = (types[place] for place in makers[node.input[1]].input[:2])
+        numbers = onnx.numpy_helper.to_array(weight)
+        assert (numbers.dtype, scale.dims[0]) == (np.int8, numbers.shape[0])
+        assert numbers.min() >= -64
+        assert numbers.max() <= 64
+
+
+def test_openvino_says_what_onnxruntime_says(checkpoint, exported, reduced):
+    embedder, core = load_embedder(checkpoint), openvino.Core()
+    for file, bound in ((exported["outside"], 1e-4), (reduced["int8"], 0.1)):
+        model = core.compile_model(file.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for count in (1, 3):
+            images = exporting.pictures(embedder, count, "outside", seed=count).numpy()
+            np.testing.assert_allclose(model(images)["output0"], run(file.path, images), atol=bound)
+
+
+def test_int8_from_a_folder_with_what_it_costs(checkpoint, people, composed, tmp_path, capsys):
+    benchmark = synthetic(people, "tiny", progress=False)
+    (tmp_path / "crops").mkdir()
+    for picture in benchmark.train[:12]:
+        shutil.copy(picture.path, tmp_path / "crops")
+    (tmp_path / "crops" / "broken.jpg").write_text("no picture")
+    options = ["precision=int8", f"calibrate={tmp_path}/crops", f"output={tmp_path}/model.onnx", "tolerance=1"]
+    data = ["dataset=synthetic", "dataset.benchmarks.synthetic.size=tiny", "dataset.workers=0", f"data_dir={people}"]
+    done = export.run(composed("export", f"checkpoint={checkpoint}", *options, *data))
+    times = r"on test; milliseconds a picture on cpu, \d+ threads?: [\d.]+ at batch 1, [\d.]+ at batch 32"
+    told = capsys.readouterr().out
+    torchs = re.search(rf"^PyTorch: mAP ([\d.]+) {times}$", told, re.MULTILINE)
+    files = re.search(rf"^model\.onnx: mAP ([\d.]+) \(([+-][\d.]+)\) {times}$", told, re.MULTILINE)
+    assert float(files[2]) == pytest.approx(float(files[1]) - float(torchs[1]), abs=0.011)
+    embedder = load_embedder(done.path)
+    sides = [own_embeddings(embedder, [p.path for p in side]) for side in (benchmark.query, benchmark.gallery)]
+    labels = [[getattr(p, k) for p in s] for k in ("pid", "camid") for s in (benchmark.query, benchmark.gallery)]
+    assert float(files[1]) == pytest.approx(100 * rank_metrics(*sides, *labels).mAP, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["precision=int8"],
+            "int8 needs `calibrate`, a folder of a few hundred pictures.*precision int8 and none",
+        ),
+        (["precision=fp16", "calibrate={}"], "no other takes it; got precision fp16 and some"),
+        (
+            ["precision=int8", "calibrate={}"],
+            "`calibrate` needs 8 pictures or more, .*; 6 could be read",
+        ),
+        (["precision=int8", "calibrate={}/gone"], "gone"),
+        (["precision=int4"], "`precision` must be one of fp32, fp16, int8, got 'int4'"),
+        (
+            ["precision=fp16", "format=torch_export", "output=m.pt2"],
+            "`precision` fp16 needs format onnx, got torch_export",
+        ),
+        (["format=torch_export", "output=m.pt2", "data_dir={}"], "test an ONNX file, and `format` is torch_export"),
+    ],
+)
+def test_what_fewer_bits_need_is_named(checkpoint, crops, composed, tmp_path, overrides, message):
+    given = [one.format(Path(crops[0]).parent) for one in overrides]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        export.run(composed("export", f"checkpoint={checkpoint}", f"output={tmp_path}/m.onnx", *given))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch):
     embedder, path = load_embedder(checkpoint), tmp_path / "model.pt2"
     path.write_text("the old one")
@@ -291,7 +402,7 @@ def test_yaml_and_signature_agree(composed):
     config = composed("export")
     parameters = inspect.signature(exporting.export_model).parameters
     shared = config.keys() & parameters.keys()
-    assert shared == {"format", "preprocessing", "opset", "tolerance"}
+    assert shared == {"format", "preprocessing", "precision", "opset", "tolerance"}
     assert all(config[key] == parameters[key].default for key in shared)
 
 

@@ -34,11 +34,13 @@ NETWORK = {
 }
 
 
-def write_onnx(path, batch="N", kind=TensorProto.FLOAT, height=HEIGHT, width=WIDTH, output=("N", 12)):
-    """The means of four quarters of each colour: a model whose embeddings can be computed by hand."""
+def write_onnx(path, batch="N", kind=TensorProto.FLOAT, height=HEIGHT, width=WIDTH, output=("N", 12), mean=0.0):
+    """The means of four quarters of each colour, less ``mean``: embeddings that can be computed by hand."""
     nodes = [
+        helper.make_node("Constant", [], ["mean"], value_float=mean),
         helper.make_node("Cast", ["images"], ["real"], to=TensorProto.FLOAT),
-        helper.make_node("AveragePool", ["real"], ["pooled"], kernel_shape=[12, 8], strides=[12, 8]),
+        helper.make_node("Sub", ["real", "mean"], ["centred"]),
+        helper.make_node("AveragePool", ["centred"], ["pooled"], kernel_shape=[12, 8], strides=[12, 8]),
         helper.make_node("Flatten", ["pooled"], ["output0"]) if len(output) == 2
         else helper.make_node("Identity", ["pooled"], ["output0"]),
     ]  # fmt: skip
@@ -142,6 +144,30 @@ def test_the_size_is_a_key_where_the_graph_leaves_it_open(tmp_path, images):
 
 
 @pytest.mark.parametrize(
+    ("mean", "told", "warned"),
+    [
+        (0.0, {}, None),
+        (0.0, {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, None),
+        (120.0, {}, 255),  # normalised inside, as fast-reid's: numbers around 0 are one black picture to it
+        (120.0, {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, 255),
+        (120.0, {"range": 255}, None),
+        (120.0, {"range": 255, "colour": "BGR"}, None),
+        (0.0, {"range": 255, "mean": [-2000, -2000, -2000]}, 1),
+        (120.0, {"model_name": "aelm", "schema_version": 1}, None),  # what aelm exported was compared then
+    ],
+)
+def test_a_network_of_the_other_range_is_warned_of(tmp_path, caplog, mean, told, warned):
+    path = write_onnx(tmp_path / "other.onnx", mean=mean)
+    (tmp_path / "other.onnx.metadata.json").write_text(json.dumps(told))
+    load_embedder(path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (warned is not None)
+    if warned:
+        assert f"if colours run from 0 to {warned}: is that what it was trained with?" in messages[0]
+        assert messages[0].endswith(f'"range": {warned} in other.onnx.metadata.json says so')
+
+
+@pytest.mark.parametrize(
     ("told", "message"),
     [
         ('{"preprocess": "resize_pad"}', "aelm only resizes"),
@@ -149,7 +175,7 @@ def test_the_size_is_a_key_where_the_graph_leaves_it_open(tmp_path, images):
         ("[1]", "found list"),
         (
             '{"color": "BGR"}',
-            r"other\.onnx\.metadata\.json: `color` is no key that tells about a model, did you mean `colou",
+            r"onnx\.metadata\.json: `color` is no key that tells about a model, did you mean `colour`\?",
         ),
         ('{"zzz": 1}', r"`zzz` is no key that tells about a model, there are img_size, mean, std, range, "),
         ('{"range": 256}', r"`range` 1 or 255, .*; got \{'img_size': \[24, 16\], 'range': 256\}"),

@@ -2,21 +2,29 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aelm.checkpoint import KEY, checkpoint_file, network_of, read_file
+from aelm.data import recipe
+from aelm.data.synthetic import shoot
 from aelm.devices import full_precision
 from aelm.models import ReIDNetwork
+from aelm.models.layouts import Facts
 from aelm.models.onnx import load_onnx
+from aelm.models.sidecar import sidecar, sidecar_path
 from aelm.models.trained import load_trained
-from aelm.types import InputError
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
+
+log = logging.getLogger(__name__)
 
 Precision = Literal["32", "bf16", "16"]
 HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -129,6 +137,8 @@ def load_embedder(
             raise InputError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
         network, ((height, width), mean, std, _), told = load_onnx(path, size)
         size = None
+        if sidecar(path).get("model_name") != "aelm":
+            warn_of_range(network, Facts((height, width), mean, std), path)
     elif isinstance(content := read_file(path), dict) and {KEY, "state_dict"} <= content.keys():
         network, says = network_of(content, path, allow), content[KEY]["preprocessing"]
         lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in says]
@@ -149,3 +159,27 @@ def load_embedder(
     if told:
         digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True, default=str)).encode()).hexdigest()
     return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config)
+
+
+@torch.inference_mode()
+def warn_of_range(network: ReIDNetwork, facts: Facts, path: Path) -> None:
+    """Warns where a network tells six drawn people apart far better if colours run to 255 instead of 1, or back.
+
+    To one that normalises pixels inside, numbers around 0 are one black picture: all its features are nearly the same.
+    A wrong mean of 0..1 or the wrong order of colours cannot be told so: see ``docs/export.md``.
+    """
+    prepare = recipe(*facts.size).test
+    people = np.stack([prepare(shoot(0, identity, 1 + identity % 4, 0).image) for identity in range(6)])
+    images = torch.from_numpy(people).permute(0, 3, 1, 2) / 255
+    takes_pixels = max(facts.std) < 1 / 25
+    other = (IMAGENET_MEAN, IMAGENET_STD) if takes_pixels else ((0.0,) * 3, (1 / 255,) * 3)
+    spreads = []
+    for mean, std in ((facts.mean, facts.std), other):
+        found = network.embed((images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])
+        spreads.append(1 - float((found @ found.T).fill_diagonal_(0).sum()) / (len(found) * (len(found) - 1)))
+    if spreads[1] > 4 * spreads[0]:
+        log.warning(
+            "%s: features of different people differ by %.2g (1 minus cosine), and by %.2g if colours run from 0 to "
+            "%d: is that what it was trained with? \"range\": %d in %s says so",
+            path.name, *spreads, *(1 if takes_pixels else 255,) * 2, sidecar_path(path).name,
+        )  # fmt: skip

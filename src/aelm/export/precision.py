@@ -40,7 +40,7 @@ def quantise(path: Path, images: Tensor, name: str) -> None:
 
     class Reader(quant.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.parts: Iterator[Tensor] = iter(images.split(BATCH))
+            self.parts: Iterator[Tensor] = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
 
         def get_next(self) -> dict[str, Any] | None:
             part = next(self.parts, None)

@@ -49,8 +49,9 @@ def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = No
     state = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
     told = {**outer(content), **sidecar(path), **({} if size is None else {"img_size": list(size)})}
     layout = recognised(state, path)
-    own = {key.removeprefix("pixel_"): (state[key].flatten() / 255).tolist() for key in PIXEL if key in state}
-    facts = facts_of(layout.facts._replace(**own), told, path)
+    own = {key: tuple((state[key].flatten() / 255).tolist()) for key in PIXEL if key in state}
+    mean, std = (own.get(key, usual) for key, usual in zip(PIXEL, layout.facts[1:3], strict=True))
+    facts = facts_of(layout.facts._replace(mean=mean, std=std), told, path)
     try:
         name, backbone, head = layout.build(state, told)
     except InputError as error:
