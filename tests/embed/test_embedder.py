@@ -207,9 +207,7 @@ def test_files_of_another_contract_are_named(tmp_path):
 def test_pictures_of_another_size_or_type_are_named(tmp_path, images):
     model = load_embedder(write_onnx(tmp_path / "other.onnx"))
     for wrong in (images.float(), images[:, :, :12]):
-        with pytest.raises(
-            ValueError, match=r"other.onnx takes a tensor of uint8 pictures \(B, 3, 24, 16\), got"
-        ):
+        with pytest.raises(ValueError, match=r"other.onnx takes a tensor of uint8 pictures \(B, 3, 24, 16\), got"):
             model.embed(wrong)
     with pytest.raises(ValueError, match=r"got str \(\); `aelm.embed` reads picture files"):
         model.embed("person.jpg")

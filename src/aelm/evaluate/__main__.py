@@ -17,7 +17,7 @@ from aelm.data.benchmarks import with_distractors
 from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
-from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.embedder import load_embedder
 from aelm.embed.folder import own_rows, read_array, read_features, sides_of
 from aelm.embed.latency import device_name, latency
 from aelm.evaluate import evidence, scoring
