@@ -81,9 +81,8 @@ def compare(embedder: Embedder, file: Embedder, data: ReIDDataModule) -> None:
         found.append(100 * rank_metrics(*features, *labels).mAP)
         change = "" if len(found) == 1 else f" ({found[1] - found[0]:+.2f})"
         times = ", ".join(f"{value:.2f} at batch {count}" for count, value in latency(model).items())
-        print(
-            f"{name}: mAP {found[-1]:.2f}{change} on {one.name}; ms a picture on {device_name(model.device)}: {times}"
-        )
+        where = f"milliseconds a picture on {device_name(model.device)}"
+        print(f"{name}: mAP {found[-1]:.2f}{change} on {one.name}; {where}: {times}")
 
 
 if __name__ == "__main__":
