@@ -36,12 +36,11 @@ def test_the_median_behind_the_warm_up_is_what_counts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["checkpoint", "onnx", "trained"])
 def test_evaluate_tells_it_of_every_kind_of_model(kind, tmp_path, people, tested, capsys, monkeypatch):
     monkeypatch.setattr(measured, "SECONDS", 0.0)
-    path = {
-        "checkpoint": lambda: write_checkpoint(tmp_path / "best.ckpt"),
-        "onnx": lambda: write_onnx(tmp_path / "other.onnx"),
-        "trained": lambda: write(tmp_path, "osnet.pth.tar"),
-    }[kind]()
-    path = path or tmp_path / "best.ckpt"
+    path = tmp_path / "best.ckpt"
+    if kind == "checkpoint":
+        write_checkpoint(path)
+    else:
+        path = write_onnx(tmp_path / "other.onnx") if kind == "onnx" else write(tmp_path, "osnet.pth.tar")
     size = [SIZE] if kind == "trained" else []
     plain = tested(path, *TINY, *size, f"data_dir={people}")
     scores = tested(path, *TINY, *size, f"data_dir={people}", f"output={tmp_path}/out", "latency=true")
