@@ -15,6 +15,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from absl import logging as absl_logging
 from hydra.errors import ConfigCompositionException
 from onnx import TensorProto
 
@@ -27,6 +28,9 @@ from aelm.export import __main__ as export
 from aelm.export import onnx as exporting
 from aelm.retrieval import rank_metrics
 from tests.tiny import description, write_checkpoint
+
+# OpenVINO brings absl, whose log handler closes the stream that it found, here pytest's, when logging is set up anew.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="module")
