@@ -222,7 +222,7 @@ def reduced(checkpoint, crops):
     resize = recipe(embedder.height, embedder.width).test
     seen = np.stack([resize(decode(read_bytes(path), path)) for path in crops * 2])
     seen = torch.from_numpy(seen).permute(0, 3, 1, 2).contiguous()
-    seen = torch.cat([seen, exporting.pictures(embedder, 20, "inside")])
+    seen = torch.cat([seen, exporting.sample_pictures(embedder, 20, "inside")])
     ways = {"fp16": {}, "int8": {"calibration": seen}, "int8 inside": {"calibration": seen, "preprocessing": "inside"}}
     return {
         name: exporting.export_model(
@@ -270,7 +270,7 @@ def test_openvino_says_what_onnxruntime_says(checkpoint, exported, reduced):
     for file, bound in ((exported["outside"], 1e-4), (reduced["int8"], 0.1)):
         model = core.compile_model(file.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         for count in (1, 3):
-            images = exporting.pictures(embedder, count, "outside", seed=count).numpy()
+            images = exporting.sample_pictures(embedder, count, "outside", seed=count).numpy()
             np.testing.assert_allclose(model(images)["output0"], run(file.path, images), atol=bound)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aelm.models import AELM, IFCN, CoAM, ReIDNetwork, TwoHeads
-from aelm.models.similarity import merged_map, position_maps, similarity_maps
+from aelm.models.similarity import merged, position_maps, similarity_maps
 
 
 class Trunk(nn.Module):
@@ -51,7 +51,7 @@ def test_the_parts_add_up_to_the_score_on_both_sides(neck, aelm, heads, size, jo
     assert maps.first == first
     for side in (maps.on_a, maps.on_b):
         torch.testing.assert_close(total(side), score, atol=1e-5, rtol=0)
-        torch.testing.assert_close(merged_map(side).sum((1, 2)), score, atol=1e-5, rtol=0)
+        torch.testing.assert_close(merged(side).sum((1, 2)), score, atol=1e-5, rtol=0)
     torch.testing.assert_close(maps.score, score, atol=1e-5, rtol=0)
 
 
@@ -89,13 +89,13 @@ def test_sides_swap_and_one_picture_stands_for_all():
     net = network()
     a, b = torch.rand(2, 3, 3, 64, 32)
     there, back = similarity_maps(net, a, b), similarity_maps(net, b, a)
-    torch.testing.assert_close(merged_map(there.on_a), merged_map(back.on_b))
+    torch.testing.assert_close(merged(there.on_a), merged(back.on_b))
     broad, single = similarity_maps(net, a[:1], b), similarity_maps(net, a[:1].expand(3, -1, -1, -1), b)
     for side in (0, 1, 2):
-        one, other = (m.score if side == 0 else merged_map(m[side]) for m in (broad, single))
+        one, other = (m.score if side == 0 else merged(m[side]) for m in (broad, single))
         torch.testing.assert_close(one, other)
         assert len(one) == 3
-    assert not torch.equal(merged_map(broad.on_a)[0], merged_map(broad.on_a)[1])  # the pair decides, not the picture
+    assert not torch.equal(merged(broad.on_a)[0], merged(broad.on_a)[1])  # the pair decides, not the picture
 
 
 def test_what_cannot_be_split_is_named():

@@ -107,7 +107,7 @@ def split(maps: Maps, others: Maps) -> Maps:
     )
 
 
-def merged_map(maps: Maps) -> Tensor:
+def merged(maps: Maps) -> Tensor:
     """The maps of all stages and heads as one, ``(B, H, W)`` at the size of the largest; its sum is theirs.
 
     A coarser position's share is dealt out evenly over the finer ones that it covers.

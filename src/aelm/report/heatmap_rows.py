@@ -11,7 +11,7 @@ from torch import Tensor
 from aelm.figures import HeatmapRow, Panel
 from aelm.models import ReIDNetwork
 from aelm.models.network import StageOutputs
-from aelm.models.similarity import SimilarityMaps, merged_map, similarity_maps
+from aelm.models.similarity import SimilarityMaps, merged, similarity_maps
 from aelm.types import InputError
 
 LETTERS = "ABCDEFGH"
@@ -103,7 +103,7 @@ def paired(
     maps = similarity_maps(network, pair[:1], pair[1:])
     rows = []
     for image, side, name in zip((image_a, image_b), (maps.on_a, maps.on_b), captions, strict=True):
-        views = [Panel("all", array(merged_map(side)[0]))]
+        views = [Panel("all", array(merged(side)[0]))]
         for s, stage in enumerate(side, maps.first):
             views += [
                 Panel(f"{letter}, stage {s}", array(part[0])) for letter, part in zip(LETTERS, stage, strict=False)

@@ -24,7 +24,7 @@ from aelm.embed.batches import preparation
 from aelm.embed.embedder import Embedder
 from aelm.figures.heatmaps import COLOUR_MAP, STRONGEST
 from aelm.figures.page import Image, box_aspect, fit
-from aelm.models.similarity import merged_map, similarity_maps
+from aelm.models.similarity import merged, similarity_maps
 
 BATCH = 32  # pairs at a time
 
@@ -67,7 +67,7 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
         found = _prepared(embedder, [picture for i in some if (picture := results[i]) is not None])
         with full_precision():
             maps = similarity_maps(embedder.network, asked, found)
-        on_query, on_result = (merged_map(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
+        on_query, on_result = (merged(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
         for place, i in enumerate(some):
             heat[i] = Heat(on_query[place], on_result[place])
     return heat
