@@ -22,7 +22,7 @@ from tests.test_module import batches, module
 
 # What reads on the CPU alone: labels are checked there alone, the loss that is looked at has come over by itself, and
 # the average keeps its counter there, as torch's optimizers do, which ask for it through `_get_value`.
-OF_THE_CPU = ("check_labels", "_look", "update_parameters")
+OF_THE_CPU = ("check_label_range", "_look", "update_parameters")
 OF_A_STEP = tuple(str(Path(package.__file__).parent) for package in (aelm, pl))
 EVERY = 5
 STEPS = 12
