@@ -132,7 +132,8 @@ def fault_in_file(folder, number, fault):
 
     def opening(file, mode="r", *rest, **options):
         path = "" if isinstance(file, int) else os.path.abspath(file)
-        if not path.startswith(str(folder)) or not set(mode) & set("wxa"):
+        # Who holds a place is a note for people: a lock works without it.
+        if not path.startswith(str(folder)) or path.endswith(".lock") or not set(mode) & set("wxa"):
             return plain(file, mode, *rest, **options)
         opened.append(path)
         if len(opened) != number + 1:

@@ -46,9 +46,9 @@ def pictures(root):
 
 
 def drawn_whole(root, people):
-    """Whether there is the set, byte by byte as elsewhere, and nothing else but the lock."""
+    """Whether there is the set, byte by byte as elsewhere, and nothing else."""
     same = jobs.contents(root / SET) == jobs.contents(people / SET)
-    return same and sorted(os.listdir(root)) == [f".{SET}.lock", SET]
+    return same and os.listdir(root) == [SET]
 
 
 def test_the_drawing_of_a_set_is_killed_and_done_anew(people, tmp_path):
@@ -65,9 +65,9 @@ def test_the_drawing_of_a_set_is_killed_and_done_anew(people, tmp_path):
 def test_a_killed_drawing_process_fails_the_drawing(tmp_path):
     drawer = Apart(jobs.draws, tmp_path, 2)
     os.kill(wait_for(lambda: drawing(tmp_path))[0], signal.SIGKILL)
-    with pytest.raises(AssertionError, match=r"RuntimeError: a drawing process failed, exit status -9"):
+    with pytest.raises(AssertionError, match=r"RunError: a drawing process failed, exit status -9"):
         drawer.result()
-    assert os.listdir(tmp_path) == [f".{SET}.lock"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_of_two_that_draw_at_once_one_is_killed(people, tmp_path):
