@@ -183,6 +183,8 @@ def test_a_network_of_the_other_range_is_warned_of(tmp_path, caplog, mean, told,
         ('{"normalised": "within"}', "`normalised` inside or outside; got .*'within'"),
         ('{"colour": "BRG"}', "`colour` RGB or BGR"),
         ('{"std": [0, 1, 1]}', "`std` of three numbers each"),
+        ('{"img_size": 256}', r"`img_size` must be \[height, width\], got 256"),
+        ('{"img_size": [256, 128, 3]}', r"`img_size` must be \[height, width\], got \[256, 128, 3\]"),
     ],
 )
 def test_a_sidecar_that_asks_for_more_is_named(tmp_path, told, message):

@@ -147,6 +147,8 @@ def picture_size(path: Path, shape: list[int | str | None], told: Told, wanted: 
         ValueError: If neither says, or the graph says otherwise than is wanted.
     """
     size = wanted or told.get("img_size") or [None, None]
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise InputError(f"what is told about {path}: `img_size` must be [height, width], got {size!r}")
     height, width = (own if isinstance(own, int) else given for own, given in zip(shape[2:], size, strict=True))
     if not isinstance(height, int) or not isinstance(width, int):
         raise InputError(
