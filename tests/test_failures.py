@@ -176,3 +176,26 @@ def test_as_typed_a_command_fails_with_one_line_and_leaves_earlier_outputs_whole
     assert words in line
     assert "Traceback" not in done.stdout
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_command_that_ended_well_closes_its_connections(start, ends_well, tmp_path):
+    """What gloo leaves open aborts one in a few processes while Python shuts down."""
+    distributed = torch.distributed
+    rendezvous = f"file://{tmp_path / 'rendezvous'}"
+
+    def task(_):
+        distributed.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+        if not ends_well:  # others may still wait for this process
+            raise RuntimeError("no")
+
+    try:
+        if ends_well:
+            start(program(task), *GIVEN)
+        else:
+            with pytest.raises(RuntimeError, match="no"):
+                start(program(task), *GIVEN)
+        assert distributed.is_initialized() is not ends_well
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

@@ -128,10 +128,23 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             # Told to show all, Hydra hands errors on instead of printing them in its own way.
             with failures.told_in_one_line(), failures.environment(failures.FULL, "1"):
                 hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
+            leave_process_group()
 
         return start
 
     return decorate
+
+
+def leave_process_group() -> None:
+    """Closes the connections of several processes that ended well; Lightning does so for NCCL alone.
+
+    What gloo left open now and then aborts the process while Python shuts down, after all its work is done:
+    ``terminate called without an active exception`` (pytorch issue 190489). Where a process fails, others may still
+    wait for it, and closing could wait for them.
+    """
+    torch = sys.modules.get("torch")  # which not every command needs
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def choose_messages() -> None:
