@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from aelm.command import schema
 from aelm.data.synthetic import synthetic
-from aelm.evaluate import __main__ as evaluate
-from aelm.train import __main__ as train
+from aelm.evaluate import task as evaluate
+from aelm.train import task as train
 from tests.runs import P_X_K, SMALL
 
 # The same examples each time, whatever the machine is busy with.

@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from aelm.command import schema
-from aelm.train import __main__ as train
+from aelm.train import task as train
 
 KILLS = 5
 

@@ -1,6 +1,6 @@
 """Overrides that make a run take a second or two on the smallest synthetic people, and a look into one."""
 
-from aelm.train import __main__ as train
+from aelm.train import task as train
 
 SCORES = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
 SMALL = [

@@ -5,12 +5,12 @@ import gc
 import pytest
 
 from aelm.command import failures, schema
-from aelm.embed import __main__ as embed
-from aelm.evaluate import __main__ as evaluate
-from aelm.explain import __main__ as explain
-from aelm.export import __main__ as export
-from aelm.search import __main__ as search
-from aelm.train import __main__ as train
+from aelm.embed import task as embed
+from aelm.evaluate import task as evaluate
+from aelm.explain import task as explain
+from aelm.export import task as export
+from aelm.search import task as search
+from aelm.train import task as train
 from tests.bad_inputs import checkpoints, configuration, data, devices
 from tests.bad_inputs.world import Row, World, contents
 from tests.pictures_on_disk import save_model, write_people

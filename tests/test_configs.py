@@ -15,7 +15,7 @@ from aelm.__main__ import COMMANDS
 from aelm.command.build import built
 from aelm.command.schema import check_keys, nodes
 from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork, TwoHeads
-from aelm.train.__main__ import built_losses
+from aelm.train.task import built_losses
 
 CONF = Path(__file__).parents[1] / "conf"
 SMALL = ["model.backbone.name=resnet10t", "model.backbone.pretrained=false", "model.backbone.weights=null"]

@@ -10,15 +10,15 @@ import pytest
 
 from aelm.command.cli import quoted
 from aelm.command.schema import check_keys
-from aelm.crop import __main__ as crop
+from aelm.crop import task as crop
 from aelm.data.folder import folder
 from aelm.data.sources import find_items
 from aelm.data.synthetic import videos
-from aelm.embed import __main__ as embed
-from aelm.evaluate import __main__ as evaluate
-from aelm.link import __main__ as link
-from aelm.search import __main__ as search
-from aelm.train import __main__ as train
+from aelm.embed import task as embed
+from aelm.evaluate import task as evaluate
+from aelm.link import task as link
+from aelm.search import task as search
+from aelm.train import task as train
 from tests.pictures_on_disk import person, save_model, write
 from tests.runs import P_X_K, SMALL
 

@@ -8,8 +8,8 @@ import pytest
 
 from aelm.command.cli import quoted
 from aelm.command.schema import check_keys
-from aelm.embed import __main__ as embed
-from aelm.search import __main__ as search
+from aelm.embed import task as embed
+from aelm.search import task as search
 from tests.pictures_on_disk import person, save_model, write
 
 DOCS = Path(__file__).parents[1] / "docs"

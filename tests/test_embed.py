@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from aelm.data import BadImageError, Loader, ReIDDataset, recipe
-from aelm.embed import __main__ as embed
 from aelm.embed import job
+from aelm.embed import task as embed
 from aelm.embed.batches import embed_files, loaded
 from aelm.embed.batches import embedded as embedded_batches
 from aelm.embed.embedder import load_embedder

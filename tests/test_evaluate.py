@@ -12,8 +12,8 @@ import torch
 
 from aelm.data.benchmarks import with_distractors
 from aelm.embed.folder import read_features
-from aelm.evaluate import __main__ as evaluate
 from aelm.evaluate import scoring
+from aelm.evaluate import task as evaluate
 from aelm.evaluate.scoring import Ways
 from aelm.module import ReIDModule
 from aelm.report import metrics

@@ -13,7 +13,7 @@ from aelm.command.cli import quoted
 from aelm.command.schema import check_keys
 from aelm.data.sources import Item
 from aelm.embed.embedder import load_embedder
-from aelm.explain import __main__ as explain
+from aelm.explain import task as explain
 from aelm.models.similarity import similarity_maps
 from aelm.report import heatmap_rows
 from tests.embed.test_embedder import write_onnx

@@ -24,8 +24,8 @@ from aelm.data.decoding import decode, read_bytes
 from aelm.data.synthetic import synthetic
 from aelm.data.transforms import recipe
 from aelm.embed.embedder import load_embedder
-from aelm.export import __main__ as export
 from aelm.export import onnx as exporting
+from aelm.export import task as export
 from aelm.retrieval import rank_metrics
 from tests.tiny import description, write_checkpoint
 

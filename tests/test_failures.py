@@ -17,7 +17,7 @@ from aelm.data import recipe
 from aelm.data.dataset import ReIDDataset, batch_seed, collate
 from aelm.data.decoding import BadImageError
 from aelm.retrieval import rank_metrics
-from aelm.train import __main__ as train
+from aelm.train.__main__ import main as train
 from aelm.types import Picture
 from tests.bad_inputs.world import contents
 from tests.pictures_on_disk import save_model, write_people
@@ -128,7 +128,7 @@ def test_a_bad_picture_in_a_loading_process_is_one_line(tmp_path):
 
 
 def test_a_sweep_goes_on_behind_a_job_that_fails_and_ends_in_one_line(typed, tmp_path, capsys):
-    said = typed(train.main, "-m", "seed=1,2", "dataset=market1501", f"data_dir={tmp_path}/none", "name=sweep")
+    said = typed(train, "-m", "seed=1,2", "dataset=market1501", f"data_dir={tmp_path}/none", "name=sweep")
     assert said.startswith("error: market1501: expected a data directory, found no folder")
     with (tmp_path / "runs" / "sweep" / "sweep.csv").open(newline="") as file:
         rows = [(row["seed"], row["status"], row["error"].partition(":")[0]) for row in csv.DictReader(file)]
@@ -138,7 +138,7 @@ def test_a_sweep_goes_on_behind_a_job_that_fails_and_ends_in_one_line(typed, tmp
 
 
 def test_a_run_that_fails_before_training_leaves_no_run_directory(typed, tmp_path):
-    typed(train.main, "dataset=market1501", f"data_dir={tmp_path}/none", "name=first")
+    typed(train, "dataset=market1501", f"data_dir={tmp_path}/none", "name=first")
     assert not (tmp_path / "runs" / "first").exists()
 
 

@@ -17,7 +17,7 @@ from aelm.data.splits import digests
 from aelm.embed import job
 from aelm.embed.job import Settings, embed_items
 from aelm.runs.directory import claim, differences, read_config
-from aelm.train import __main__ as train
+from aelm.train import task as train
 from aelm.train.saving import WholeCheckpointIO
 from aelm.types import Benchmark, InputError, Picture
 from tests.bomb import Bomb

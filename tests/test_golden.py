@@ -10,7 +10,7 @@ import csv
 
 import pytest
 
-from aelm.train import __main__ as train
+from aelm.train import task as train
 
 GOLDEN = [
     "experiment=quickstart",

@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 from scipy.io import savemat
 
 from aelm.data.benchmarks import cuhk03
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
 from aelm.embed.folder import read_features
-from aelm.evaluate import __main__ as evaluate
+from aelm.evaluate import task as evaluate
 from aelm.models import TimmBackbone
-from aelm.search import __main__ as search
+from aelm.search import task as search
 from tests.bomb import Bomb
 from tests.data import trees
 from tests.pictures_on_disk import save_model, write_people

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from aelm import checkpoint
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
-from aelm.evaluate import __main__ as evaluate
-from aelm.explain import __main__ as explain
-from aelm.export import __main__ as export
-from aelm.search import __main__ as search
+from aelm.evaluate import task as evaluate
+from aelm.explain import task as explain
+from aelm.export import task as export
+from aelm.search import task as search
 from tests.bomb import Bomb
 from tests.pictures_on_disk import write_people
 from tests.tiny import description, write_checkpoint

@@ -164,7 +164,7 @@ def test_the_processes_of_one_evaluation_are_one_holder(world, monkeypatch, comp
     config = composed("evaluate", *LINES["evaluate"][0].split())
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     with hold_folder(world / "place"):
-        assert import_module("aelm.evaluate.__main__").run(config)["test/rank5"] == 1
+        assert import_module("aelm.evaluate.task").run(config)["test/rank5"] == 1
 
 
 def test_who_waits_for_pictures_of_cuhk03_does_not_write_them_again(tmp_path, monkeypatch):

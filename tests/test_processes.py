@@ -18,7 +18,7 @@ from hydra.types import RunMode
 
 from aelm.command import schema
 from aelm.command.build import built_optimizer
-from aelm.train import __main__ as train
+from aelm.train import task as train
 from aelm.train import trainer
 from aelm.train.callbacks import History
 from tests.runs import P_X_K, SMALL

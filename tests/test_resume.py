@@ -13,7 +13,7 @@ import torch
 from aelm.command.build import build_data, built
 from aelm.data import ReIDDataModule
 from aelm.data.loader import TrainLoader
-from aelm.train import __main__ as train
+from aelm.train import task as train
 from aelm.train.saving import random_states, set_random_states
 from tests.runs import P_X_K, SMALL
 

@@ -7,7 +7,7 @@ import pytest
 
 from aelm.runs import sweep
 from aelm.runs.directory import device_name
-from aelm.train import __main__ as train
+from aelm.train import task as train
 
 FEW = ["figures=false", "trainer.max_epochs=2"]
 

@@ -17,12 +17,12 @@ from hydra.errors import ConfigCompositionException
 
 from aelm.command.schema import check_keys
 from aelm.data import recipe
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
 from aelm.embed.folder import read_embeddings
 from aelm.models import ReIDNetwork
-from aelm.search import __main__ as search
+from aelm.search import task as search
 from aelm.search.page import pair_heat, read_pictures
 from tests.browser import BROWSER, Page
 from tests.embed.test_embedder import by_hand, write_onnx

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from aelm.runs import sweep
 from aelm.runs.sweep import Job, note, point
-from aelm.train import __main__ as train
+from aelm.train import task as train
 
 
 def rows(folder):

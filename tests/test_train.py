@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from aelm.checkpoint import read_checkpoint
-from aelm.evaluate import __main__ as evaluate
-from aelm.train import __main__ as train
+from aelm.evaluate import task as evaluate
+from aelm.train import task as train
 from tests.runs import P_X_K, SCORES, SMALL
 
 

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
-from aelm.explain import __main__ as explain
-from aelm.export import __main__ as export
-from aelm.search import __main__ as search
+from aelm.explain import task as explain
+from aelm.export import task as export
+from aelm.search import task as search
 from tests.models.other_files import SMALL, bot, osnet, state
 from tests.models.other_transformers import TRANSFORMERS
 from tests.pictures_on_disk import person

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from aelm.explain import __main__ as explain
-from aelm.export import __main__ as export
-from aelm.train import __main__ as train
+from aelm.explain import task as explain
+from aelm.export import task as export
+from aelm.train import task as train
 
 RECIPE = ["experiment=transformer", "figures=false", "sampler.steps_per_epoch=2", "transform.height=128",
           "transform.width=64", "model.backbone.layer_decay=0.8", "schedule.warmup_epochs=1"]  # fmt: skip

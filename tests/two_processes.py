@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aelm.command import schema
-from aelm.evaluate import __main__ as evaluate
+from aelm.evaluate import task as evaluate
 from aelm.losses import IdentityLoss
 from aelm.models import AELM, IFCN, CoAM, ReIDNetwork
-from aelm.train import __main__ as train
+from aelm.train import task as train
 from tests.runs import watched_by
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aelm.command import failures, schema
-from aelm.crop import __main__ as crop
+from aelm.crop import task as crop
 from aelm.crop.boxes import Choice, choose, read_boxes
 from aelm.crop.footage import open_footage
 

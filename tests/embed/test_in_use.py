@@ -10,13 +10,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aelm.checkpoint import build
-from aelm.embed import __main__ as embed
 from aelm.embed import batches, job
+from aelm.embed import task as embed
 from aelm.embed.batches import devices, embed_files
 from aelm.embed.batches import embedded as embedded_batches
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.folder import read_embeddings
-from aelm.search import __main__ as search
+from aelm.search import task as search
 from tests.embed.test_embedder import NETWORK, write_onnx
 from tests.pictures_on_disk import save_model, write_people
 

@@ -8,7 +8,7 @@ import torch
 
 from aelm.embed import latency as measured
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.evaluate import __main__ as evaluate
+from aelm.evaluate import task as evaluate
 from tests.embed.test_embedder import write_onnx
 from tests.test_trained_files import SIZE, write
 from tests.tiny import write_checkpoint

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aelm.data.sources import Item, find_items
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.folder import FEATURES, ITEMS, csv_bytes, read_embeddings, read_items
 from aelm.embed.tracks import PICTURES, pool, tracks_of
 from aelm.retrieval import pool_tracks

@@ -329,7 +329,7 @@ def test_a_network_with_one_head_has_as_claims(tmp_path):
 
 
 def test_what_cannot_be_measured_is_said_before_anything_is_tested(composed, tmp_path):
-    from aelm.evaluate import __main__ as evaluate
+    from aelm.evaluate import task as evaluate
     from tests.embed.test_embedder import write_onnx
     from tests.tiny import write_checkpoint
 

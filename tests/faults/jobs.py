@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from aelm.command import schema
 from aelm.data.synthetic import synthetic
-from aelm.embed import __main__ as embed
-from aelm.evaluate import __main__ as evaluate
-from aelm.train import __main__ as train
+from aelm.embed import task as embed
+from aelm.evaluate import task as evaluate
+from aelm.train import task as train
 from tests.faults.apart import fault_in_file
 from tests.runs import P_X_K, SMALL, watched_by
 

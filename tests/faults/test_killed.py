@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aelm.data import BadImageError
-from aelm.train import __main__ as train
+from aelm.train import task as train
 from tests.faults import jobs
 from tests.faults.apart import Apart, apart
 from tests.faults.program import holds

@@ -10,13 +10,13 @@ import pytest
 
 from aelm.command.failures import is_foreseen
 from aelm.data.sources import Item
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
 from aelm.embed.folder import csv_bytes, embeddings_meta, read_embeddings, write_embeddings
 from aelm.embed.tracks import PICTURES
-from aelm.link import __main__ as link
+from aelm.link import task as link
 from aelm.link.people import Settings, link_scores, single_scores
-from aelm.search import __main__ as search
+from aelm.search import task as search
 from aelm.search.gallery import Gallery
 from aelm.search.page import pair_heat, read_pictures
 from tests.browser import BROWSER, Page

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from aelm.data.datamodule import EvaluationSet
-from aelm.evaluate import __main__ as evaluate
 from aelm.evaluate import scoring
+from aelm.evaluate import task as evaluate
 from aelm.evaluate.occlusion import Point, curve_csv, curve_scores, rows
 from aelm.report.metrics import warn_of_support
 from aelm.retrieval import bootstrap, rank_metrics, verification

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from aelm.data.sources import Item
-from aelm.embed import __main__ as embed
+from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
-from aelm.search import __main__ as search
 from aelm.search import store
+from aelm.search import task as search
 from aelm.search.gallery import Gallery
 from aelm.search.store import GalleryStore
 from tests.pictures_on_disk import save_model, write_people

@@ -13,13 +13,13 @@ from aelm.compare.tables import compare
 from aelm.data.sampler import IdentitySampler, ShuffleSampler
 from aelm.embed.embedder import load_embedder
 from aelm.embed.job import Settings, embed_items
-from aelm.evaluate import __main__ as evaluate
+from aelm.evaluate import task as evaluate
 from aelm.export.onnx import export_model
 from aelm.losses import TripletLoss
 from aelm.module import ReIDModule
 from aelm.schedules import constant
-from aelm.search import __main__ as search
-from aelm.train import __main__ as train
+from aelm.search import task as search
+from aelm.train import task as train
 from aelm.train.callbacks import History
 from aelm.types import InputError, RunError
 from tests.pictures_on_disk import save_model

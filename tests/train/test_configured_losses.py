@@ -10,7 +10,7 @@ from aelm.command.build import built
 from aelm.command.schema import check_keys
 from aelm.losses import IdentityLoss, TripletLoss
 from aelm.module import ReIDModule
-from aelm.train.__main__ import built_losses
+from aelm.train.task import built_losses
 from aelm.types import MissingPackageError
 from tests.runs import SMALL
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from aelm.devices import on_its_way
-from aelm.train import __main__ as train
+from aelm.train import task as train
 from aelm.train.callbacks import FiniteTraining, not_finite
 from tests.test_module import QUIET, batches, module
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from aelm.checkpoint import load_model
-from aelm.explain import __main__ as explain
+from aelm.explain import task as explain
 from tests.train.test_configured_losses import QUICK, last
 
 

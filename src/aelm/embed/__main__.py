@@ -3,32 +3,14 @@
 from omegaconf import DictConfig
 
 from aelm.command.cli import command
-from aelm.data.sources import find_items
-from aelm.embed.job import BAD, EmbedCounts, Settings, embed_items
-from aelm.files import check_folder
 
 
 @command("embed")
 def main(config: DictConfig) -> int:
     """Runs the whole of it; a sweeper gets the number of embedded pictures."""
+    from aelm.embed.task import run  # here, so that a misspelt key is told before torch is loaded
+
     return run(config).embedded
-
-
-def run(config: DictConfig) -> EmbedCounts:
-    """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
-    output = check_folder(config.output)  # before pictures are looked for
-    items = find_items(config.images, config.pattern, quality=config.quality)
-    outcome = embed_items(config.checkpoint, items, output, settings(config), list(config.allow))
-    left_out = f"; {outcome.bad} could not be read, see {output / BAD}" if outcome.bad else ""
-    print(f"{outcome.embedded} pictures embedded in {output}{left_out}")
-    return outcome
-
-
-def settings(config: DictConfig) -> Settings:
-    """How the job runs."""
-    device = config.device if isinstance(config.device, str) else tuple(config.device)
-    sizes = config.batch_size, config.shard_size, config.workers
-    return Settings(device, *sizes, config.progress, config.precision, config.size, config.tracks)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""What ``python -m aelm.export`` does: a checkpoint as an ONNX file, or one for ``torch.export.load``."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from aelm.command.build import build_test_data, training_of
+from aelm.data import ReIDDataModule, ReIDDataset
+from aelm.data.sources import find_items
+from aelm.embed.batches import embed_files, loaded, preparation
+from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.latency import device_name, latency
+from aelm.export.onnx import Exported, export_model
+from aelm.export.precision import MOST
+from aelm.files import check_file
+from aelm.retrieval import rank_metrics
+from aelm.types import InputError, Picture
+
+
+def run(config: DictConfig) -> Exported:
+    """Exports as ``config`` says, and prints what was written, how far it is from PyTorch, and what it costs."""
+    check_file(config.output)
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
+    data = test_data(config, embedder)
+    exported = export_model(
+        embedder,
+        Path(config.output),
+        config.format,
+        preprocessing=config.preprocessing,
+        precision=config.precision,
+        calibration=None if config.calibrate is None else calibration(embedder, config.calibrate),
+        opset=config.opset,
+        tolerance=config.tolerance,
+    )
+    print(
+        f"{exported.path} ({exported.path.stat().st_size / 2**20:.1f} MiB) and {exported.sidecar.name}: at batch 1, 2 "
+        f"and 7 the largest difference to PyTorch is {exported.difference:.1e}"
+    )
+    if data is not None:
+        compare(embedder, load_embedder(exported.path), data)
+    return exported
+
+
+def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:
+    """What the file is tested on: ``dataset``, or with ``data_dir`` alone the checkpoint's own; None without either."""
+    if config.data_dir is None and OmegaConf.is_missing(config.dataset, "benchmarks"):
+        return None
+    if config.format != "onnx":
+        raise InputError(f"`dataset` and `data_dir` test an ONNX file, and `format` is {config.format}: leave them out")
+    told = training_of(config, embedder.config, (embedder.height, embedder.width))
+    data = build_test_data(config, told)
+    data.setup("test")
+    return data
+
+
+def calibration(embedder: Embedder, source: str) -> Tensor:
+    """At most 256 pictures ``(n, 3, height, width)`` uint8 of a folder, taken at equal distances; bad ones left out."""
+    paths = [item.path for item in find_items(source, None, key="calibrate")]
+    kept = [Picture(path, -1, 0) for path in paths[:: -(-len(paths) // MOST)]]
+    data = ReIDDataset(kept, preparation(embedder), on_bad_image="skip")
+    return next(loaded(data, len(kept), torch.get_num_threads())).image
+
+
+def compare(embedder: Embedder, file: Embedder, data: ReIDDataModule) -> None:
+    """Prints mAP and milliseconds a picture of both, on the first test set."""
+    one = data.test_sets[0]
+    sides = one.query, one.gallery
+    labels = [[getattr(p, what) for p in side] for what in ("pid", "camid") for side in sides]
+    found: list[float] = []
+    for name, model in (("PyTorch", embedder), (file.name, file)):
+        features = [embed_files(model, [picture.path for picture in side]) for side in sides]
+        found.append(100 * rank_metrics(*features, *labels).mAP)
+        change = "" if len(found) == 1 else f" ({found[1] - found[0]:+.2f})"
+        times = ", ".join(f"{value:.2f} at batch {count}" for count, value in latency(model).items())
+        where = f"milliseconds a picture on {device_name(model.device)}"
+        print(f"{name}: mAP {found[-1]:.2f}{change} on {one.name}; {where}: {times}")

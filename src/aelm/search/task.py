@@ -1,0 +1,184 @@
+"""What ``python -m aelm.search`` does: the pictures of a gallery that are most similar to a query."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, ListConfig
+
+from aelm.data.decoding import decoding_error
+from aelm.data.sources import Item, find_items
+from aelm.embed.batches import Features, default_batch_size, devices, embedded
+from aelm.embed.embedder import Embedder, load_embedder
+from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings, relative
+from aelm.embed.job import Settings, embed_items
+from aelm.files import hold_file
+from aelm.report.metrics import write_text
+from aelm.search import answers
+from aelm.search.answers import Answer
+from aelm.search.gallery import Gallery, Hit
+from aelm.search.store import GalleryStore
+from aelm.types import InputError
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> list[Answer]:
+    """Searches as ``config`` says, prints the table, and writes ``output`` where one is given."""
+    answers.check_output(config.output)
+    if config.top_k < 1:
+        raise InputError(f"`top_k` must be at least 1, got {config.top_k}")
+    if config.min_score is not None and not -1 <= config.min_score <= 1:
+        raise InputError(f"`min_score` is a cosine and must lie in -1 .. 1, got {config.min_score}; null keeps all")
+    asked = find_items(config.query, config.pattern, key="query")
+    place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
+    with hold_file(config.output):
+        return search(config, asked, place)
+
+
+def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Answer]:
+    """Searches, into an output that is held."""
+    embedder, searched = open_gallery(config, place)
+    queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
+    hits = search_each(searched, queries, features, config)
+    found = [Answer(query, near) for query, near in zip(queries, hits, strict=True)]
+    print(answers.results_table(found, no_match(config)))
+    if config.output is not None:
+        write(Path(config.output), found, config, embedder, searched)
+    return found
+
+
+def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | GalleryStore]:
+    """The model, on its device, and the gallery that is searched with it.
+
+    Raises:
+        ValueError: If no gallery is given, or none of what is given names a model.
+    """
+    if isinstance(config.gallery, str):
+        found = find_gallery(config, place)
+        embedder = load(config, config.checkpoint or own_checkpoint(found), place)
+        return embedder, Gallery.open(found, embedder)
+    if not config.gallery.uri:
+        raise InputError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
+    uri = str(config.gallery.uri)
+    if "://" not in uri and not Path(uri).exists():  # Milvus Lite keeps a folder
+        raise FileNotFoundError(
+            f"`gallery.uri`: no gallery store {uri}; aelm.GalleryStore makes one, see docs/gallery_store.md"
+        )
+    if config.checkpoint is None:
+        raise InputError("a gallery store may serve several models: give `checkpoint`")
+    embedder = load(config, config.checkpoint, place)
+    return embedder, GalleryStore(config.gallery.uri, embedder)
+
+
+def load(config: DictConfig, checkpoint: str, place: str) -> Embedder:
+    """A model on its device, which computes in the precision that ``config`` names."""
+    return load_embedder(checkpoint, list(config.allow), precision=config.precision, size=config.size).to(place)
+
+
+def find_gallery(config: DictConfig, place: str) -> Embeddings:
+    """The embeddings that are searched: a folder of them, or of pictures, which are embedded in passing."""
+    path = Path(config.gallery)
+    if path.is_file() and path.name in (FEATURES, ITEMS, META):
+        path = path.parent
+    if any((path / name).is_file() for name in (FEATURES, META)):
+        return read_embeddings(path)
+    items = find_items(config.gallery, config.pattern, key="gallery")
+    if config.checkpoint is None:
+        raise InputError(f"{path} holds no embeddings that could name a model: give `checkpoint`")
+    log.info("%s holds no embeddings: its %d pictures are embedded for this search alone", path, len(items))
+    with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
+        settings = Settings(
+            place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision,
+            size=config.size, tracks=False,
+        )  # fmt: skip
+        embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
+        found = read_embeddings(folder)
+        # As if a folder of pictures held its embeddings; the file goes with the temporary one.
+        home = path if path.is_dir() else Path(folder)
+        told = tuple(item._replace(path=relative(os.path.join(folder, item.path), home)) for item in found.items)
+        return found._replace(features=np.array(found.features), items=told, folder=home)
+
+
+def own_checkpoint(gallery: Embeddings) -> str:
+    """The model that made a gallery.
+
+    Raises:
+        ValueError: If it is not where it was.
+    """
+    path = str(gallery.meta["model"]["checkpoint"])
+    if not path or not Path(path).is_file():
+        raise InputError(
+            f"{gallery.folder} was made with {path or 'a model without a file'}, which is gone: give `checkpoint`"
+        )
+    return path
+
+
+def embed_queries(embedder: Embedder, queries: Sequence[Item], batch_size: int) -> tuple[list[Item], Features]:
+    """The queries that can be read, and their embeddings ``(Q, D)``.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    batches = embedded(embedder, [query.path for query in queries], batch_size, workers=0)
+    parts = [(queries_of, features) for queries_of, features in batches]
+    kept = np.concatenate([positions for positions, _ in parts])
+    if not len(kept):
+        raise InputError(f"no query can be read: {decoding_error(queries[0].path)}")
+    if len(kept) < len(queries):
+        log.warning("%d of %d queries could not be read and are left out", len(queries) - len(kept), len(queries))
+    return [queries[i] for i in kept], np.concatenate([features for _, features in parts])
+
+
+def search_each(
+    gallery: Gallery | GalleryStore, queries: Sequence[Item], features: Features, config: DictConfig
+) -> list[list[Hit]]:
+    """The results of each query; with ``other_cameras`` its own camera is one of those left out."""
+    groups: dict[str, list[int]] = {}
+    for place, query in enumerate(queries):
+        groups.setdefault(query.camid if config.other_cameras else "", []).append(place)
+    hits: dict[int, list[Hit]] = {}
+    for camid, places in groups.items():
+        found = gallery.search(
+            features[places],
+            config.top_k,
+            min_score=config.min_score,
+            only_camids=config.only_camids,
+            except_camids=[*(config.except_camids or ()), *([camid] if camid else [])],
+            paths=config.paths,
+            leave_out=[queries[place].path for place in places] if config.skip_self else (),
+        )
+        hits.update(zip(places, found, strict=True))
+    return [hits[place] for place in range(len(queries))]
+
+
+def no_match(config: DictConfig) -> str:
+    """Why a query has no results."""
+    if config.min_score is None:
+        return "The gallery holds no picture that the filters let through."
+    return f"No picture that the filters let through scores {config.min_score:g} or more."
+
+
+def write(
+    output: Path, found: Sequence[Answer], config: DictConfig, embedder: Embedder, searched: Gallery | GalleryStore
+) -> None:
+    """One file, of the kind that its name says."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    suffix = output.suffix.lower()
+    if suffix == ".png":
+        answers.draw_results(found, output)
+        return
+    name = config.gallery if isinstance(config.gallery, str) else config.gallery.uri
+    facts: dict[str, Any] = {"gallery": name, "pictures": len(searched), "model": embedder.name}
+    for key in ("top_k", "min_score", "only_camids", "except_camids", "other_cameras", "paths"):
+        facts[key] = list(config[key]) if isinstance(config[key], ListConfig) else config[key]
+    if suffix == ".json":
+        text = answers.as_json(found, facts)
+    else:
+        of_track = {"pictures_of": searched.pictures} if isinstance(searched, Gallery) else {}
+        text = answers.page(found, facts, no_match(config), embedder, heatmaps=config.heatmaps, **of_track)
+    write_text(output, text)
