@@ -6,9 +6,10 @@ Q queries, G gallery.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # commands check their keys before they load torch
+    from torch import Tensor
 
 # Of RGB / 255, as every ImageNet backbone was trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -117,12 +118,12 @@ class Batch(NamedTuple):
         clean: ``(B, 3, H, W)`` uint8, the pictures without pasting and erasing; None where nobody asked for them.
     """
 
-    image: Tensor
-    pid: Tensor
-    camid: Tensor
-    position: Tensor
-    is_query: Tensor
-    clean: Tensor | None = None
+    image: "Tensor"
+    pid: "Tensor"
+    camid: "Tensor"
+    position: "Tensor"
+    is_query: "Tensor"
+    clean: "Tensor | None" = None
 
 
 class HeadOutput(NamedTuple):
@@ -136,8 +137,8 @@ class HeadOutput(NamedTuple):
         mask: ``(B, H, W)`` bool, True where the map was erased before this head saw it; None when nothing was.
     """
 
-    pooled: Tensor
-    embedding: Tensor
-    logits: Tensor
-    heatmap: Tensor | None = None
-    mask: Tensor | None = None
+    pooled: "Tensor"
+    embedding: "Tensor"
+    logits: "Tensor"
+    heatmap: "Tensor | None" = None
+    mask: "Tensor | None" = None
