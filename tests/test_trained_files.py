@@ -106,23 +106,22 @@ def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
 
 
 @pytest.mark.parametrize(
-    ("layout", "pools"),
+    ("layout", "pools", "keys"),
     [
-        ("clipreid_vit", False),
-        pytest.param("transreid_deit_small", False, marks=pytest.mark.slow),
-        pytest.param("solider_swin_tiny", True, marks=pytest.mark.slow),
+        ("clipreid_vit", False, ["camera=2"]),
+        pytest.param("transreid_deit_small", False, ["camera=2"], marks=pytest.mark.slow),
+        pytest.param("solider_swin_tiny", True, [], marks=pytest.mark.slow),
     ],
 )
 def test_transformers_as_files_are_evaluated_embedded_exported_and_explained_if_they_pool(
-    layout, pools, tmp_path, world, crops, composed, tested
+    layout, pools, keys, tmp_path, world, crops, composed, tested
 ):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "w.pth"
     torch.save({f"module.{key}": value for key, value in state(TRANSFORMERS[layout]).items()}, path)
-    (tmp_path / "w.pth.json").write_text('{"camera": 2}')
-    scores = tested(path, "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0", SIZE)
+    scores = tested(path, "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0", SIZE, *keys)
     assert scores["test/mAP"] == 1, "the two pictures of a person are the same"
-    given = [f"checkpoint={path}", SIZE]
+    given = [f"checkpoint={path}", SIZE, *keys]
     images = [f"images={crops}", "device=cpu"]
     embed.run(composed("embed", *given, *images, f"output={tmp_path}/out", "progress=false"))
     features = np.load(tmp_path / "out" / "features.npy")
@@ -148,7 +147,32 @@ def test_what_is_told_beside_a_file_makes_another_model(tmp_path):
     assert plain.sha256 != sized.sha256
 
 
-def test_a_checkpoint_that_says_its_size_takes_no_other(tmp_path):
+def test_the_camera_is_a_key_of_each_command(tmp_path, crops, composed, caplog):
+    path = tmp_path / "w.pth"
+    torch.save(state(TRANSFORMERS["clipreid_vit"]), path)
+    (tmp_path / "w.pth.json").write_text('{"camera": 1}')
+    given = [f"checkpoint={path}", SIZE, "camera=3"]
+    embedded = ["device=cpu", "progress=false", f"images={crops}"]
+    embed.run(composed("embed", *given, *embedded, f"output={tmp_path}/out"))
+    files = sorted(crops.iterdir())
+    pictures = np.stack([recipe(64, 32).test(decode(read_bytes(str(file)), str(file))) for file in files])
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    one, three = load_embedder(path, size=(64, 32)), load_embedder(path, size=(64, 32), camera=3)
+    assert one.sha256 != three.sha256
+    assert not torch.allclose(one.embed(images), three.embed(images), atol=1e-4)
+    assert np.allclose(np.load(tmp_path / "out" / "features.npy"), three.embed(images), atol=1e-5)
+    for gallery in (crops, tmp_path / "out"):  # made for the search, or made before
+        options = [f"query={files[0]}", f"gallery={gallery}", "device=cpu", "progress=false"]
+        assert len(search.run(composed("search", *given, *options))[0].hits) == 2
+    with pytest.raises(ValueError, match="camera"):
+        load_embedder(path, size=(64, 32), camera=6)
+    assert "which one took the pictures is not told" not in caplog.text
+
+
+def test_a_file_that_says_its_size_or_has_no_cameras_takes_no_other(tmp_path):
     write_checkpoint(tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=r"`size`: best\.ckpt says itself how large pictures are"):
         load_embedder(tmp_path / "best.ckpt", size=(64, 32))
+    for path in (tmp_path / "best.ckpt", write(tmp_path, "osnet.pth.tar")):
+        with pytest.raises(ValueError, match=rf"`camera`: {path.name} has no embeddings of cameras \(SIE\) to choose from"):
+            load_embedder(path, camera=0)

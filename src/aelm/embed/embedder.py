@@ -111,7 +111,12 @@ class Embedder:
 
 
 def load_embedder(
-    path: str | Path, allow: Sequence[str] = (), *, precision: Precision = "32", size: Sequence[int] | None = None
+    path: str | Path,
+    allow: Sequence[str] = (),
+    *,
+    precision: Precision = "32",
+    size: Sequence[int] | None = None,
+    camera: int | None = None,
 ) -> Embedder:
     """The embedder that a file holds, on the CPU.
 
@@ -121,6 +126,8 @@ def load_embedder(
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
         precision: See :class:`Embedder`.
         size: Height and width of pictures, for files of others that do not say; None: as file, sidecar or layout say.
+        camera: Which camera took the pictures, from 0, for networks with embeddings of cameras (SIE); None: as the
+            sidecar says, else the mean of all.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -148,10 +155,12 @@ def load_embedder(
         mean, std, labels = tuple(says["mean"]), tuple(says["std"]), tuple(content[KEY]["labels"])
         config = content[KEY]["config"]
     else:
-        network, ((height, width), mean, std, _), told = load_trained(path, content, size)
-        size = None
+        network, ((height, width), mean, std, _), told = load_trained(path, content, size, camera)
+        size = camera = None
     if size is not None:
         raise InputError(f"`size`: {path.name} says itself how large pictures are, {height} x {width}; leave it out")
+    if camera is not None:
+        raise InputError(f"`camera`: {path.name} has no embeddings of cameras (SIE) to choose from; leave it out")
     with torch.inference_mode():
         dim = network.embed(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1]
     with path.open("rb") as file:

@@ -29,7 +29,7 @@ def main(config: DictConfig) -> float:
 def run(config: DictConfig) -> Exported:
     """Exports as ``config`` says, and prints what was written, how far it is from PyTorch, and what it costs."""
     check_file(config.output)
-    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
     data = test_data(config, embedder)
     exported = export_model(
         embedder,
