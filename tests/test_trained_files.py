@@ -2,15 +2,20 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from aelm.command.build import build_test_data
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
 from aelm.embed import __main__ as embed
+from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
+from aelm.embed.frame import FrameEmbedder
+from aelm.evaluate import __main__ as evaluate
 from aelm.explain import __main__ as explain
 from aelm.export import __main__ as export
 from aelm.search import __main__ as search
@@ -147,6 +152,36 @@ def test_what_is_told_beside_a_file_makes_another_model(tmp_path):
     assert plain.sha256 != sized.sha256
 
 
+def test_a_file_of_boxmot_says_that_pictures_keep_their_shape(tmp_path, world, composed, tested, monkeypatch):
+    """Everywhere: in embedding, evaluation, frames, and on in the exported file's sidecar."""
+    pytest.importorskip("onnxruntime")
+    content = wrapped(model_name="osnet_x0_25", preprocess="resize_pad", img_size=[64, 32])(state(osnet(0.25)))
+    torch.save(content, tmp_path / "w.pt")
+    torch.save(content | {"preprocess": "resize"}, tmp_path / "plain.pt")
+    wide = cv2.resize(person(0), (90, 60))
+    (tmp_path / "wide").mkdir()
+    write_picture(tmp_path / "wide" / "a.png", wide[:, :, ::-1])
+    # 90 x 60 in 64 x 32 is 32 x 21, with 21 rows above and 22 below.
+    by_hand = np.full((64, 32, 3), (124, 116, 104), np.uint8)
+    by_hand[21:42] = cv2.resize(wide, (32, 21), interpolation=cv2.INTER_LINEAR)
+    embedder, plain = load_embedder(tmp_path / "w.pt"), load_embedder(tmp_path / "plain.pt")
+    expected = plain.embed(torch.from_numpy(by_hand).permute(2, 0, 1)[None].contiguous()).numpy()
+    export.run(composed("export", f"checkpoint={tmp_path}/w.pt", f"output={tmp_path}/w.onnx"))
+    assert json.loads((tmp_path / "w.onnx.metadata.json").read_text())["preprocess"] == "resize_pad"
+    for name in ("w.pt", "w.onnx"):
+        given = [f"checkpoint={tmp_path / name}", f"images={tmp_path}/wide", f"output={tmp_path}/out", "progress=false"]
+        embed.run(composed("embed", *given, "device=cpu", "pattern=null"))
+        assert np.allclose(np.load(tmp_path / "out" / "features.npy"), expected, atol=1e-5)
+    for colour, frame in (("rgb", wide), ("bgr", wide[:, :, ::-1])):
+        found = FrameEmbedder(embedder, colour=colour)(np.ascontiguousarray(frame), [[0, 0, 90, 60]]).features
+        assert np.allclose(found, expected, atol=1e-5)
+    assert not np.allclose(embed_files(plain, [tmp_path / "wide" / "a.png"]), expected, atol=1e-2)
+    seen = []
+    monkeypatch.setattr(evaluate, "build_test_data", lambda *given: seen.append(build_test_data(*given)) or seen[-1])
+    tested(tmp_path / "w.pt", "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0")
+    assert seen[0].transform.preprocess == "resize_pad"
+
+
 def test_the_camera_is_a_key_of_each_command(tmp_path, crops, composed, caplog):
     path = tmp_path / "w.pth"
     torch.save(state(TRANSFORMERS["clipreid_vit"]), path)
@@ -174,5 +209,5 @@ def test_a_file_that_says_its_size_or_has_no_cameras_takes_no_other(tmp_path):
     with pytest.raises(ValueError, match=r"`size`: best\.ckpt says itself how large pictures are"):
         load_embedder(tmp_path / "best.ckpt", size=(64, 32))
     for path in (tmp_path / "best.ckpt", write(tmp_path, "osnet.pth.tar")):
-        with pytest.raises(ValueError, match=rf"`camera`: {path.name} has no embeddings of cameras \(SIE\) to choose from"):
+        with pytest.raises(ValueError, match=rf"`camera`: {path.name} has no embeddings of cameras"):
             load_embedder(path, camera=0)

@@ -77,7 +77,7 @@ def test_facts_beside_the_file_take_the_place_of_the_layouts(small, tmp_path):
     told = {"img_size": [64, 32], "colour": "BGR", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (tmp_path / "w.pth.json").write_text(json.dumps(told))
     trained = load_trained(tmp_path / "w.pth", small)
-    assert trained.facts == ((64, 32), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "BGR")
+    assert trained.facts == ((64, 32), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "BGR", "resize")
     mean, std = (torch.tensor(told[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     by_hand = load_trained(tmp_path / "other.pth", small).network.embed(((images / 255 - mean) / std).flip(1))
     assert torch.allclose(trained.network.embed(images), by_hand, atol=1e-5)
@@ -90,8 +90,10 @@ def test_boxmot_tells_its_facts_inside(small):
                "model_kwargs": {"img_size": [128, 64]}}  # fmt: skip
     assert load_trained("w.pt", content).facts.size == (128, 64)
     assert load_trained("w.pt", content | {"img_size": (96, 48)}).facts.size == (96, 48)
-    with pytest.raises(ValueError, match="asks for `preprocess`: 'resize_pad'; aelm only resizes"):
-        load_trained("w.pt", content | {"preprocess": "resize_pad"})
+    assert load_trained("w.pt", content).facts.preprocess == "resize"
+    assert load_trained("w.pt", content | {"preprocess": "resize_pad"}).facts.preprocess == "resize_pad"
+    with pytest.raises(ValueError, match=r"`preprocess` resize or resize_pad; got .*'preprocess': 'letterbox'"):
+        load_trained("w.pt", content | {"preprocess": "letterbox"})
 
 
 def test_the_feature_before_the_neck_is_to_be_had(tmp_path):

@@ -67,7 +67,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if config.checkpoint is None:
         return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
-    told = training_of(config, embedder.config, (embedder.height, embedder.width))
+    told = training_of(config, embedder.config, embedder.pictures)
     world = evidence.world(embedder, told) if config.claims else None
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
     module.flip = config.flip

@@ -297,7 +297,7 @@ def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]
         "model_name": "aelm",
         "model_kwargs": {"img_size": size},
         "num_classes": len(embedder.labels),
-        "preprocess": "resize",
+        "preprocess": embedder.preprocess,
         "img_size": size,
         "batch_contract": "dynamic",
         "dynamic_batch": True,

@@ -1,7 +1,7 @@
 """What a layout is: one way in which a project writes trained models; and the head that most of them end with."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ class Facts(NamedTuple):
         mean: Of RGB / 255.
         std: Likewise.
         colour: In which order the network takes colours, ``RGB`` or ``BGR``; mean and std are told as RGB in any case.
+        preprocess: ``resize``, or ``resize_pad``: the picture keeps its shape, with the ImageNet mean around it.
     """
 
     size: tuple[int, int] = (256, 128)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     colour: str = "RGB"
+    preprocess: Literal["resize", "resize_pad"] = "resize"
 
 
 class Parts(NamedTuple):

@@ -61,9 +61,7 @@ def load_trained(
     except InputError as error:
         raise InputError(f"{path} looks like {layout.name}, but {error}") from error
     if told.get("camera") is not None and all(getattr(part, "sie_embed", None) is None for part in backbone.modules()):
-        raise InputError(
-            f"`camera`: {path.name} has no embeddings of cameras (SIE) to choose from; leave it out"
-        )
+        raise InputError(f"`camera`: {path.name} has no embeddings of cameras (SIE) to choose from; leave it out")
     fill(nn.ModuleDict({"backbone": backbone, "head": head}), state, layout, path, facts.colour)
     network = ReIDNetwork(backbone, 0, lambda c: nn.Identity(), lambda c, n: head, facts.mean, facts.std).eval()
     log.info(
