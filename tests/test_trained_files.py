@@ -19,7 +19,7 @@ from aelm.evaluate import __main__ as evaluate
 from aelm.explain import __main__ as explain
 from aelm.export import __main__ as export
 from aelm.search import __main__ as search
-from tests.models.other_files import SMALL, bot, osnet, state
+from tests.models.other_files import SMALL, bot, lmbn, osnet, state
 from tests.models.other_transformers import TRANSFORMERS
 from tests.pictures_on_disk import person
 from tests.pictures_on_disk import write as write_picture
@@ -38,6 +38,7 @@ FILES = {
     "osnet_ibn.bin": (osnet(kind="ibn"), lambda tensors: {f"_orig_mod.{key}": value for key, value in tensors.items()}),
     "osnet_ain.safetensors": (osnet(0.25, "ain"), dict),
     "boxmot.pt": (osnet(0.25), wrapped(model_name="osnet_x0_25", num_classes=11, preprocess="resize", model_kwargs={})),
+    "lmbn.pt": (lmbn(), wrapped(model_name="lmbn_n", img_size=[384, 128])),
     "torchreid.pth": (SMALL["torchreid_resnet18"], dict),
     "fastreid.pth": (SMALL["fastreid_bot_r18"], lambda tensors: {"model": tensors, "iteration": 9}),
     "fastreid_sbs.pth": (SMALL["fastreid_sbs_r18_ibn"], lambda tensors: {"model": tensors}),
@@ -91,9 +92,12 @@ def test_every_layout_as_a_file_is_evaluated_embedded_and_explained(name, tmp_pa
     assert all(file.stat().st_size > 1000 for file in drawn)
 
 
-def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
+@pytest.mark.parametrize(
+    ("name", "dim"), [("osnet.pth.tar", 512), pytest.param("lmbn.pt", 3584, marks=pytest.mark.slow)]
+)
+def test_such_a_file_is_searched_with_and_exported(name, dim, tmp_path, crops, composed):
     pytest.importorskip("onnxruntime")
-    path = write(tmp_path, "osnet.pth.tar")
+    path = write(tmp_path, name)
     given = [f"checkpoint={path}", SIZE]
     query = sorted(crops.iterdir())[0]
     page = tmp_path / "page.html"
@@ -101,12 +105,12 @@ def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
     found = search.run(composed("search", *given, *options))
     assert len(found[0].hits) == 2
     assert "data-heat-a" in page.read_text()
-    written = export.run(composed("export", *given, f"output={tmp_path}/osnet.onnx"))
+    written = export.run(composed("export", *given, f"output={tmp_path}/w.onnx"))
     assert written.difference < 1e-5
     told = json.loads(written.sidecar.read_text())
-    assert (told["img_size"], told["output_shape"]) == ([64, 32], ["N", 512])
+    assert (told["img_size"], told["output_shape"]) == ([64, 32], ["N", dim])
     images = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
-    onnx, own = load_embedder(tmp_path / "osnet.onnx"), load_embedder(path, size=(64, 32))
+    onnx, own = load_embedder(tmp_path / "w.onnx"), load_embedder(path, size=(64, 32))
     assert torch.allclose(onnx.embed(images), own.embed(images), atol=1e-5)
 
 

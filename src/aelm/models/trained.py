@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from aelm.models import layouts_cnn, layouts_vit
+from aelm.models import layouts_cnn, layouts_vit, lmbn
 from aelm.models.layouts import Layout
 from aelm.models.network import ReIDNetwork
 from aelm.models.sidecar import Trained, facts_of, sidecar
@@ -26,7 +26,7 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, *layouts_vit.ROWS)  # the first that fits is taken
+LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, lmbn.ROW, *layouts_vit.ROWS)  # the first that fits is taken
 GUIDE = "docs/trained_weights.md lists what can be read"
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
 # Names in detectors: of torchvision and detectron2, of DETR, of YOLO's numbered layers.
