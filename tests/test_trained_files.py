@@ -93,7 +93,11 @@ def test_every_layout_as_a_file_is_evaluated_embedded_and_explained(name, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "dim"), [("osnet.pth.tar", 512), pytest.param("lmbn.pt", 3584, marks=pytest.mark.slow)]
+    ("name", "dim"),
+    [
+        ("osnet.pth.tar", 512),
+        pytest.param("lmbn.pt", 3584, marks=pytest.mark.slow),
+    ],
 )
 def test_such_a_file_is_searched_with_and_exported(name, dim, tmp_path, crops, composed):
     pytest.importorskip("onnxruntime")
