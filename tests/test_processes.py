@@ -43,7 +43,8 @@ def free_port():
 
 @pytest.mark.slow
 def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested):
-    overrides = [*FEW, "figures=false"]
+    losses = "loss=[identity_triplet,center,arcface]"
+    overrides = [*FEW, "figures=false", losses]
     start = [*TORCHRUN, f"--master_port={free_port()}", "-m", "tests.two_processes"]
     code, out, err = python(*start, str(people), str(tmp_path), *overrides)
     assert code == 0, err[-3000:]
@@ -51,6 +52,7 @@ def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested
     assert found["gradients"] < 1e-12
     assert found["heat maps"] < 1e-12
     assert found["statistics differ"] == {"training": True, "validation": False}
+    assert found["losses"] == {"differ": False, "moved": ["arcface.loss.W", "center.centers"]}
     # Whatever is written, one process writes it, also where each has another name for the run.
     assert sorted(os.listdir(tmp_path)) == ["torchrun", "two"]
     assert sorted(os.listdir(tmp_path / "torchrun")) == [
@@ -68,7 +70,7 @@ def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested
     for name in os.listdir(tmp_path / "one"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
-    fresh = [f"data_dir={people}", *FEW, *TWO, "name=lightning", "trainer.max_epochs=2"]
+    fresh = [f"data_dir={people}", *FEW, *TWO, losses, "name=lightning", "trainer.max_epochs=2"]
     code, out, err = python("-m", "aelm.train", *fresh, cwd=tmp_path, port=free_port())
     assert code == 0, err[-3000:]
     assert (out + err).count("2 processes x (2 identities x 2 images) = 8 images a step") == 1

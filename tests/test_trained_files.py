@@ -2,19 +2,24 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from aelm.command.build import build_test_data
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
 from aelm.embed import task as embed
+from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
+from aelm.embed.frame import FrameEmbedder
+from aelm.evaluate import task as evaluate
 from aelm.explain import task as explain
 from aelm.export import task as export
 from aelm.search import task as search
-from tests.models.other_files import SMALL, bot, osnet, state
+from tests.models.other_files import SMALL, bot, lmbn, osnet, state
 from tests.models.other_transformers import TRANSFORMERS
 from tests.pictures_on_disk import person
 from tests.pictures_on_disk import write as write_picture
@@ -33,6 +38,7 @@ FILES = {
     "osnet_ibn.bin": (osnet(kind="ibn"), lambda tensors: {f"_orig_mod.{key}": value for key, value in tensors.items()}),
     "osnet_ain.safetensors": (osnet(0.25, "ain"), dict),
     "boxmot.pt": (osnet(0.25), wrapped(model_name="osnet_x0_25", num_classes=11, preprocess="resize", model_kwargs={})),
+    "lmbn.pt": (lmbn(), wrapped(model_name="lmbn_n", img_size=[384, 128])),
     "torchreid.pth": (SMALL["torchreid_resnet18"], dict),
     "fastreid.pth": (SMALL["fastreid_bot_r18"], lambda tensors: {"model": tensors, "iteration": 9}),
     "fastreid_sbs.pth": (SMALL["fastreid_sbs_r18_ibn"], lambda tensors: {"model": tensors}),
@@ -86,9 +92,16 @@ def test_every_layout_as_a_file_is_evaluated_embedded_and_explained(name, tmp_pa
     assert all(file.stat().st_size > 1000 for file in drawn)
 
 
-def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [
+        ("osnet.pth.tar", 512),
+        pytest.param("lmbn.pt", 3584, marks=pytest.mark.slow),
+    ],
+)
+def test_such_a_file_is_searched_with_and_exported(name, dim, tmp_path, crops, composed):
     pytest.importorskip("onnxruntime")
-    path = write(tmp_path, "osnet.pth.tar")
+    path = write(tmp_path, name)
     given = [f"checkpoint={path}", SIZE]
     query = sorted(crops.iterdir())[0]
     page = tmp_path / "page.html"
@@ -96,33 +109,32 @@ def test_such_a_file_is_searched_with_and_exported(tmp_path, crops, composed):
     found = search.run(composed("search", *given, *options))
     assert len(found[0].hits) == 2
     assert "data-heat-a" in page.read_text()
-    written = export.run(composed("export", *given, f"output={tmp_path}/osnet.onnx"))
+    written = export.run(composed("export", *given, f"output={tmp_path}/w.onnx"))
     assert written.difference < 1e-5
     told = json.loads(written.sidecar.read_text())
-    assert (told["img_size"], told["output_shape"]) == ([64, 32], ["N", 512])
+    assert (told["img_size"], told["output_shape"]) == ([64, 32], ["N", dim])
     images = torch.randint(0, 256, (3, 3, 64, 32), dtype=torch.uint8)
-    onnx, own = load_embedder(tmp_path / "osnet.onnx"), load_embedder(path, size=(64, 32))
+    onnx, own = load_embedder(tmp_path / "w.onnx"), load_embedder(path, size=(64, 32))
     assert torch.allclose(onnx.embed(images), own.embed(images), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("layout", "pools"),
+    ("layout", "pools", "keys"),
     [
-        ("clipreid_vit", False),
-        pytest.param("transreid_deit_small", False, marks=pytest.mark.slow),
-        pytest.param("solider_swin_tiny", True, marks=pytest.mark.slow),
+        ("clipreid_vit", False, ["camera=2"]),
+        pytest.param("transreid_deit_small", False, ["camera=2"], marks=pytest.mark.slow),
+        pytest.param("solider_swin_tiny", True, [], marks=pytest.mark.slow),
     ],
 )
 def test_transformers_as_files_are_evaluated_embedded_exported_and_explained_if_they_pool(
-    layout, pools, tmp_path, world, crops, composed, tested
+    layout, pools, keys, tmp_path, world, crops, composed, tested
 ):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "w.pth"
     torch.save({f"module.{key}": value for key, value in state(TRANSFORMERS[layout]).items()}, path)
-    (tmp_path / "w.pth.json").write_text('{"camera": 2}')
-    scores = tested(path, "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0", SIZE)
+    scores = tested(path, "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0", SIZE, *keys)
     assert scores["test/mAP"] == 1, "the two pictures of a person are the same"
-    given = [f"checkpoint={path}", SIZE]
+    given = [f"checkpoint={path}", SIZE, *keys]
     images = [f"images={crops}", "device=cpu"]
     embed.run(composed("embed", *given, *images, f"output={tmp_path}/out", "progress=false"))
     features = np.load(tmp_path / "out" / "features.npy")
@@ -148,7 +160,62 @@ def test_what_is_told_beside_a_file_makes_another_model(tmp_path):
     assert plain.sha256 != sized.sha256
 
 
-def test_a_checkpoint_that_says_its_size_takes_no_other(tmp_path):
+def test_a_file_of_boxmot_says_that_pictures_keep_their_shape(tmp_path, world, composed, tested, monkeypatch):
+    """Everywhere: in embedding, evaluation, frames, and on in the exported file's sidecar."""
+    pytest.importorskip("onnxruntime")
+    content = wrapped(model_name="osnet_x0_25", preprocess="resize_pad", img_size=[64, 32])(state(osnet(0.25)))
+    torch.save(content, tmp_path / "w.pt")
+    torch.save(content | {"preprocess": "resize"}, tmp_path / "plain.pt")
+    wide = cv2.resize(person(0), (90, 60))
+    (tmp_path / "wide").mkdir()
+    write_picture(tmp_path / "wide" / "a.png", wide[:, :, ::-1])
+    # 90 x 60 in 64 x 32 is 32 x 21, with 21 rows above and 22 below.
+    by_hand = np.full((64, 32, 3), (124, 116, 104), np.uint8)
+    by_hand[21:42] = cv2.resize(wide, (32, 21), interpolation=cv2.INTER_LINEAR)
+    embedder, plain = load_embedder(tmp_path / "w.pt"), load_embedder(tmp_path / "plain.pt")
+    expected = plain.embed(torch.from_numpy(by_hand).permute(2, 0, 1)[None].contiguous()).numpy()
+    export.run(composed("export", f"checkpoint={tmp_path}/w.pt", f"output={tmp_path}/w.onnx"))
+    assert json.loads((tmp_path / "w.onnx.metadata.json").read_text())["preprocess"] == "resize_pad"
+    for name in ("w.pt", "w.onnx"):
+        given = [f"checkpoint={tmp_path / name}", f"images={tmp_path}/wide", f"output={tmp_path}/out", "progress=false"]
+        embed.run(composed("embed", *given, "device=cpu", "pattern=null"))
+        assert np.allclose(np.load(tmp_path / "out" / "features.npy"), expected, atol=1e-5)
+    for colour, frame in (("rgb", wide), ("bgr", wide[:, :, ::-1])):
+        found = FrameEmbedder(embedder, colour=colour)(np.ascontiguousarray(frame), [[0, 0, 90, 60]]).features
+        assert np.allclose(found, expected, atol=1e-5)
+    assert not np.allclose(embed_files(plain, [tmp_path / "wide" / "a.png"]), expected, atol=1e-2)
+    seen = []
+    monkeypatch.setattr(evaluate, "build_test_data", lambda *given: seen.append(build_test_data(*given)) or seen[-1])
+    tested(tmp_path / "w.pt", "dataset=folder", f"data_dir={world}", "dataset.workers=0", "bootstrap=0")
+    assert seen[0].transform.preprocess == "resize_pad"
+
+
+def test_the_camera_is_a_key_of_each_command(tmp_path, crops, composed, caplog):
+    path = tmp_path / "w.pth"
+    torch.save(state(TRANSFORMERS["clipreid_vit"]), path)
+    (tmp_path / "w.pth.json").write_text('{"camera": 1}')
+    given = [f"checkpoint={path}", SIZE, "camera=3"]
+    embedded = ["device=cpu", "progress=false", f"images={crops}"]
+    embed.run(composed("embed", *given, *embedded, f"output={tmp_path}/out"))
+    files = sorted(crops.iterdir())
+    pictures = np.stack([recipe(64, 32).test(decode(read_bytes(str(file)), str(file))) for file in files])
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    one, three = load_embedder(path, size=(64, 32)), load_embedder(path, size=(64, 32), camera=3)
+    assert one.sha256 != three.sha256
+    assert not torch.allclose(one.embed(images), three.embed(images), atol=1e-4)
+    assert np.allclose(np.load(tmp_path / "out" / "features.npy"), three.embed(images), atol=1e-5)
+    for gallery in (crops, tmp_path / "out"):  # made for the search, or made before
+        options = [f"query={files[0]}", f"gallery={gallery}", "device=cpu", "progress=false"]
+        assert len(search.run(composed("search", *given, *options))[0].hits) == 2
+    with pytest.raises(ValueError, match="camera"):
+        load_embedder(path, size=(64, 32), camera=6)
+    assert "which one took the pictures is not told" not in caplog.text
+
+
+def test_a_file_that_says_its_size_or_has_no_cameras_takes_no_other(tmp_path):
     write_checkpoint(tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=r"`size`: best\.ckpt says itself how large pictures are"):
         load_embedder(tmp_path / "best.ckpt", size=(64, 32))
+    for path in (tmp_path / "best.ckpt", write(tmp_path, "osnet.pth.tar")):
+        with pytest.raises(ValueError, match=rf"`camera`: {path.name} has no embeddings of cameras"):
+            load_embedder(path, camera=0)

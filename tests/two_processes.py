@@ -58,10 +58,16 @@ def heat():
 
 
 class Watch(pl.Callback):
-    """Whether weights and statistics differed between the processes in a training step, and in validation."""
+    """Whether weights and statistics differed between the processes in a training step, and in validation.
+
+    And whether the parameters of losses did, and which of them moved.
+    """
 
     def __init__(self):
-        self.training, self.validation = [], []
+        self.training, self.validation, self.losses, self.moved = [], [], [], set()
+
+    def on_train_start(self, trainer, pl_module):
+        self.first = {name: value.clone() for name, value in pl_module.losses.state_dict().items()}
 
     @staticmethod
     def differ(module):
@@ -72,6 +78,9 @@ class Watch(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         self.training.append(self.differ(pl_module))
+        self.losses.append(self.differ(pl_module.losses))
+        now = pl_module.losses.state_dict()
+        self.moved |= {name for name, value in self.first.items() if not torch.equal(value, now[name])}
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         if batch_idx == 0:
@@ -95,6 +104,7 @@ def main():
         tested = [best, *two, "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", f"output={out}/two"]
         found["evaluate"] = evaluate.run(compose("evaluate", [*tested, "figures=false"]))
     found["statistics differ"] = {"training": any(watch.training), "validation": any(watch.validation)}
+    found["losses"] = {"differ": any(watch.losses), "moved": sorted(watch.moved)}
     if dist.get_rank() == 0:
         print(json.dumps(found))
     dist.destroy_process_group()

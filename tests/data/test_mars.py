@@ -1,5 +1,7 @@
 """MARS: its folders and lists, and tracks scored against tracks, as a slow twin does it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.reference import rank_scores
 from aelm.data.benchmarks import mars
 from aelm.embed.batches import embed_files
 from aelm.embed.embedder import load_embedder
+from aelm.export import task as export
 from aelm.retrieval import RankMetrics
 
 # Of the test: pid, camera, pictures; the queries are tracks 1, 4 and 7 (from 1). 0 is a distractor, -1 junk.
@@ -62,7 +65,7 @@ def test_folders_and_lists_are_read(found):
     assert {p.path for p in (*benchmark.query, *benchmark.gallery)} == benchmark.tracks.keys()
 
 
-def test_tracks_are_scored_as_the_slow_twin_does(found, tested, tmp_path):
+def test_tracks_are_scored_as_the_slow_twin_does(found, tested, composed, tmp_path, capsys):
     model = save_model(tmp_path / "model.ckpt")
     quiet = ["dataset.workers=0", "bootstrap=0", f"output={tmp_path}/out", "rerank=true"]
     scores = tested(model, "dataset=mars", f"data_dir={found.parent}", *quiet)
@@ -87,6 +90,11 @@ def test_tracks_are_scored_as_the_slow_twin_does(found, tested, tmp_path):
     assert [line.split("/")[-1].split(",")[0] for line in table[1:]] == [
         "0002C1T0001F001.jpg", "0004C3T0001F001.jpg", "0006C1T0001F001.jpg",
     ]  # fmt: skip
+    data = ["dataset=mars", f"data_dir={found.parent}", "dataset.workers=0"]
+    capsys.readouterr()
+    export.run(composed("export", f"checkpoint={model}", f"output={tmp_path}/model.onnx", *data))
+    told = re.findall(r"mAP ([\d.]+)", capsys.readouterr().out)
+    assert [float(value) for value in told] == pytest.approx([100 * scores["test/mAP"]] * 2, abs=0.006)
 
 
 def test_pooling_does_not_depend_on_batches():

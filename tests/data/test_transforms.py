@@ -26,6 +26,20 @@ def test_the_test_transform_is_opencvs_bilinear_resize():
     np.testing.assert_array_equal(recipe(40, 16).test(image), expected)
 
 
+@pytest.mark.parametrize(
+    ("shape", "inside"),  # top, left, height and width in 40 x 16, as BoxMOT's own resize_pad gives them
+    [((91, 37), (0, 0, 39, 16)), ((200, 30), (0, 5, 40, 6)), ((20, 30), (15, 0, 10, 16)), ((1, 500), (19, 0, 1, 16))],
+)
+def test_a_padded_picture_keeps_its_shape_within_the_mean_colour(shape, inside):
+    image, (top, left, h, w) = noise(*shape), inside
+    expected = np.full((40, 16, 3), MEAN, np.uint8)
+    expected[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    padded = recipe(40, 16, flip=0, pad=0, erasing=0, preprocess="resize_pad")
+    np.testing.assert_array_equal(padded.test(image), expected)
+    np.testing.assert_array_equal(padded.train(image), expected)
+    assert pickle.loads(pickle.dumps(padded)).test(image).tolist() == expected.tolist()
+
+
 def test_everything_switched_off_is_the_test_transform():
     image = noise()
     plain = recipe(40, 16, flip=0, pad=0, erasing=0)

@@ -170,7 +170,7 @@ def test_a_network_of_the_other_range_is_warned_of(tmp_path, caplog, mean, told,
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ('{"preprocess": "resize_pad"}', "aelm only resizes"),
+        ('{"preprocess": "letterbox"}', "`preprocess` resize or resize_pad; got .*'letterbox'"),
         ("{", "is not JSON"),
         ("[1]", "found list"),
         (
@@ -180,7 +180,7 @@ def test_a_network_of_the_other_range_is_warned_of(tmp_path, caplog, mean, told,
         ('{"zzz": 1}', r"`zzz` is no key that tells about a model, there are img_size, mean, std, range, "),
         ('{"range": 256}', r"`range` 1 or 255, .*; got \{'img_size': \[24, 16\], 'range': 256\}"),
         ('{"range": "255"}', "`range` 1 or 255"),
-        ('{"normalised": "within"}', "`normalised` inside or outside; got .*'within'"),
+        ('{"normalised": "within"}', "`normalised` inside or outside, .*'within'"),
         ('{"colour": "BRG"}', "`colour` RGB or BGR"),
         ('{"std": [0, 1, 1]}', "`std` of three numbers each"),
         ('{"img_size": 256}', r"`img_size` must be \[height, width\], got 256"),

@@ -50,6 +50,24 @@ def osnet(width=1.0, kind="plain"):
     return shapes | fully_connected(before) | classifier(512)
 
 
+def lmbn():
+    """LightMBN, whose trunk (spelt so) and branches are pieces of OSNet."""
+    whole, shapes = osnet(), {}
+    pieces = {"conv1.": "backone.0.", "conv2.": "backone.2.", "conv3.0.": "backone.3."}
+    for branch in ("global_branch", "partial_branch", "channel_branch"):
+        pieces |= {f"{branch} conv3.{i}.": f"{branch}.0.{i}." for i in (1, 2)}
+        pieces |= {f"{branch} conv{stage}.": f"{branch}.{stage - 3}." for stage in (4, 5)}
+    pieces["block conv4.1."] = "batch_drop_block.drop_batch_bottleneck."
+    for piece, place in pieces.items():
+        old = piece.split()[-1]
+        shapes |= {key.replace(old, place, 1): shape for key, shape in whole.items() if key.startswith(old)}
+    for name in ("0", "1", "2", "3", "4", "ch_0", "ch_1"):
+        at = f"reduction_{name}"
+        shapes |= {} if "ch" in name else {f"{at}.reduction.weight": (512, 512, 1, 1)}
+        shapes |= norm(f"{at}.bn", 512) | {f"{at}.classifier.weight": (11, 512)}
+    return shapes | {"shared.0.weight": (512, 256, 1, 1)} | norm("shared.1", 512)
+
+
 def fully_connected(channels):
     return {"fc.0.weight": (512, channels), "fc.0.bias": (512,)} | norm("fc.1", 512)
 
@@ -103,6 +121,7 @@ LAYOUTS = {
     "osnet_x0_25": osnet(0.25),
     "osnet_ibn_x1_0": osnet(kind="ibn"),
     "osnet_ain_x1_0": osnet(kind="ain"),
+    "lmbn_n": lmbn(),
     "torchreid_resnet50": resnet() | classifier(2048),
     "torchreid_resnet50_fc512": resnet() | fully_connected(2048) | classifier(512),
     "fastreid_bot": fastreid(neck="bnneck"),

@@ -17,13 +17,14 @@ from aelm.models.weights import load_weights, read_data
 from tests.models.other_files import LAYOUTS, SMALL, osnet, pictures, state
 
 # The first numbers, of unit length, that each project's own code gives for the second of two pictures of 64 x 32, with
-# values by the rule of `other_files`. Made with torchreid (deep-person-reid), fast-reid, reid-strong-baseline and
-# ReID-Survey as they stood in 2026.
+# values by the rule of `other_files`. Made with torchreid (deep-person-reid), LightMBN, fast-reid, reid-strong-baseline
+# and ReID-Survey as they stood in 2026.
 FEATURES = {
     "osnet_x1_0": [0.0145252, 0.0, 0.0362028, 0.0186702, 0.0, 0.0, 0.0160486, 0.0],
     "osnet_x0_25": [0.0665316, 0.0153204, 0.0120974, 0.0, 0.0, 0.0, 0.0, 0.0376613],
     "osnet_ibn_x1_0": [0.0510529, 0.0001801, 0.0144578, 0.0160363, 0.0, 0.0, 0.0, 0.0001005],
     "osnet_ain_x1_0": [0.0307927, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0133392, 0.0],
+    "lmbn_n": [0.0017964, -0.0450992, -0.0161935, -0.0068829, -0.0028012, 2.96e-05, 1.87e-05, 0.0332436],
     "torchreid_resnet50": [0.0, 0.0203035, 0.0, 0.0135398, 0.0280978, 0.0008408, 0.004609, 0.0181894],
     "torchreid_resnet50_fc512": [0.0, 0.0, 0.0, 0.0220074, 0.0, 0.002009, 0.0, 0.0314233],
     "torchreid_resnet18": [0.0030539, 0.0542119, 0.0133335, 0.0048945, 0.0184644, 0.0901052, 0.0037566, 0.0205284],
@@ -77,7 +78,7 @@ def test_facts_beside_the_file_take_the_place_of_the_layouts(small, tmp_path):
     told = {"img_size": [64, 32], "colour": "BGR", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (tmp_path / "w.pth.json").write_text(json.dumps(told))
     trained = load_trained(tmp_path / "w.pth", small)
-    assert trained.facts == ((64, 32), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "BGR")
+    assert trained.facts == ((64, 32), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "BGR", "resize")
     mean, std = (torch.tensor(told[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     by_hand = load_trained(tmp_path / "other.pth", small).network.embed(((images / 255 - mean) / std).flip(1))
     assert torch.allclose(trained.network.embed(images), by_hand, atol=1e-5)
@@ -90,8 +91,10 @@ def test_boxmot_tells_its_facts_inside(small):
                "model_kwargs": {"img_size": [128, 64]}}  # fmt: skip
     assert load_trained("w.pt", content).facts.size == (128, 64)
     assert load_trained("w.pt", content | {"img_size": (96, 48)}).facts.size == (96, 48)
-    with pytest.raises(ValueError, match="asks for `preprocess`: 'resize_pad'; aelm only resizes"):
-        load_trained("w.pt", content | {"preprocess": "resize_pad"})
+    assert load_trained("w.pt", content).facts.preprocess == "resize"
+    assert load_trained("w.pt", content | {"preprocess": "resize_pad"}).facts.preprocess == "resize_pad"
+    with pytest.raises(ValueError, match=r"`preprocess` resize or resize_pad; got .*'preprocess': 'letterbox'"):
+        load_trained("w.pt", content | {"preprocess": "letterbox"})
 
 
 def test_the_feature_before_the_neck_is_to_be_had(tmp_path):

@@ -88,7 +88,7 @@ def build_data(
     )
 
 
-def training_of(config: DictConfig, trained: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def training_of(config: DictConfig, trained: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint tells of its training: data set, transform, sampler, seed.
 
     Files of others, and checkpoints written without a configuration, only tell how large pictures must be.
@@ -96,7 +96,7 @@ def training_of(config: DictConfig, trained: Mapping[str, Any], size: tuple[int,
     Args:
         config: Of a command with ``checkpoint`` and ``dataset``.
         trained: The configuration of the training; empty where the file does not hold it.
-        size: Height and width of pictures.
+        pictures: Their height and width, and what else :func:`aelm.data.recipe` must know of them.
 
     Raises:
         ValueError: If nothing says what to test on.
@@ -105,8 +105,7 @@ def training_of(config: DictConfig, trained: Mapping[str, Any], size: tuple[int,
         return dict(trained)
     if OmegaConf.is_missing(config.dataset, "benchmarks"):
         raise InputError(f"{config.checkpoint} does not say what to test on: choose it, such as dataset=market1501")
-    transform = {"_target_": "aelm.data.recipe", "height": size[0], "width": size[1]}
-    return {"dataset": {}, "transform": transform, "seed": 0}
+    return {"dataset": {}, "transform": {"_target_": "aelm.data.recipe", **pictures}, "seed": 0}
 
 
 def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:

@@ -144,6 +144,7 @@ class EvaluateConfig:
     trainer: Any = MISSING
     checkpoint: str | None = MISSING
     size: list[int] | None = MISSING
+    camera: int | None = MISSING
     query: str | None = MISSING
     gallery: str | None = MISSING
     distances: str | None = MISSING
@@ -177,6 +178,7 @@ class EmbedConfig:
 
     checkpoint: str = MISSING
     size: list[int] | None = MISSING
+    camera: int | None = MISSING
     images: str = MISSING
     output: str = MISSING
     pattern: str | None = MISSING
@@ -197,6 +199,7 @@ class SearchConfig:
 
     checkpoint: str | None = MISSING
     size: list[int] | None = MISSING
+    camera: int | None = MISSING
     query: str = MISSING
     gallery: Any = MISSING
     output: str | None = MISSING
@@ -245,6 +248,7 @@ class ExportConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     checkpoint: str = MISSING
     size: list[int] | None = MISSING
+    camera: int | None = MISSING
     output: str = MISSING
     format: str = MISSING
     preprocessing: str = MISSING
@@ -262,6 +266,7 @@ class ExplainConfig:
 
     checkpoint: str = MISSING
     size: list[int] | None = MISSING
+    camera: int | None = MISSING
     images: str | None = MISSING
     pair: list[str] | None = MISSING
     output: str = MISSING

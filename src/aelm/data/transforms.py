@@ -18,7 +18,7 @@ import numpy as np
 
 from aelm.data.decoding import Pixels
 from aelm.data.pasting import Occluder, Pasting
-from aelm.types import IMAGENET_MEAN, InputError
+from aelm.types import InputError
 
 
 class RandomErasing:
@@ -96,6 +96,40 @@ warn_of_successor()
 
 
 CleanView = Literal["none", "target", "batch"]
+Preprocess = Literal["resize", "resize_pad"]
+FILL = (124, 116, 104)  # ImageNet's mean, RGB
+
+
+def fitted(image: Pixels, height: int, width: int, preprocess: Preprocess, fill: Sequence[int] = FILL) -> Pixels:
+    """A picture ``(h, w, 3)`` at the size of a network, bilinear without antialiasing.
+
+    Args:
+        image: uint8.
+        height: Of the result, in pixels.
+        width: Likewise.
+        preprocess: ``resize``; or ``resize_pad``: the picture keeps its shape and lies in the middle (letterbox), as
+            BoxMOT has it, down to the rounding.
+        fill: The colour around it.
+    """
+    if preprocess == "resize":
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    scale = min(width / image.shape[1], height / image.shape[0])
+    w, h = (max(int(side * scale), 1) for side in (image.shape[1], image.shape[0]))
+    result = np.full((height, width, 3), fill, np.uint8)
+    top, left = (height - h) // 2, (width - w) // 2
+    result[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    return result
+
+
+class ResizePad(A.ImageOnlyTransform):  # type: ignore[misc]
+    """:func:`fitted` with ``resize_pad`` as one of albumentations."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__(p=1)
+        self.height, self.width = height, width
+
+    def apply(self, img: Pixels, **_: object) -> Pixels:
+        return fitted(img, self.height, self.width, "resize_pad")
 
 
 class Augment:
@@ -174,6 +208,7 @@ class Transforms:
         height: Of the picture that the model sees, in pixels.
         width: Likewise.
         interpolation: How ``test`` resizes. ``"bilinear"`` is OpenCV's, without antialiasing, as trackers do it.
+        preprocess: Whether pictures are stretched to that size (``resize``), or padded to it (``resize_pad``).
     """
 
     train: Augment
@@ -181,6 +216,7 @@ class Transforms:
     height: int
     width: int
     interpolation: Literal["bilinear"] = "bilinear"
+    preprocess: Preprocess = "resize"
 
 
 def recipe(
@@ -195,6 +231,7 @@ def recipe(
     pasting_area: tuple[float, float] = (0.1, 0.5),
     pasting_kinds: Sequence[Occluder] = ("person", "object", "patch"),
     clean_view: CleanView = "none",
+    preprocess: Preprocess = "resize",
     extra: Sequence[A.BasicTransform] = (),
 ) -> Transforms:
     """BoT's augmentation: resize, flip, pad and crop, erase; where asked for, something is pasted in front.
@@ -213,6 +250,7 @@ def recipe(
         pasting_kinds: What is pasted: ``person``, ``object``, ``patch``.
         clean_view: Where each picture without pasting and erasing goes: ``none``, ``target`` (what the average of the
             weights sees, for distillation) or ``batch`` (one more picture of the batch).
+        preprocess: ``resize``, or ``resize_pad``: the picture keeps its shape, with the ImageNet mean around it.
         extra: Further albumentations, on uint8 between crop and pasting, such as ``[A.ColorJitter(p=0.2)]``.
 
     Raises:
@@ -229,14 +267,16 @@ def recipe(
         raise InputError(f"`flip` must lie in [0, 1], got {flip}")
     if pad < 0:
         raise InputError(f"`pad` must be 0 or more pixels, got {pad}")
-    resize = A.Resize(height, width, interpolation=cv2.INTER_LINEAR)
+    if preprocess not in get_args(Preprocess):
+        raise InputError(f"`preprocess` must be one of {', '.join(get_args(Preprocess))}, got {preprocess!r}")
+    padded = preprocess == "resize_pad"
+    resize = ResizePad(height, width) if padded else A.Resize(height, width, interpolation=cv2.INTER_LINEAR)
     train = [resize]
     if flip:
         train.append(A.HorizontalFlip(p=flip))
     if pad:
         train += [A.Pad(pad), A.RandomCrop(height, width)]
-    fill = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
-    eraser = RandomErasing(erasing, erasing_area, (fill[0], fill[1], fill[2])) if erasing else None
+    eraser = RandomErasing(erasing, erasing_area) if erasing else None
     paster = Pasting(pasting, pasting_area, pasting_kinds) if pasting else None
     train_on = Augment([*train, *extra], eraser, paster, clean_view)
-    return Transforms(train_on, Augment([resize]), height, width)
+    return Transforms(train_on, Augment([resize]), height, width, preprocess=preprocess)

@@ -160,7 +160,7 @@ def preparation(embedder: Embedder) -> Augment:
     """
     if embedder.interpolation != "bilinear":
         raise InputError(f"{embedder.name} wants `interpolation` {embedder.interpolation!r}; aelm has only bilinear")
-    return recipe(embedder.height, embedder.width, flip=0, pad=0, erasing=0).test
+    return recipe(**embedder.pictures, flip=0, pad=0, erasing=0).test
 
 
 def _fetched(embedder: Embedder, batch: Pending) -> tuple[Positions, Features]:

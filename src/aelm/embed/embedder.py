@@ -16,6 +16,7 @@ from torch import Tensor
 from aelm.checkpoint import KEY, checkpoint_file, network_of, read_file
 from aelm.data import recipe
 from aelm.data.synthetic import shoot
+from aelm.data.transforms import Preprocess
 from aelm.devices import full_precision
 from aelm.models import ReIDNetwork
 from aelm.models.layouts import Facts
@@ -49,6 +50,7 @@ class Embedder:
         precision: What ``embed`` computes in: ``32``: float32, without TF32; ``bf16`` or ``16``: torch's autocast to
             bfloat16 or float16. Embeddings are float32 in any case.
         config: The configuration of the training; empty where the file does not hold it.
+        preprocess: Whether pictures are stretched to that size (``resize``), or padded to it (``resize_pad``).
     """
 
     network: ReIDNetwork
@@ -63,11 +65,17 @@ class Embedder:
     labels: tuple[str, ...] = ()
     precision: Precision = "32"
     config: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Preprocess = "resize"
 
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
         return self.network.mean.device
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """What :func:`aelm.data.recipe` must know to prepare pictures."""
+        return {"height": self.height, "width": self.width, "preprocess": self.preprocess}
 
     @property
     def has_maps(self) -> bool:
@@ -111,7 +119,12 @@ class Embedder:
 
 
 def load_embedder(
-    path: str | Path, allow: Sequence[str] = (), *, precision: Precision = "32", size: Sequence[int] | None = None
+    path: str | Path,
+    allow: Sequence[str] = (),
+    *,
+    precision: Precision = "32",
+    size: Sequence[int] | None = None,
+    camera: int | None = None,
 ) -> Embedder:
     """The embedder that a file holds, on the CPU.
 
@@ -121,6 +134,8 @@ def load_embedder(
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
         precision: See :class:`Embedder`.
         size: Height and width of pictures, for files of others that do not say; None: as file, sidecar or layout say.
+        camera: Which camera took the pictures, from 0, for networks with embeddings of cameras (SIE); None: as the
+            sidecar says, else the mean of all.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -131,34 +146,40 @@ def load_embedder(
         raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     path, labels, config = checkpoint_file(path), tuple[str, ...](), dict[str, Any]()
     told: Mapping[str, Any] = {}
-    interpolation = "bilinear"
+    interpolation, preprocess = "bilinear", "resize"
     if path.suffix.lower() == ".onnx":
         if precision != "32":
             raise InputError(f"`precision` must be 32 for {path.name}, got {precision}: an ONNX file has its own types")
-        network, ((height, width), mean, std, _), told = load_onnx(path, size)
+        network, facts, told = load_onnx(path, size)
+        (height, width), mean, std, _, preprocess = facts
         size = None
         if sidecar(path).get("model_name") != "aelm":
-            warn_of_range(network, Facts((height, width), mean, std), path)
+            warn_of_range(network, facts, path)
     elif isinstance(content := read_file(path), dict) and {KEY, "state_dict"} <= content.keys():
         network, says = network_of(content, path, allow), content[KEY]["preprocessing"]
         lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in says]
         if lacking:
             raise InputError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
         height, width, interpolation = int(says["height"]), int(says["width"]), str(says["interpolation"])
+        preprocess = says.get("preprocess", "resize")
         mean, std, labels = tuple(says["mean"]), tuple(says["std"]), tuple(content[KEY]["labels"])
         config = content[KEY]["config"]
     else:
-        network, ((height, width), mean, std, _), told = load_trained(path, content, size)
-        size = None
+        network, ((height, width), mean, std, _, preprocess), told = load_trained(path, content, size, camera)
+        size = camera = None
     if size is not None:
         raise InputError(f"`size`: {path.name} says itself how large pictures are, {height} x {width}; leave it out")
+    if camera is not None:
+        raise InputError(f"`camera`: {path.name} has no embeddings of cameras (SIE) to choose from; leave it out")
     with torch.inference_mode():
         dim = network.embed(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if told:
         digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True, default=str)).encode()).hexdigest()
-    return Embedder(network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config)
+    return Embedder(
+        network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config, preprocess
+    )
 
 
 @torch.inference_mode()
@@ -168,7 +189,7 @@ def warn_of_range(network: ReIDNetwork, facts: Facts, path: Path) -> None:
     To one that normalises pixels inside, numbers around 0 are one black picture: all its features are nearly the same.
     A wrong mean of 0..1 or the wrong order of colours cannot be told so: see ``docs/export.md``.
     """
-    prepare = recipe(*facts.size).test
+    prepare = recipe(*facts.size, preprocess=facts.preprocess).test
     people = np.stack([prepare(shoot(0, identity, 1 + identity % 4, 0).image) for identity in range(6)])
     images = torch.from_numpy(people).permute(0, 3, 1, 2) / 255
     takes_pixels = max(facts.std) < 1 / 25

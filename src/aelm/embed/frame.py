@@ -2,12 +2,12 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from aelm.data.decoding import Pixels, planes
+from aelm.data.transforms import FILL, fitted
 from aelm.embed.batches import Features, default_batch_size
 from aelm.embed.embedder import Embedder
 from aelm.types import InputError
@@ -90,10 +90,11 @@ class FrameEmbedder:
 
     def crops(self, frame: Pixels, boxes: NDArray[np.int64]) -> torch.Tensor:
         """The pictures ``(b, 3, height, width)`` uint8 RGB that boxes ``(b, 4)`` within the frame show."""
-        size = (self.embedder.width, self.embedder.height)
-        result = np.empty((len(boxes), 3, size[1], size[0]), np.uint8)
+        size, how = (self.embedder.height, self.embedder.width), self.embedder.preprocess
+        fill = FILL if self.colour == "rgb" else FILL[::-1]
+        result = np.empty((len(boxes), 3, *size), np.uint8)
         for target, (left, top, right, bottom) in zip(result, boxes.tolist(), strict=True):
-            crop = cv2.resize(frame[top:bottom, left:right], size, interpolation=cv2.INTER_LINEAR)
+            crop = fitted(frame[top:bottom, left:right], *size, how, fill)
             planes(crop, target if self.colour == "rgb" else target[::-1])
         return torch.from_numpy(result)
 

@@ -197,6 +197,7 @@ class Settings(NamedTuple):
         progress: Whether a bar shows how far it is, and how fast.
         precision: See :class:`aelm.embed.embedder.Embedder`.
         size: See :func:`aelm.embed.embedder.load_embedder`.
+        camera: Likewise.
         tracks: Whether the pictures of a track become one row, where items have tracks.
     """
 
@@ -207,6 +208,7 @@ class Settings(NamedTuple):
     progress: bool = True
     precision: Precision = "32"
     size: Sequence[int] | None = None
+    camera: int | None = None
     tracks: bool = True
 
 
@@ -239,7 +241,7 @@ def embed_items(
         raise InputError(f"`workers` must be 0 or more, or null; got {settings.workers}")
     places = devices(settings.device)
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
-    embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size)
+    embedder = load(checkpoint, allow, settings)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
     meta = embeddings_meta(embedder, str(checkpoint_file(checkpoint)), versions)
     with hold_folder(output):
@@ -251,6 +253,12 @@ def embed_items(
             start: Any = spawn  # torch gives it no types
             start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
         return join_batches(shards, items, output, meta, tracks=tracks)
+
+
+def load(checkpoint: str, allow: Sequence[str], settings: Settings) -> Embedder:
+    """The embedder as the job wants it, on the CPU."""
+    told = {key: getattr(settings, key) for key in ("precision", "size", "camera")}
+    return load_embedder(checkpoint, allow, **told)
 
 
 def _process(
@@ -265,7 +273,7 @@ def _process(
     """One of several processes: its own device, and its share of the shards."""
     if places[rank].startswith("cpu"):
         torch.set_num_threads(max(1, torch.get_num_threads() // len(places)))
-    embedder = load_embedder(checkpoint, allow, precision=settings.precision, size=settings.size).to(places[rank])
+    embedder = load(checkpoint, allow, settings).to(places[rank])
     embed_shards(embedder, shards, todo[rank :: len(places)], settings, bar=rank, processes=len(places))
 
 

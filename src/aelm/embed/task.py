@@ -21,4 +21,4 @@ def settings(config: DictConfig) -> Settings:
     """How the job runs."""
     device = config.device if isinstance(config.device, str) else tuple(config.device)
     sizes = config.batch_size, config.shard_size, config.workers
-    return Settings(device, *sizes, config.progress, config.precision, config.size, config.tracks)
+    return Settings(device, *sizes, config.progress, config.precision, config.size, config.camera, config.tracks)

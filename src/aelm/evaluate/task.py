@@ -59,8 +59,8 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     """Every score by its name, of a checkpoint or of ready features."""
     if config.checkpoint is None:
         return score(config, test_features(config))
-    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
-    told = training_of(config, embedder.config, (embedder.height, embedder.width))
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
+    told = training_of(config, embedder.config, embedder.pictures)
     world = evidence.world(embedder, told) if config.claims else None
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
     module.flip = config.flip

@@ -47,7 +47,8 @@ def run(config: DictConfig) -> list[Path]:
 
 def explain(config: DictConfig) -> list[Path]:
     """Draws into an output that is held."""
-    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size).to(devices(config.device)[0])
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
+    embedder.to(devices(config.device)[0])
     if not embedder.has_maps:
         raise InputError(
             f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint, "

@@ -48,6 +48,8 @@ def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dic
         )
     model = onnx.load(path)
     model.ir_version = min(model.ir_version, NEWEST_IR)
+    for part in (model.graph, *model.graph.node, *model.graph.value_info):
+        part.ClearField("metadata_props")  # the exporter's notes, half of a small network's file
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -297,7 +299,7 @@ def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]
         "model_name": "aelm",
         "model_kwargs": {"img_size": size},
         "num_classes": len(embedder.labels),
-        "preprocess": "resize",
+        "preprocess": embedder.preprocess,
         "img_size": size,
         "batch_contract": "dynamic",
         "dynamic_batch": True,

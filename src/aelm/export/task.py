@@ -15,14 +15,14 @@ from aelm.embed.latency import device_name, latency
 from aelm.export.onnx import Exported, export_model
 from aelm.export.precision import MOST
 from aelm.files import check_file
-from aelm.retrieval import rank_metrics
+from aelm.retrieval import RankMetrics
 from aelm.types import InputError, Picture
 
 
 def run(config: DictConfig) -> Exported:
     """Exports as ``config`` says, and prints what was written, how far it is from PyTorch, and what it costs."""
     check_file(config.output)
-    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size)
+    embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
     data = test_data(config, embedder)
     exported = export_model(
         embedder,
@@ -49,7 +49,7 @@ def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:
         return None
     if config.format != "onnx":
         raise InputError(f"`dataset` and `data_dir` test an ONNX file, and `format` is {config.format}: leave them out")
-    told = training_of(config, embedder.config, (embedder.height, embedder.width))
+    told = training_of(config, embedder.config, embedder.pictures)
     data = build_test_data(config, told)
     data.setup("test")
     return data
@@ -64,14 +64,17 @@ def calibration(embedder: Embedder, source: str) -> Tensor:
 
 
 def compare(embedder: Embedder, file: Embedder, data: ReIDDataModule) -> None:
-    """Prints mAP and milliseconds a picture of both, on the first test set."""
+    """Prints mAP, of tracks where it has tracks, and milliseconds a picture of both, on the first test set."""
     one = data.test_sets[0]
-    sides = one.query, one.gallery
-    labels = [[getattr(p, what) for p in side] for what in ("pid", "camid") for side in sides]
+    pictures = (*one.query, *one.gallery)
+    place = torch.arange(len(pictures))
+    pids, camids = (torch.tensor([getattr(picture, key) for picture in pictures]) for key in ("pid", "camid"))
     found: list[float] = []
     for name, model in (("PyTorch", embedder), (file.name, file)):
-        features = [embed_files(model, [picture.path for picture in side]) for side in sides]
-        found.append(100 * rank_metrics(*features, *labels).mAP)
+        metric = RankMetrics(tracks=one.tracks or None)
+        features = torch.from_numpy(embed_files(model, [picture.path for picture in pictures]))
+        metric.update(features, pids, camids, place < len(one.query), place)
+        found.append(100 * metric.compute().mAP)
         change = "" if len(found) == 1 else f" ({found[1] - found[0]:+.2f})"
         times = ", ".join(f"{value:.2f} at batch {count}" for count, value in latency(model).items())
         where = f"milliseconds a picture on {device_name(model.device)}"

@@ -1,7 +1,7 @@
 """What a layout is: one way in which a project writes trained models; and the head that most of them end with."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ class Facts(NamedTuple):
         mean: Of RGB / 255.
         std: Likewise.
         colour: In which order the network takes colours, ``RGB`` or ``BGR``; mean and std are told as RGB in any case.
+        preprocess: ``resize``, or ``resize_pad``: the picture keeps its shape, with the ImageNet mean around it.
     """
 
     size: tuple[int, int] = (256, 128)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     colour: str = "RGB"
+    preprocess: Literal["resize", "resize_pad"] = "resize"
 
 
 class Parts(NamedTuple):
@@ -102,17 +104,22 @@ class PooledHead(nn.Module):
         return features.float() if self.power is None else gem_maps(features.float(), self.power)
 
     def embedding_maps(self, features: Tensor) -> Tensor:
-        """Maps ``(B, D, H, W)`` whose spatial mean is the embedding.
+        """Maps ``(B, D, H, W)`` whose spatial mean is the embedding."""
+        return through(self.neck, self.pooled_maps(features))
 
-        Linear layers and batch norms act on each position as on the mean; a ReLU keeps the channels that it keeps of
-        the whole picture.
-        """
-        maps = self.pooled_maps(features).permute(0, 2, 3, 1)  # (B, H, W, C)
-        pooled = maps.mean((1, 2))
-        for layer in self.neck:
-            if isinstance(layer, nn.ReLU):
-                maps = maps * (pooled > 0)[:, None, None]
-            else:
-                maps = layer(maps.flatten(0, 2)).unflatten(0, maps.shape[:3])
-            pooled = layer(pooled)
-        return maps.permute(0, 3, 1, 2)
+
+def through(neck: nn.Sequential, maps: Tensor) -> Tensor:
+    """Maps ``(B, D, H, W)`` whose spatial mean is what a neck makes of the mean of ``maps`` ``(B, C, H, W)``.
+
+    Linear layers and batch norms act on each position as on the mean; a ReLU keeps the channels that it keeps of the
+    whole picture.
+    """
+    maps = maps.permute(0, 2, 3, 1)  # (B, H, W, C)
+    pooled = maps.mean((1, 2))
+    for layer in neck:
+        if isinstance(layer, nn.ReLU):
+            maps = maps * (pooled > 0)[:, None, None]
+        else:
+            maps = layer(maps.flatten(0, 2)).unflatten(0, maps.shape[:3])
+        pooled = layer(pooled)
+    return maps.permute(0, 3, 1, 2)

@@ -191,7 +191,7 @@ def build_vit(
     if cameras and "camera" not in options:
         log.warning(
             "the file has embeddings of %d cameras, and which one took the pictures is not told: the mean of all is "
-            "used. `camera` (0 to %d) in a sidecar says it", cameras, cameras - 1,
+            "used. `camera=` (0 to %d), or a sidecar, says it", cameras, cameras - 1,
         )  # fmt: skip
     return options, state[projection].shape[1] if projection else 0
 

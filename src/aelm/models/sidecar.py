@@ -1,6 +1,6 @@
 """What is told about a model of others in a file beside it, ``<file>.metadata.json`` or ``<file>.json``.
 
-- ``img_size``: height and width; ``preprocess``: ``resize``, which is all that is done.
+- ``img_size``: height and width; ``preprocess``: ``resize`` (usual), or ``resize_pad``: the picture keeps its shape.
 - ``mean``, ``std``: three numbers each, of RGB in the unit of ``range``.
 - ``range``: 1 (usual): a colour is a number from 0 to 1. 255: from 0 to 255, and not normalised unless ``mean`` and
   ``std`` are told too.
@@ -20,8 +20,8 @@ from aelm.models.layouts import Facts, Told
 from aelm.models.network import ReIDNetwork
 from aelm.types import InputError
 
-PICTURES = ("img_size", "mean", "std", "range", "normalised", "colour")
-KEYS = (*PICTURES, "preprocess", "feature", "camera", "camera_weight", "semantic_weight")
+PICTURES = ("img_size", "mean", "std", "range", "normalised", "colour", "preprocess")
+KEYS = (*PICTURES, "feature", "camera", "camera_weight", "semantic_weight")
 
 
 class Trained(NamedTuple):
@@ -65,28 +65,27 @@ def facts_of(usual: Facts, told: Told, path: Path) -> Facts:
     """The usual facts, with those told in their place.
 
     Raises:
-        ValueError: If what is told is no fact, or pictures would have to be prepared in another way than by resizing.
+        ValueError: If what is told is no fact.
     """
-    if told.get("preprocess", "resize") != "resize":
-        raise InputError(
-            f"{sidecar_path(path)} or {path.name} asks for `preprocess`: {told['preprocess']!r}; aelm only resizes. To "
-            'compare nevertheless, with worse results than the model can give, say "resize" in the former'
-        )
     top, inside = told.get("range", 1), told.get("normalised", "outside") == "inside"
     plain = usual._replace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) if inside or top == 255 else usual
     numbers = {} if inside else told
     try:
         mean, std = (tuple(float(v) / top for v in numbers.get(key, getattr(plain, key))) for key in ("mean", "std"))
         height, width = map(int, told.get("img_size", usual.size))
-        found = Facts((height, width), mean, std, str(told.get("colour", usual.colour)))
+        how = (told.get(key, getattr(usual, key)) for key in ("colour", "preprocess"))
+        found = Facts((height, width), mean, std, *how)
         right = min(height, width) > 0 and min(std) > 0 and {len(mean), len(std)} == {3}
     except (TypeError, ValueError, ZeroDivisionError):
         right = False
-    known = ("normalised", ("inside", "outside")), ("range", (1, 255)), ("colour", ("RGB", "BGR"))
-    if not right or any(told.get(key, values[0]) not in values for key, values in known):
+    known = {
+        "normalised": ("inside", "outside"), "range": (1, 255), "colour": ("RGB", "BGR"),
+        "preprocess": ("resize", "resize_pad"),
+    }  # fmt: skip
+    if not right or any(told.get(key, values[0]) not in values for key, values in known.items()):
         raise InputError(
             f"what is told about {path} must be `img_size` [height, width], `mean` and `std` of three numbers each, "
-            "`colour` RGB or BGR, `range` 1 or 255, `normalised` inside or outside; got "
-            f"{ {key: told[key] for key in PICTURES if key in told} }"
+            "`colour` RGB or BGR, `range` 1 or 255, `normalised` inside or outside, `preprocess` resize or resize_pad; "
+            f"got { {key: told[key] for key in PICTURES if key in told} }"
         )
     return found

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from aelm.models import layouts_cnn, layouts_vit
+from aelm.models import layouts_cnn, layouts_vit, lmbn
 from aelm.models.layouts import Layout
 from aelm.models.network import ReIDNetwork
 from aelm.models.sidecar import Trained, facts_of, sidecar
@@ -26,20 +26,23 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, *layouts_vit.ROWS)  # the first that fits is taken
+LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, lmbn.ROW, *layouts_vit.ROWS)  # the first that fits is taken
 GUIDE = "docs/trained_weights.md lists what can be read"
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
 # Names in detectors: of torchvision and detectron2, of DETR, of YOLO's numbered layers.
 DETECTOR = re.compile(r"(rpn|roi_heads|bbox_|.*\b(anchor|box_head|bbox_embed|cv2\.\d\.\d)|model\.\d+\.(conv|cv\d|m)\.)")
 
 
-def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = None) -> Trained:
+def load_trained(
+    path: str | Path, content: Any, size: Sequence[int] | None = None, camera: int | None = None
+) -> Trained:
     """The model of a file that another project trained, on the CPU.
 
     Args:
         path: The file; ``<file>.json`` or ``<file>.metadata.json`` beside it may tell ``img_size`` and more.
         content: What :func:`aelm.models.weights.read_data` read from it.
         size: Height and width of pictures, where the file and its layout do not say or say wrong.
+        camera: Which camera took the pictures, from 0, for networks with embeddings of cameras.
 
     Raises:
         ValueError: If the layout is unknown, or tensors are missing or of another shape, or what is told is no fact.
@@ -47,7 +50,8 @@ def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = No
     path = Path(path)
     state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state_in(content, path).items()}
     state = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
-    told = {**outer(content), **sidecar(path), **({} if size is None else {"img_size": list(size)})}
+    keys = {"img_size": None if size is None else list(size), "camera": camera}
+    told = {**outer(content), **sidecar(path), **{key: value for key, value in keys.items() if value is not None}}
     layout = recognised(state, path)
     own = {key: tuple((state[key].flatten() / 255).tolist()) for key in PIXEL if key in state}
     mean, std = (own.get(key, usual) for key, usual in zip(PIXEL, layout.facts[1:3], strict=True))
@@ -56,6 +60,8 @@ def load_trained(path: str | Path, content: Any, size: Sequence[int] | None = No
         name, backbone, head = layout.build(state, told)
     except InputError as error:
         raise InputError(f"{path} looks like {layout.name}, but {error}") from error
+    if told.get("camera") is not None and all(getattr(part, "sie_embed", None) is None for part in backbone.modules()):
+        raise InputError(f"`camera`: {path.name} has no embeddings of cameras (SIE) to choose from; leave it out")
     fill(nn.ModuleDict({"backbone": backbone, "head": head}), state, layout, path, facts.colour)
     network = ReIDNetwork(backbone, 0, lambda c: nn.Identity(), lambda c, n: head, facts.mean, facts.std).eval()
     log.info(

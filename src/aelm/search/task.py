@@ -77,7 +77,8 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
 
 def load(config: DictConfig, checkpoint: str, place: str) -> Embedder:
     """A model on its device, which computes in the precision that ``config`` names."""
-    return load_embedder(checkpoint, list(config.allow), precision=config.precision, size=config.size).to(place)
+    told = {key: config[key] for key in ("precision", "size", "camera")}
+    return load_embedder(checkpoint, list(config.allow), **told).to(place)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
@@ -94,7 +95,7 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
     with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
         settings = Settings(
             place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision,
-            size=config.size, tracks=False,
+            size=config.size, camera=config.camera, tracks=False,
         )  # fmt: skip
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)

@@ -112,7 +112,7 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
             f"the backbone takes pictures of {' x '.join(map(str, size))}, got {' x '.join(map(str, pictures))}: "
             "`model.backbone.size` must be [`transform.height`, `transform.width`]"
         )
-    preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation")}
+    preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "preprocess")}
     preprocessing |= {key: list(values) for key, values in network.normalised._asdict().items()}
     module = ReIDModule(
         network.to(memory_format=torch.channels_last) if config.channels_last else network,
