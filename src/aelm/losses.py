@@ -1,4 +1,4 @@
-"""Losses over what the classifiers say: identity (cross-entropy), triplets, centers, and those of other libraries."""
+"""Losses on classifier outputs: identity (cross-entropy), triplet, center, distillation, and those of a library."""
 
 from collections.abc import Sequence
 

@@ -17,8 +17,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class UserError(Exception):
-    """The base of all errors that aelm raises for its user: the message names the thing, what was expected, what was
-    found and the way out. The commands print it in one line; any other exception is a bug and shows its traceback.
+    """Base of all errors meant for the user. The message names the thing, what was expected, what was found, and
+    what to do. The commands print it in one line; any other exception is a bug and shows its traceback.
 
     Errors of the operating system (``OSError``: a missing file, a full disk) are treated the same way.
     """
