@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("compare")
 def main(config: DictConfig) -> None:
-    """Runs the whole of it."""
-    from aelm.compare.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command."""
+    from aelm.compare.task import run  # imported here: misspelt keys are reported before torch loads
 
     run(config)
 
