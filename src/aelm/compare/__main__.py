@@ -1,4 +1,4 @@
-"""``python -m aelm.compare``: the runs of an ablation as tables and plots, with paired differences and their errors."""
+"""``python -m aelm.compare``: compares an ablation's runs in tables and plots, with paired differences and errors."""
 
 from omegaconf import DictConfig
 

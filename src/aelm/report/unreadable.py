@@ -15,7 +15,7 @@ LIST = "bad.csv"
 
 
 def unreadable_files(data: ReIDDataModule) -> dict[str, list[str]]:
-    """The files of each set that no process could read so far; empty where that is an error. All processes must ask."""
+    """The unreadable files of each set so far, over all processes; empty unless they are skipped. A collective call."""
     found = [data.unreadable]
     if dist.is_available() and dist.is_initialized():
         found *= dist.get_world_size()
