@@ -18,7 +18,7 @@ class IdentityLoss(nn.Module):
     Args:
         label_smoothing: Share of the target spread over all identities, in [0, 1) (Szegedy et al. 2016).
         head_weights: One weight for each of A, B, ..., the same at every stage; None for 1.
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
@@ -54,12 +54,12 @@ class IdentityLoss(nn.Module):
 
 
 class TripletLoss(nn.Module):
-    """Batch-hard triplet loss on the joined embedding in front of the BNNeck (Hermans et al. 2017).
+    """Batch-hard triplet loss on the joined embedding before the BNNeck (Hermans et al. 2017).
 
     Args:
         margin: Required difference between the distances to the hardest negative and the hardest positive, in units of
             the embedding; None for the soft margin ``log(1 + exp(positive - negative))``.
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` -> scalar.
@@ -79,10 +79,10 @@ class TripletLoss(nn.Module):
 
 
 class WeightedTripletLoss(nn.Module):
-    """Weighted regularised triplet loss on the joined embedding in front of the BNNeck (see `weighted_triplet`).
+    """Weighted regularised triplet loss on the joined embedding before the BNNeck (see `weighted_triplet`).
 
     Args:
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` -> scalar.
@@ -99,7 +99,7 @@ class WeightedTripletLoss(nn.Module):
 
 
 class CenterLoss(nn.Module):
-    """Squared distance of the joined embedding in front of the BNNeck to the learned center of its identity.
+    """Squared distance of the joined embedding before the BNNeck to the learned center of its identity.
 
     As in BoT (Luo et al. 2019) ``weight`` scales only the gradient of the embeddings, not that of the centers. BoT
     starts centers at random and trains them with their own SGD; here they start at 0 and use the training's optimizer.
@@ -107,7 +107,7 @@ class CenterLoss(nn.Module):
     Args:
         num_ids: Number N of identities.
         embed_dim: Length D of the concatenated embeddings of all classifiers.
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
@@ -131,13 +131,13 @@ class CenterLoss(nn.Module):
 class MetricLoss(nn.Module):
     """A loss of pytorch-metric-learning, or one with the same signature, on the embeddings that are ranked.
 
-    These are the concatenated unit embeddings of all classifiers of all stages, behind the BNNeck if there is one
+    These are the concatenated unit embeddings of all classifiers of all stages, after the BNNeck if there is one
     (:func:`aelm.models.network.joined`). Computed in float32.
 
     Args:
         loss: Maps embeddings ``(B, D)`` and labels ``(B,)`` to a scalar. A loss without parameters (class weights)
             compares the pictures of a step with each other.
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` -> scalar.
@@ -165,7 +165,7 @@ class DistillationLoss(nn.Module):
     AELM the embedding before erasing. No gradient flows into the average.
 
     Args:
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of the network, outputs of the average -> scalar: 1 - cosine, mean over pictures and classifiers.
@@ -188,7 +188,7 @@ class DistillationLoss(nn.Module):
 
 
 def pooled(outputs: StageOutputs) -> Tensor:
-    """The embeddings in front of the BNNeck of all classifiers of all stages, concatenated, ``(B, D)``."""
+    """The embeddings before the BNNeck of all classifiers of all stages, concatenated, ``(B, D)``."""
     return torch.cat([head.pooled for heads in outputs for head in heads], 1)
 
 

@@ -131,7 +131,7 @@ class HeadOutput(NamedTuple):
 
     Attributes:
         pooled: ``(B, E)`` embedding map pooled over the positions this head saw; used by metric losses.
-        embedding: ``(B, E)`` the embedding that is ranked: ``pooled``, behind the BNNeck if there is one.
+        embedding: ``(B, E)`` the embedding that is ranked: ``pooled``, after the BNNeck if there is one.
         logits: ``(B, N)`` identity scores.
         heatmap: ``(B, H, W)`` class map of the requested identity, without gradient; None if none was requested.
         mask: ``(B, H, W)`` bool, True where the map was erased before this head saw it; None if nothing was.

@@ -52,7 +52,7 @@ def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
         files: Names of flat JSON files in a run directory. A run without the first one has no scores yet.
 
     Raises:
-        FileNotFoundError: If a place does not exist or holds no run.
+        FileNotFoundError: If a path does not exist or holds no runs.
         ValueError: If there are no ``files``, or one cannot be read.
     """
     if not files:

@@ -65,7 +65,7 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
 
     Raises:
         TypeError: If ids are not integers.
-        ValueError: If a side is empty, lengths differ, a pid lies below -1, or a query is junk.
+        ValueError: If a side is empty, lengths differ, a pid is below -1, or a query is junk.
 
     >>> check_labels([3, 4], [3, -1, 9], [1, 1], [2, 2, 2]).num_distractors
     1

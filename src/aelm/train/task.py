@@ -188,7 +188,7 @@ def wandb_errors() -> Iterator[Any]:
     """Imports W&B; explains what to do if it rejects the run.
 
     Raises:
-        RunError: If nobody is logged in, or the server cannot be reached.
+        RunError: If no user is logged in, or the server cannot be reached.
     """
     import wandb
 
