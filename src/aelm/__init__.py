@@ -1,6 +1,6 @@
 """aelm: person re-identification with adversarially erased learning.
 
-Everything is imported when it is first named, so that taking ``CoAM`` brings neither Lightning nor Hydra.
+Names are imported lazily, so ``CoAM`` imports neither Lightning nor Hydra.
 """
 
 import importlib

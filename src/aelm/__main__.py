@@ -8,16 +8,16 @@ COMMANDS = ("train", "evaluate", "embed", "export", "explain", "search", "crop",
 
 
 def main() -> None:
-    """Runs the command that the first argument names."""
+    """Runs the command given by the first argument."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         usage = f"usage: aelm {{{','.join(COMMANDS)}}} [key=value ...]; aelm train --help lists the keys"
         sys.exit(
             usage if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else f"no command {sys.argv[1]}\n{usage}"
         )
-    # As `python -m` does, so that a module beside the user's data is found by either.
+    # Like `python -m`, so that modules in the current folder are found.
     if not sys.flags.safe_path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    # Lightning starts further processes as `python -m <name of __main__>` with the rest of sys.argv.
+    # Lightning starts further processes as `python -m <name of __main__>` with the remaining sys.argv.
     runpy.run_module(f"aelm.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
 
 

@@ -1,4 +1,4 @@
-"""One policy for every device: what is computed in full precision, by how many threads, in how much memory."""
+"""Precision, number of threads and memory limits, for every device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Megabytes for one block on a CPU, where it should leave room for the cache; a GPU gives a share of what is free.
+# Megabytes for one block on a CPU; on a GPU it is a share of the free memory.
 CPU_MEMORY = 256.0
 GPU_SHARE = 0.25
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Computes float32 products and convolutions in float32, whatever has been set for training.
+    """Computes float32 products and convolutions in full float32, regardless of the training's settings.
 
-    Keeps TF32 (CUDA, cuDNN) and bfloat16 (oneDNN on a CPU) out, through torch's settings a backend: reading them works
-    after either of torch's two interfaces was used, and what was set is set again afterwards.
+    Turns off TF32 (CUDA, cuDNN) and bfloat16 (oneDNN on a CPU) in torch's settings per backend, which can be read after
+    either of torch's two interfaces was used. Restores them afterwards.
     """
     cuda, cudnn, mkldnn = (getattr(torch.backends, name) for name in ("cuda", "cudnn", "mkldnn"))
-    # All of a library's: torch refuses to tell one setting for several that differ.
+    # One by one: torch cannot read a library's common setting if its parts differ.
     backends: list[Any] = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
@@ -33,9 +33,9 @@ def full_precision() -> Iterator[None]:
 
 
 def issuing_threads(device: torch.device) -> int:
-    """Python threads that share work on a device: torch's own number on a CPU, one elsewhere.
+    """Number of Python threads that issue work to a device: torch's number on a CPU, otherwise one.
 
-    A GPU runs what it is given in order, and more threads would only cut the work into smaller pieces.
+    A GPU runs its work in order; more threads would only split it into smaller pieces.
 
     >>> issuing_threads(torch.device("cuda"))
     1
@@ -44,7 +44,7 @@ def issuing_threads(device: torch.device) -> int:
 
 
 def block_memory(device: torch.device) -> float:
-    """Megabytes that a block of similarities may take: 256 on a CPU, a quarter of what is free on a CUDA device.
+    """Megabytes that a block of similarities may take: 256 on a CPU, a quarter of the free memory on a CUDA device.
 
     >>> block_memory(torch.device("cpu"))
     256.0
@@ -56,10 +56,10 @@ def block_memory(device: torch.device) -> float:
 
 
 def on_its_way(values: Tensor) -> tuple[Tensor, Any]:
-    """Values as they will be in the memory of the CPU, and the event from which on they are there.
+    """Starts a copy of values to the CPU; returns the copy, and the CUDA event after which it is valid.
 
-    Nobody waits: from a CUDA device they go to page-locked memory, queued before whatever the device is given next. The
-    event is None, and the values are as given, for tensors on other devices.
+    Does not block: a CUDA tensor is copied to pinned memory, in the order of the current stream. For tensors on other
+    devices the event is None, and the values are returned as they are.
 
     >>> on_its_way(torch.tensor(2.0))
     (tensor(2.), None)
@@ -67,7 +67,7 @@ def on_its_way(values: Tensor) -> tuple[Tensor, Any]:
     if values.device.type != "cuda":
         return values, None
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-    event: Any = torch.cuda.Event  # torch gives it no types
-    arrived = event(blocking=True)  # the thread that waits sleeps: loading needs the core
+    event: Any = torch.cuda.Event  # untyped in torch
+    arrived = event(blocking=True)  # waiting threads sleep and leave the core to data loading
     arrived.record(torch.cuda.current_stream(values.device))
     return copy, arrived

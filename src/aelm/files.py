@@ -1,4 +1,4 @@
-"""Files: what they are by their first bytes, where they lie, who holds them, and written whole or not at all."""
+"""Files: kinds by first bytes, spellings of paths, locks, and atomic writes."""
 
 import codecs
 import errno
@@ -20,11 +20,11 @@ from aelm.types import RunError
 
 log = logging.getLogger(__name__)
 
-LOCK = ".aelm.lock"  # in a folder that is held; beside a file it is named after the file
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # said by file systems without locks
-PATIENCE = 1.0  # seconds: a process that has just been killed may take a moment to let go
+LOCK = ".aelm.lock"  # in a locked folder; the lock of a file is named after the file
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # errors of file systems without locks
+PATIENCE = 1.0  # seconds: a killed process may release its lock a little later
 
-# How a file begins, from which byte on, and what it then is.
+# Byte offset, content at that offset, and the kind of file.
 BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x93NUMPY", "a numpy array"),
     (0, b"MATLAB 5.0", "a Matlab file"),
@@ -57,7 +57,7 @@ BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"<!DOCTYPE html", "a web page, as a failed download leaves it"),
     (0, b"<html", "a web page, as a failed download leaves it"),
 )
-# What the first file of a zip archive tells of it.
+# The kind of a zip archive, by its first entry.
 ZIPS = {
     "data.pkl": "a file of torch.save",
     ".npy": "a numpy archive (.npz)",
@@ -66,7 +66,7 @@ ZIPS = {
 
 
 def kind_of(content: bytes) -> str:
-    """What a file is, from its first bytes, whatever its name says; empty where that cannot be told.
+    """The kind of a file from its first bytes, regardless of its name; empty if unknown.
 
     Args:
         content: The file, or its first 512 bytes or more.
@@ -91,10 +91,10 @@ def kind_of(content: bytes) -> str:
 
 
 def on_disk(path: str | Path) -> Path:
-    """The file or folder of this name, also where the disk has it in another writing; ``path`` itself if there is none.
+    """The file or folder of this name, also if it is spelt differently on disk; ``path`` itself if there is none.
 
-    Other writings are Windows's separators, another case, accents in one character or two (macOS), and letters of
-    Windows's own encoding. One is taken only where it alone fits.
+    Other spellings are Windows separators, another case, accents as one or two characters (macOS), and characters in
+    Windows encoding. One is used only if it is the only match.
     """
     path = Path(path)
     if os.path.lexists(path):
@@ -112,7 +112,7 @@ def on_disk(path: str | Path) -> Path:
 
 @lru_cache(maxsize=16)
 def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
-    """The names in a folder, which was last changed then, by what all their writings share."""
+    """The names in a folder by their normalised spelling; ``changed`` is its modification time, for the cache."""
     found: dict[str, list[str]] = {}
     for name in os.listdir(folder):
         found.setdefault(_spelling(name), []).append(name)
@@ -120,17 +120,17 @@ def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
 
 
 def _spelling(name: str) -> str:
-    """What all writings of a name share."""
+    """The normalised form of all spellings of a name."""
     if not name.isascii():
         try:
             name.encode()
-        except UnicodeEncodeError:  # bytes that are no UTF-8
+        except UnicodeEncodeError:  # bytes that are not UTF-8
             name = os.fsencode(name).decode("cp1252", "replace")
         name = unicodedata.normalize("NFC", name)
     return name.casefold()
 
 
-# What to do about a file that cannot be written, by the error's number.
+# Advice for a file that cannot be written, by error number.
 _WAYS_OUT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room, or choose another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It is closed to this user: choose another place"),
@@ -141,24 +141,23 @@ _WAYS_OUT = {
 
 
 def matching(pattern: str) -> list[str]:
-    """What a pattern such as ``crops/*.jpg`` finds, sorted; brackets that fit nothing are those of a name."""
+    """The files that match a pattern such as ``crops/*.jpg``, sorted; without a match, brackets are taken literally."""
     found = sorted(glob.glob(pattern, recursive=True))
     return found or sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:
-    """Lets ``write`` fill a file beside ``path`` and renames it; makes the folder where there is none.
+    """Writes a file atomically: ``write`` fills a temporary file, which is then renamed to ``path``. Makes the folder.
 
-    Whoever looks finds the earlier file or the new one, whole, whatever dies meanwhile.
+    Readers find either the old or the new complete file, even after a crash.
 
     Args:
         path: The file.
-        write: Fills the file that it is given.
-        half: Where the file lies while it is written, on the same file system; None: beside, hidden, under a name that
-            no other process takes.
+        write: Writes the content to the file that it gets.
+        half: The temporary file, on the same file system; None for a hidden file beside ``path`` with a unique name.
 
     Raises:
-        OSError: If it cannot be written; the earlier file is still there, and nothing lies beside it.
+        OSError: If it cannot be written; the old file is kept and the temporary file removed.
     """
     half = half or path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -180,16 +179,16 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any], half: Path | None =
 
 
 def free(path: Path) -> float:
-    """Free space where ``path`` lies or would lie, in MiB."""
+    """Free space on the file system of ``path`` (which need not exist), in MiB."""
     there = next(parent for parent in path.absolute().parents if parent.is_dir())
     return shutil.disk_usage(there).free / 2**20
 
 
 def digest(files: Iterable[tuple[str, str]]) -> str:
-    """A digest of what some files are called and how large they are, in their order.
+    """A digest of the names and sizes of files, in their order.
 
     Args:
-        files: What to call each, and where it lies; the place is no part of the digest.
+        files: Name and path of each; the path is not part of the digest.
     """
     found = hashlib.sha256()
     for name, path in files:
@@ -199,15 +198,15 @@ def digest(files: Iterable[tuple[str, str]]) -> str:
 
 
 def check_folder(path: str | Path, key: str = "output") -> Path:
-    """The folder to write to, which need not be there yet; nothing is made.
+    """Checks the folder to write to, which need not exist; creates nothing.
 
     Args:
         path: As the user wrote it.
         key: What errors call it.
 
     Raises:
-        NotADirectoryError: If a file stands there, or on the way there.
-        PermissionError: If it may not be written to.
+        NotADirectoryError: If it or one of its parents is a file.
+        PermissionError: If it is not writable.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -219,16 +218,16 @@ def check_folder(path: str | Path, key: str = "output") -> Path:
 
 
 def check_file(path: str | Path, key: str = "output") -> Path:
-    """The file to write, which need not be there yet, nor its folder; nothing is made.
+    """Checks the file to write; it and its folder need not exist; creates nothing.
 
     Args:
         path: As the user wrote it.
         key: What errors call it.
 
     Raises:
-        IsADirectoryError: If a folder stands there.
-        NotADirectoryError: If a file stands on the way there.
-        PermissionError: If its folder may not be written to.
+        IsADirectoryError: If it is a folder.
+        NotADirectoryError: If one of its parents is a file.
+        PermissionError: If its folder is not writable.
     """
     path = Path(path)
     if path.is_dir():
@@ -238,7 +237,7 @@ def check_file(path: str | Path, key: str = "output") -> Path:
 
 
 def _check_way(folder: Path, path: Path, key: str) -> None:
-    """Looks at the nearest place above that exists: there the rest would be made."""
+    """Checks the nearest existing parent, in which the rest would be created."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"`{key}`: {path} cannot be made, {there} is a file and no folder; name another place")
@@ -248,20 +247,20 @@ def _check_way(folder: Path, path: Path, key: str) -> None:
 
 @contextmanager
 def hold_folder(path: str | Path | None, key: str = "output") -> Iterator[bool]:
-    """Holds a folder for the block, so that no other process writes there meanwhile; makes it where there is none.
+    """Locks a folder for the block, so no other process writes to it; creates it if it does not exist.
 
-    The system frees what a killed process held. A folder that was made for this and is still empty at the end goes
-    again. Where the file system has no locks a warning says so, and nothing is held.
+    The system releases the lock of a killed process. A folder created here that is empty at the end is removed. If the
+    file system has no locks, a warning says so and nothing is locked.
 
     Args:
         path: As the user wrote it; None: nothing is written, and nothing held.
         key: What errors call it, and what the user may change.
 
     Yields:
-        Whether it is held.
+        Whether it is locked.
 
     Raises:
-        RunError: If another process holds it; nothing has been touched then.
+        RunError: If another process holds the lock; nothing is changed then.
         OSError: As :func:`check_folder`.
     """
     if path is None:
@@ -274,12 +273,12 @@ def hold_folder(path: str | Path | None, key: str = "output") -> Iterator[bool]:
 
 @contextmanager
 def hold_file(path: str | Path | None, key: str = "output", *, wait: bool = False) -> Iterator[bool]:
-    """Holds a file, or a folder that appears whole, as :func:`hold_folder` does, by a lock beside it.
+    """Locks a file, or a folder that is written atomically, like :func:`hold_folder`, by a lock file beside it.
 
     Args:
         path: As the user wrote it; None: nothing is written, and nothing held.
         key: What errors call it, and what the user may change.
-        wait: Whether to wait for another process that holds it, instead of an error.
+        wait: Whether to wait for another process that holds the lock, instead of raising an error.
     """
     if path is None:
         yield False
@@ -291,11 +290,11 @@ def hold_file(path: str | Path | None, key: str = "output", *, wait: bool = Fals
 
 @contextmanager
 def _held(lock: Path, place: Path, key: str, seconds: float) -> Iterator[bool]:
-    from filelock import FileLock, Timeout  # late: a command that writes nothing needs none
+    from filelock import FileLock, Timeout  # imported here: a command that writes nothing needs none
 
     made = [folder for folder in lock.parents if not folder.exists()]
     lock.parent.mkdir(parents=True, exist_ok=True)
-    # Anyone may write to the lock, or one that another user's killed process has left would stay closed to us.
+    # Writable for all: otherwise a lock file left by another user's killed process blocks us.
     taken, is_held = FileLock(lock, mode=0o666, fallback_to_soft=False), False
     try:
         taken.acquire(timeout=seconds)
@@ -308,16 +307,16 @@ def _held(lock: Path, place: Path, key: str, seconds: float) -> Iterator[bool]:
         log.warning("%s lies on a file system without locks: nothing keeps other processes from writing there", place)
     try:
         if is_held:
-            with suppress(OSError):  # Windows closes a locked file also to its holder
+            with suppress(OSError):  # Windows denies access to a locked file even to its holder
                 told = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
                 lock.write_text(told, encoding="utf-8")
         yield is_held
     finally:
         with suppress(OSError):
-            lock.unlink()  # while it is held: who waits for it sees that it is gone, and makes a new one
+            lock.unlink()  # while locked: a waiting process sees that it is gone, and creates a new one
         taken.release()
         for folder in made:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 

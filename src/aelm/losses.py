@@ -1,4 +1,4 @@
-"""Losses over what the classifiers say: identity (cross-entropy), triplets, centers, and those of other libraries."""
+"""Losses on classifier outputs: identity (cross-entropy), triplet, center, distillation, and those of a library."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ class IdentityLoss(nn.Module):
 
     Args:
         label_smoothing: Share of the target spread over all identities, in [0, 1) (Szegedy et al. 2016).
-        head_weights: A weight each for A, B, ... at every stage; None for 1.
-        weight: Factor of the whole term.
+        head_weights: One weight for each of A, B, ..., the same at every stage; None for 1.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
 
     Raises:
-        ValueError: If a label is out of range, or the number of weights is not that of the classifiers.
+        ValueError: If a label is out of range, or the number of weights differs from the number of classifiers.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class IdentityLoss(nn.Module):
 
 
 class TripletLoss(nn.Module):
-    """Batch-hard triplet loss on the joined embedding in front of the BNNeck (Hermans et al. 2017).
+    """Batch-hard triplet loss on the joined embedding before the BNNeck (Hermans et al. 2017).
 
     Args:
-        margin: By how much the hardest other person must be farther than the hardest picture of the same one, in units
-            of the embedding; None for the soft margin ``log(1 + exp(positive - negative))``.
-        weight: Factor of the whole term.
+        margin: Required difference between the distances to the hardest negative and the hardest positive, in units of
+            the embedding; None for the soft margin ``log(1 + exp(positive - negative))``.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` -> scalar.
     """
 
-    compares_pictures = True  # so that a training without two pictures of one person in a step is warned of
+    compares_pictures = True  # so training warns if a step holds no two pictures of one person
 
     def __init__(self, margin: float | None = 0.3, weight: float = 1.0) -> None:
         super().__init__()
@@ -79,10 +79,10 @@ class TripletLoss(nn.Module):
 
 
 class WeightedTripletLoss(nn.Module):
-    """Weighted regularised triplet loss on the joined embedding in front of the BNNeck (see `weighted_triplet`).
+    """Weighted regularised triplet loss on the joined embedding before the BNNeck (see `weighted_triplet`).
 
     Args:
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` -> scalar.
@@ -99,15 +99,15 @@ class WeightedTripletLoss(nn.Module):
 
 
 class CenterLoss(nn.Module):
-    """Squared distance of the joined embedding in front of the BNNeck to the center of its identity, which is learned.
+    """Squared distance of the joined embedding before the BNNeck to the learned center of its identity.
 
-    As in BoT (Luo et al. 2019) ``weight`` acts on pictures alone, and centers move with the whole gradient. There they
-    start at random, under an SGD of their own; here they start at 0, and the optimizer of the training moves them.
+    As in BoT (Luo et al. 2019) ``weight`` scales only the gradient of the embeddings, not that of the centers. BoT
+    starts centers at random and trains them with their own SGD; here they start at 0 and use the training's optimizer.
 
     Args:
         num_ids: Number N of identities.
-        embed_dim: Length D of the embeddings of all classifiers side by side.
-        weight: Factor of the whole term.
+        embed_dim: Length D of the concatenated embeddings of all classifiers.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
@@ -125,19 +125,19 @@ class CenterLoss(nn.Module):
         features, centers = pooled(outputs), self.centers[pids]  # (B, D)
         pull = (features - centers.detach()).square().sum(1).mean()
         move = (features.detach() - centers).square().sum(1).mean()
-        return self.weight * pull + (move - move.detach())  # the second part is 0, and has a gradient
+        return self.weight * pull + (move - move.detach())  # the second term is 0, but has a gradient
 
 
 class MetricLoss(nn.Module):
-    """A loss of pytorch-metric-learning, or one that is called likewise, on what ranking compares.
+    """A loss of pytorch-metric-learning, or one with the same signature, on the embeddings that are ranked.
 
-    That is the unit embeddings of all classifiers of all stages side by side, behind the BNNeck where there is one
+    These are the concatenated unit embeddings of all classifiers of all stages, after the BNNeck if there is one
     (:func:`aelm.models.network.joined`). Computed in float32.
 
     Args:
-        loss: Turns embeddings ``(B, D)`` and labels ``(B,)`` into a scalar. One without parameters, such as classes'
-            weights, compares the pictures of a step with each other.
-        weight: Factor of the whole term.
+        loss: Maps embeddings ``(B, D)`` and labels ``(B,)`` to a scalar. A loss without parameters (class weights)
+            compares the pictures of a step with each other.
+        weight: Factor of the term.
 
     Shape:
         outputs of a network, pids ``(B,)`` -> scalar.
@@ -150,7 +150,7 @@ class MetricLoss(nn.Module):
         self.compares_pictures = not any(True for _ in loss.parameters())
 
     def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
-        # The library would put parameters of a lower precision into the embeddings' in place, which DDP cannot follow.
+        # Otherwise the library converts the parameters' dtype in place, which breaks DDP.
         wide = {name: parameter.float() for name, parameter in self.loss.named_parameters()}
         with precise(pids.device):
             value: Tensor = functional_call(self.loss, wide, (joined(outputs), pids))
@@ -158,14 +158,14 @@ class MetricLoss(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """Draws each classifier's embedding towards what the moving average of the weights says of the clean picture.
+    """Pulls each classifier's embedding towards the weight average's embedding of the clean picture.
 
-    The average (``ema``) sees each picture without what is pasted in front and nothing is erased from its maps; the
-    network sees both. So A learns to know an occluded person as if nobody stood in front, and B of AELM what its map
-    had before it was erased. No gradient runs into the average.
+    The average (``ema``) sees each picture without pasted occluders, and nothing is erased from its maps; the network
+    sees pasted pictures and erased maps. So A learns the embedding of an occluded person as if unoccluded, and B of
+    AELM the embedding before erasing. No gradient flows into the average.
 
     Args:
-        weight: Factor of the whole term.
+        weight: Factor of the term.
 
     Shape:
         outputs of the network, outputs of the average -> scalar: 1 - cosine, mean over pictures and classifiers.
@@ -188,16 +188,17 @@ class DistillationLoss(nn.Module):
 
 
 def pooled(outputs: StageOutputs) -> Tensor:
-    """The embeddings in front of the BNNeck of all classifiers of all stages side by side, ``(B, D)``."""
+    """The embeddings before the BNNeck of all classifiers of all stages, concatenated, ``(B, D)``."""
     return torch.cat([head.pooled for heads in outputs for head in heads], 1)
 
 
 def weighted_triplet(features: Tensor, pids: Tensor) -> Tensor:
     """Mean over anchors of ``log(1 + exp(positives - negatives))``, where each is a weighted mean of distances.
 
-    The weights are a softmax of the distances for positives, and of the negated ones for negatives: all pairs count,
-    the hardest most, and there is no margin. Euclidean, in float32. Anchors without a pair of both kinds take no part.
-    The formula is the paper's; the authors' code also counts the anchor itself, at distance 0, among its positives.
+    The weights are a softmax of the distances for positives, and of the negated distances for negatives: all pairs
+    count, the hardest most, and there is no margin. Euclidean, in float32. Anchors without a positive or a negative are
+    ignored. The formula is the paper's; the authors' code also counts the anchor itself, at distance 0, among its
+    positives.
 
     Args:
         features: ``(B, D)``.
@@ -225,7 +226,7 @@ def weighted_triplet(features: Tensor, pids: Tensor) -> Tensor:
 def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
     """Mean over anchors of ``max(0, hardest positive - hardest negative + margin)``, Euclidean, in float32.
 
-    Anchors without another picture of their identity, or without another identity in the batch, take no part; with none
+    Anchors without another picture of their identity, or without another identity in the batch, are ignored; if none is
     left the loss is 0. Identical pictures give a gradient of 0, not NaN.
 
     Args:
@@ -239,15 +240,15 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
     """
     with precise(features.device):
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
-        # Difference by difference: the way over the product loses small distances, and has no gradient at 0.
-        fixed = wide.detach()  # with gradients, the backward of all pairs would hold B x B x D numbers
+        # By differences: distances from a matrix product lose small values, and have no gradient at 0.
+        fixed = wide.detach()  # a backward pass over all pairs would need B x B x D values
         distances = torch.cdist(fixed, fixed, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
         same = pids[:, None] == pids[None, :]
         itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
         farthest, positive = distances.masked_fill(~same | itself, -torch.inf).max(1)
         nearest, negative = distances.masked_fill(same, torch.inf).min(1)
         valid = torch.isfinite(farthest) & torch.isfinite(nearest)
-        # The norm of a difference of 0 has gradient 0.
+        # The norm of a zero difference has gradient 0.
         pulled, pushed = (wide - wide[positive]).norm(dim=1), (wide - wide[negative]).norm(dim=1)
         gap = torch.where(valid, pulled, 0) - torch.where(valid, pushed, 0)
         loss = F.softplus(gap) if margin is None else F.relu(gap + margin)

@@ -1,4 +1,4 @@
-"""ReIDModule: trains and tests a network under Lightning; knows no method by name."""
+"""ReIDModule: trains and tests any re-ID network with Lightning."""
 
 import copy
 import itertools
@@ -34,12 +34,12 @@ NO_AVERAGE = (
 
 
 def is_against_average(loss: nn.Module) -> bool:
-    """Whether a loss takes the outputs of the average of the weights in place of labels."""
+    """Whether a loss takes the outputs of the weight average instead of labels."""
     return bool(getattr(loss, "against_average", False))
 
 
 class PlainLoss(nn.Module):
-    """A loss that is a function, as a module: so all losses of a training are moved, trained and saved alike."""
+    """Wraps a loss function as a module, so all losses are moved, trained and saved in the same way."""
 
     def __init__(self, function: Loss) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class PlainLoss(nn.Module):
 
 
 def as_modules(losses: Mapping[str, Loss]) -> nn.ModuleDict:
-    """Losses by name as modules, functions too.
+    """Losses by name as modules; functions are wrapped.
 
     Raises:
-        ValueError: If torch cannot give a module such a name.
+        ValueError: If torch rejects a name.
     """
     modules = nn.ModuleDict()
     for name, loss in losses.items():
@@ -65,12 +65,11 @@ def as_modules(losses: Mapping[str, Loss]) -> nn.ModuleDict:
 
 
 class Collected(NamedTuple):
-    """The features of a test set that a test ranked.
+    """The features of a test set after a test.
 
     Attributes:
         features: ``(n, D)``, each picture once, in the order of ``positions``.
-        positions: ``(n,)`` where the pictures stand in the set, queries first; ascending. All of them, but for pictures
-            that could not be read.
+        positions: ``(n,)`` ascending indices in the set, queries first; unreadable pictures are missing.
     """
 
     features: Tensor
@@ -81,20 +80,20 @@ class ReIDModule(pl.LightningModule):
     """Training and exact evaluation of a :class:`aelm.models.ReIDNetwork`.
 
     Args:
-        network: What is trained.
-        losses: Terms by name, summed; each turns the network's outputs and the labels ``(B,)`` into a scalar. What
-            parameters a loss has are trained as new layers are.
+        network: The network to train.
+        losses: Terms by name, summed; each maps the network's outputs and the labels ``(B,)`` to a scalar. Parameters
+            of a loss are trained like new layers.
         optimizer: Builds the optimizer from parameter groups, such as ``partial(torch.optim.Adam, lr=3.5e-4)``.
-        schedule: Factor of the learning rate for (epoch, number of epochs); None for 1 throughout. The number is
-            infinite where ``max_epochs`` sets no end.
-        new_lr_factor: Factor of the learning rate outside the backbone.
-        decay_norm_and_bias: Whether weight decay acts on biases and norms too.
-        frozen_epochs: For how many first epochs the backbone stays as it is.
-        description: Plain data that goes into each checkpoint (see :mod:`aelm.checkpoint`).
+        schedule: Learning-rate factor for (epoch, number of epochs); None for 1. The number of epochs is infinite if
+            ``max_epochs`` sets no end.
+        new_lr_factor: Learning-rate factor outside the backbone.
+        decay_norm_and_bias: Whether weight decay also acts on biases and norms.
+        frozen_epochs: Number of first epochs in which the backbone is frozen.
+        description: Plain data saved in each checkpoint (see :mod:`aelm.checkpoint`).
 
-    Batches are :class:`aelm.types.Batch`; a test set is one loader over queries and gallery, whose metric prefix is
-    ``datamodule.val_names[i]`` or ``test_names[i]``. Where ``datamodule.shared_galleries`` names another set for it,
-    its loader holds queries alone, which are ranked against the gallery of that set.
+    Batches are :class:`aelm.types.Batch`; a test set is one loader over queries and gallery, with the metric prefix
+    ``datamodule.val_names[i]`` or ``test_names[i]``. If ``datamodule.shared_galleries`` maps it to another set, its
+    loader holds only queries, which are ranked against that set's gallery.
     """
 
     def __init__(
@@ -122,22 +121,22 @@ class ReIDModule(pl.LightningModule):
         self.frozen_epochs = frozen_epochs
         self.description = dict(description or {})
         self._in_training: Callable[[Tensor, Tensor], StageOutputs] | None = None
-        # What the moving average of the weights says of pictures (B, 3, H, W), set by whoever keeps one.
+        # Outputs of the weight average for pictures (B, 3, H, W); set by the callback that keeps it.
         self.average: Callable[[Tensor], StageOutputs] | None = None
-        self.flip = False  # whether evaluation averages each picture with its mirror image
-        self.metrics: dict[str, RankMetrics] = {}  # one a test set, made when its loaders are known
+        self.flip = False  # whether evaluation averages the embeddings of each picture and its mirror image
+        self.metrics: dict[str, RankMetrics] = {}  # one per test set, created when a test starts
         self.results: dict[str, RankResult] = {}
-        self.collected: dict[str, Collected] = {}  # of each test set, after a test
+        self.collected: dict[str, Collected] = {}  # per test set, after a test
 
     def forward(self, images: Tensor) -> Tensor:
-        """One embedding ``(B, D)`` of unit length a picture ``(B, 3, H, W)``."""
+        """Pictures ``(B, 3, H, W)`` to unit-length embeddings ``(B, D)``."""
         embedding = self.network.embed(images)
         return F.normalize(embedding + self.network.embed(images.flip(3)), dim=1) if self.flip else embedding
 
     def compile_training(self) -> None:
-        """Lets ``torch.compile`` make the training's forward and backward faster.
+        """Compiles the forward pass of training with ``torch.compile``.
 
-        Evaluation stays as it is: it gives the same bits as a network loaded from the checkpoint.
+        Evaluation is not compiled: it gives the same bits as a network loaded from the checkpoint.
         """
         self._in_training = torch.compile(self.network.forward)
 
@@ -149,7 +148,7 @@ class ReIDModule(pl.LightningModule):
             for name, loss in self.losses.items()
         }
         total = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", total)  # the bar reads it now and then: `prog_bar` would read it back at every step
+        self.log("train/loss", total)  # `prog_bar=True` would wait for the GPU at every step
         if len(terms) > 1:
             self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
         self._log_heads(outputs, batch.pid)
@@ -157,11 +156,11 @@ class ReIDModule(pl.LightningModule):
 
     @property
     def needs_average(self) -> bool:
-        """Whether a loss compares with the moving average of the weights."""
+        """Whether a loss compares with the weight average."""
         return any(is_against_average(loss) for loss in self.losses.values())
 
     def targets(self, batch: Batch) -> StageOutputs:
-        """What the average says of the clean pictures, or of the same ones where the batch holds no others.
+        """Outputs of the weight average for the clean pictures, or for ``image`` if the batch has none.
 
         Raises:
             ValueError: If there is no average.
@@ -171,7 +170,7 @@ class ReIDModule(pl.LightningModule):
         return self.average(batch.image if batch.clean is None else batch.clean)
 
     def _log_heads(self, outputs: StageOutputs, pids: Tensor) -> None:
-        """How well each head classifies, and how much of the map each stage erased."""
+        """Logs each head's accuracy, and each stage's erased fraction of the map."""
         for s, heads in enumerate(outputs, 1):
             for letter, head in zip("abcdefgh", heads, strict=False):
                 hits = (head.logits.detach().argmax(1) == pids).float().mean()
@@ -181,15 +180,15 @@ class ReIDModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
-        if sampler is not None and hasattr(sampler, "some_steps"):  # one of aelm's
+        if sampler is not None and hasattr(sampler, "some_steps"):  # a sampler of aelm
             self.check_steps(sampler.some_steps())
-        self.on_train_epoch_start()  # Lightning leaves that out where a run goes on within an epoch
+        self.on_train_epoch_start()  # Lightning skips it when a run resumes within an epoch
 
     def check_steps(self, steps: Sequence[Sequence[int]]) -> None:
-        """Looks at the labels of some steps before the first: warns of a loss that most of them leave without pairs.
+        """Checks the labels of some steps before training: warns if a loss finds no pairs in half of them or more.
 
         Raises:
-            ValueError: If a step holds one picture, and the network has batch norms that cannot train on it.
+            ValueError: If a step holds one picture, and the network's batch norms cannot train on it.
         """
         comparing = [name for name, loss in self.losses.items() if getattr(loss, "compares_pictures", False)]
         without = sum(not 1 < len(set(step)) < len(step) for step in steps)
@@ -203,7 +202,7 @@ class ReIDModule(pl.LightningModule):
             self._rehearse()
 
     def _rehearse(self) -> None:
-        """Tries a step of one picture on a copy of the network."""
+        """Tries one forward pass of a single picture on a copy of the network."""
         size = [self.description["preprocessing"][key] for key in ("height", "width")]
         images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=self.device)
         devices = [self.device] if self.device.type == "cuda" else []
@@ -218,7 +217,7 @@ class ReIDModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         backbone = self.network.backbone
-        if self.frozen_epochs:  # frozen batch norms keep their statistics too
+        if self.frozen_epochs:  # frozen batch norms also keep their statistics
             backbone.train(self.current_epoch >= self.frozen_epochs)
         for module in backbone.modules():
             own = list(module.parameters(recurse=False))
@@ -226,7 +225,7 @@ class ReIDModule(pl.LightningModule):
                 module.eval()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # Gradients are dropped rather than never computed: so DDP reduces the same parameters at every step.
+        # Gradients are computed and then dropped, so DDP reduces the same parameters at every step.
         if self.current_epoch < self.frozen_epochs:
             for parameter in self.network.backbone.parameters():
                 parameter.grad = None
@@ -239,21 +238,21 @@ class ReIDModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _rate(self, factor: float, step: int) -> float:
-        """Factor of a group's learning rate at an optimizer step."""
+        """Learning-rate factor of a group at an optimizer step."""
         if self.schedule is None:
             return factor
         trainer = self.trainer
-        # Step 0 is asked for before there are loaders. To ask for them then, as `trainer.estimated_stepping_batches`
-        # does, would set them up before Lightning knows that a run goes on, and where.
+        # Step 0 comes before the loaders exist. `trainer.estimated_stepping_batches` would build them before Lightning
+        # knows where a resumed run continues.
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) if step else 1
         epochs = trainer.max_epochs
         endless = epochs is None or epochs < 0
         return factor * self.schedule(step / max(steps, 1), math.inf if endless else float(max(epochs or 1, 1)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Backbone and new layers, each split into what decays and what does not; empty groups left out.
+        """Groups of backbone and new layers, each with and without weight decay; empty groups are left out.
 
-        A backbone with ``lr_factors`` has a group for each of their values. ``factor`` is the learning rate's.
+        A backbone with ``lr_factors`` has one group per factor. ``factor`` scales the learning rate.
         """
         groups: dict[tuple[str, float], list[nn.Parameter]] = {}
         layers: Mapping[str, float] = getattr(self.network.backbone, "lr_factors", {})
@@ -286,7 +285,7 @@ class ReIDModule(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, f"{kind}_names", None) or [kind, *(f"{kind}_{i}" for i in range(1, loaders))]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Processes that train have batch norm statistics of their own; those that share an evaluation must not.
+            # Batch norm statistics differ between training processes; evaluation needs the same ones on all.
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
         tracks = getattr(getattr(self.trainer, "datamodule", None), "tracks", {})
@@ -299,7 +298,7 @@ class ReIDModule(pl.LightningModule):
         self._collect(batch, dataloader_idx)
 
     def _collect(self, batch: Batch, loader: int) -> None:
-        if not len(batch.image):  # none of its pictures could be read, and that is to be gone on with
+        if not len(batch.image):  # none of its pictures could be read, and `on_bad_image` allows that
             return
         with full_precision():  # TF32 is for training
             features = self(batch.image)
@@ -321,7 +320,7 @@ class ReIDModule(pl.LightningModule):
         for prefix, metric in self.metrics.items():
             result = self.results[prefix] = metric.compute()
             for name, value in result.scalars().items():
-                # Every process has the same value: their maximum is that value, to the last bit.
+                # All processes hold the same value; the maximum keeps its exact bits, a mean may not.
                 shown = f"{prefix}/{name}" == "val/rank1"
                 self.log(f"{prefix}/{name}", value, prog_bar=shown, sync_dist=True, reduce_fx="max")
 
@@ -330,9 +329,9 @@ class ReIDModule(pl.LightningModule):
 
 
 def in_order(metric: RankMetrics) -> Collected:
-    """What a metric collected on all processes, each item once.
+    """The items that a metric collected on all processes, each once.
 
-    Where tracks are ranked, an item is a track, in the place of its first picture.
+    If tracks are ranked, an item is a track, at the position of its first picture.
     """
     with metric.sync_context():
         index, is_query = dim_zero_cat(metric.index), dim_zero_cat(metric.is_query)

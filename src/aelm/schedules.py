@@ -1,4 +1,4 @@
-"""How the learning rate moves: a factor for each moment of the training, in epochs, fractions included."""
+"""Schedules of the learning rate and of erasing: a factor for each (fractional) epoch of the training."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def multistep(
     warmup_epochs: float = 10,
     warmup_factor: float = 0.01,
 ) -> float:
-    """Linear warm-up, then ``gamma`` at each milestone (BoT's schedule, its defaults).
+    """Linear warm-up, then times ``gamma`` at each milestone (BoT's schedule and defaults).
 
     >>> [round(multistep(e, 120), 4) for e in (0, 5, 10, 40, 70)]
     [0.01, 0.505, 1.0, 0.1, 0.01]
@@ -45,7 +45,7 @@ def cosine(
 
 
 def constant(epoch: float, epochs: float, warmup_epochs: float = 0, warmup_factor: float = 0.01) -> float:
-    """Linear warm-up where asked for, then 1.
+    """Optional linear warm-up, then 1.
 
     >>> constant(3, 10)
     1.0
@@ -54,7 +54,7 @@ def constant(epoch: float, epochs: float, warmup_epochs: float = 0, warmup_facto
 
 
 def ramp(epoch: float, epochs: float, start: float = 0.0, full: float = 0.3, stop: float = 0.9) -> float:
-    """From 0 at ``start`` up to 1 at ``full``, and 0 again from ``stop`` on; all three are shares of the training.
+    """Rises from 0 at ``start`` to 1 at ``full``; 0 again from ``stop`` on. All three are shares of the training.
 
     >>> [round(ramp(e, 20, start=0.1, full=0.5, stop=0.9), 2) for e in (0, 2, 6, 10, 17, 18)]
     [0.0, 0.0, 0.5, 1.0, 1.0, 0.0]
@@ -74,7 +74,7 @@ def ramp(epoch: float, epochs: float, start: float = 0.0, full: float = 0.3, sto
 
 
 def warmup(epoch: float, warmup_epochs: float, warmup_factor: float) -> float:
-    """From ``warmup_factor`` at epoch 0 linearly to 1 at ``warmup_epochs``, and 1 from there on.
+    """Rises linearly from ``warmup_factor`` at epoch 0 to 1 at ``warmup_epochs``, then stays 1.
 
     Raises:
         ValueError: If one of them is negative.

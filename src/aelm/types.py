@@ -1,4 +1,4 @@
-"""What crosses borders between the parts of aelm: named tuples, errors, the letters of their axes, one normalisation.
+"""Types shared by all parts of aelm: named tuples with their axes, errors, and ImageNet's normalisation.
 
 Axes: B images, N identities, C x H x W feature maps, E embedding of one head, D embedding of a picture,
 Q queries, G gallery.
@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # commands check their keys before they load torch
+if TYPE_CHECKING:  # commands check their keys before loading torch
     from torch import Tensor
 
-# Of RGB / 255, as every ImageNet backbone was trained.
+# For RGB / 255, as ImageNet backbones were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class UserError(Exception):
-    """The base of all errors that aelm raises for its user: the message names the thing, what was expected, what was
-    found and the way out. The commands print it in one line; any other exception is a bug and shows its traceback.
+    """Base of all errors meant for the user. The message names the thing, what was expected, what was found, and
+    what to do. The commands print it in one line; any other exception is a bug and shows its traceback.
 
     Errors of the operating system (``OSError``: a missing file, a full disk) are treated the same way.
     """
@@ -29,11 +29,11 @@ class InputError(UserError, ValueError):
 
 
 class InputTypeError(UserError, TypeError):
-    """An argument of another type than the function takes."""
+    """An argument has the wrong type."""
 
 
 class RunError(UserError, RuntimeError):
-    """What is needed is not there now: a device, a download, data that has not been set up."""
+    """Something needed is not available: a device, a download, data that has not been set up."""
 
 
 class MissingPackageError(UserError, ModuleNotFoundError):
@@ -48,9 +48,9 @@ class Picture(NamedTuple):
     """One picture of a data set.
 
     Attributes:
-        path: Where the file lies.
-        pid: Identity as the data set numbers it; -1 is junk, and an id that no query has is a distractor.
-        camid: Camera as the data set numbers it; any whole number.
+        path: Path of the file.
+        pid: Identity number in the data set; -1 is junk, and an identity without a query is a distractor.
+        camid: Camera number in the data set; any integer.
     """
 
     path: str
@@ -59,13 +59,13 @@ class Picture(NamedTuple):
 
 
 class Names(NamedTuple):
-    """What identities and cameras are called where they are not whole numbers: number -> text as it was read."""
+    """Names of identities and cameras that are not integers: number -> text as it was read."""
 
     pids: Mapping[int, str] = MappingProxyType({})
     camids: Mapping[int, str] = MappingProxyType({})
 
     def pid(self, number: int) -> str:
-        """What an identity is called.
+        """Name of an identity.
 
         >>> Names({3: "alice"}).pid(3), Names().pid(3)
         ('alice', '3')
@@ -73,7 +73,7 @@ class Names(NamedTuple):
         return self.pids.get(number, str(number))
 
     def camid(self, number: int) -> str:
-        """What a camera is called."""
+        """Name of a camera."""
         return self.camids.get(number, str(number))
 
 
@@ -81,18 +81,18 @@ NO_NAMES = Names()
 
 
 class Benchmark(NamedTuple):
-    """A data set as its reader found it on disk; every list sorted by file name.
+    """A data set as its reader found it on disk; every list is sorted by file name.
 
     Attributes:
         name: The name used in keys, tables and metric names, such as ``market1501``.
-        train: Training pictures; empty where the benchmark has none.
-        query: Test queries; empty where there is nothing to test on.
-        gallery: What queries are ranked against, junk (pid -1) and distractors included.
+        train: Training pictures; empty if the benchmark has none.
+        query: Test queries; empty if there is nothing to test on.
+        gallery: Pictures that queries are ranked against, including junk (pid -1) and distractors.
         more_queries: Further query sets against the same gallery, such as ``{"occluded": ...}``.
-        official: Counts as published, such as ``{"train images": 12936}``; empty where there are none.
-        tracks: Number of the track of each test picture by its path, where tracks are ranked and not pictures.
-        names: What identities and cameras are called.
-        doubts: Sentences about what its reader took in another way than it may be meant, or left out.
+        official: Published counts, such as ``{"train images": 12936}``; empty if there are none.
+        tracks: Track number of each test picture by its path, if tracks are ranked instead of pictures.
+        names: Names of identities and cameras.
+        doubts: Warnings of the reader about input that it left out or may have misread.
     """
 
     name: str
@@ -107,15 +107,15 @@ class Benchmark(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures on their way into a model.
+    """A batch of pictures for a model.
 
     Attributes:
-        image: ``(B, 3, H, W)`` uint8, RGB; the model normalises it, on the device it runs on.
-        pid: ``(B,)`` int64: in training the label 0 .. N-1, in evaluation the pid of the data set.
+        image: ``(B, 3, H, W)`` uint8, RGB; the model normalises it on its device.
+        pid: ``(B,)`` int64: labels 0 .. N-1 in training, pids of the data set in evaluation.
         camid: ``(B,)`` int64.
-        position: ``(B,)`` int64, where in the data set each picture stands: tells padded duplicates apart.
-        is_query: ``(B,)`` bool; False throughout in training.
-        clean: ``(B, 3, H, W)`` uint8, the pictures without pasting and erasing; None where nobody asked for them.
+        position: ``(B,)`` int64, index of each picture in the data set: identifies padded duplicates.
+        is_query: ``(B,)`` bool; always False in training.
+        clean: ``(B, 3, H, W)`` uint8, the pictures without pasting and erasing; None if not requested.
     """
 
     image: "Tensor"
@@ -127,14 +127,14 @@ class Batch(NamedTuple):
 
 
 class HeadOutput(NamedTuple):
-    """What one classifier says of a batch.
+    """Outputs of one classifier for a batch.
 
     Attributes:
-        pooled: ``(B, E)`` embedding map pooled over the positions this head saw; metric losses act here.
-        embedding: ``(B, E)`` what ranking compares: ``pooled``, behind the BNNeck where there is one.
+        pooled: ``(B, E)`` embedding map pooled over the positions this head saw; used by metric losses.
+        embedding: ``(B, E)`` the embedding that is ranked: ``pooled``, after the BNNeck if there is one.
         logits: ``(B, N)`` identity scores.
-        heatmap: ``(B, H, W)`` class map of the wanted identity, without gradient; None when none was asked for.
-        mask: ``(B, H, W)`` bool, True where the map was erased before this head saw it; None when nothing was.
+        heatmap: ``(B, H, W)`` class map of the requested identity, without gradient; None if none was requested.
+        mask: ``(B, H, W)`` bool, True where the map was erased before this head saw it; None if nothing was.
     """
 
     pooled: "Tensor"

@@ -1,4 +1,4 @@
-"""From a config to the parts it describes."""
+"""Builds the objects that a config describes."""
 
 import logging
 import os
@@ -16,12 +16,12 @@ from aelm.types import InputError
 log = logging.getLogger(__name__)
 
 
-# What shortens Lightning's loops so that no checkpoint is written, or queries meet a part of their gallery.
+# Trainer keys that shorten loops: no checkpoint is written, or queries are ranked against a part of the gallery.
 SHORTENING = ("fast_dev_run", "limit_val_batches", "limit_test_batches", "overfit_batches")
 
 
 def check_loops(trainer: DictConfig) -> None:
-    """Raises ValueError where a key cuts loops short that must be gone through."""
+    """Raises ValueError if a key shortens loops that must run in full."""
     for key in SHORTENING:
         if trainer.get(key):
             raise InputError(
@@ -31,25 +31,25 @@ def check_loops(trainer: DictConfig) -> None:
 
 
 def built(node: Any, allow: Sequence[str] | None = None) -> Any:
-    """What a config's node describes, its interpolations resolved; see :func:`aelm.checkpoint.build`."""
+    """Builds the object of a config node, with interpolations resolved; see :func:`aelm.checkpoint.build`."""
     return build(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, allow)
 
 
 def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
-    """What builds the optimizer, with its learning rate scaled as asked for and told in words.
+    """The factory of the optimizer, with its learning rate scaled by ``lr_scale`` and logged.
 
     Args:
         node: An optimizer's config, ``_partial_``.
-        lr_scale: ``"none"``: the rate is as written. ``"linear"``: it is multiplied by ``times`` (Goyal et al. 2017).
-        times: How many times the pictures of one process's batch an optimizer step takes: processes x accumulation.
+        lr_scale: ``"none"`` keeps the learning rate. ``"linear"`` multiplies it by ``times`` (Goyal et al. 2017).
+        times: Batches in one optimizer step: number of processes x accumulated batches.
 
     Raises:
-        ValueError: If ``lr_scale`` is something else, there is no ``lr`` to scale, or the optimizer refuses its values.
+        ValueError: If ``lr_scale`` is another word, there is no ``lr`` to scale, or the optimizer rejects its values.
     """
     if lr_scale not in ("none", "linear"):
         raise InputError(f"`lr_scale` must be 'none' or 'linear', got {lr_scale!r}")
     optimizer = built(node)
-    try:  # now, and not only when the data has been read and the network built
+    try:  # checked here, before the data is read and the network is built
         optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "new"}])
     except (TypeError, ValueError) as error:
         raise InputError(f"`optimizer`: {node.get('_target_')} refuses what is configured: {error}") from error
@@ -89,17 +89,17 @@ def build_data(
 
 
 def training_of(config: DictConfig, trained: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint tells of its training: data set, transform, sampler, seed.
+    """The training configuration in a checkpoint: data set, transform, sampler, seed.
 
-    Files of others, and checkpoints written without a configuration, only tell how large pictures must be.
+    Files from other projects, and checkpoints without a configuration, give only the size of pictures.
 
     Args:
         config: Of a command with ``checkpoint`` and ``dataset``.
-        trained: The configuration of the training; empty where the file does not hold it.
+        trained: The configuration of the training; empty if the file does not hold it.
         pictures: Their height and width, and what else :func:`aelm.data.recipe` must know of them.
 
     Raises:
-        ValueError: If nothing says what to test on.
+        ValueError: If no data set is given to test on.
     """
     if trained:
         return dict(trained)
@@ -109,14 +109,14 @@ def training_of(config: DictConfig, trained: Mapping[str, Any], pictures: Mappin
 
 
 def build_test_data(config: DictConfig, trained: Mapping[str, Any]) -> ReIDDataModule:
-    """The data that is tested on: the checkpoint's, with what the command line says in its place."""
+    """The test data: the data set of the checkpoint, with the command line's values over it."""
     chosen: Any = OmegaConf.to_container(config.dataset)
     given = {key: value for key, value in chosen.items() if value != "???"}
     own = "benchmarks" in given
     before = {key: value for key, value in trained["dataset"].items() if not own or key not in ("train", "test")}
     home = trained["data_dir"] if not own else os.environ.get("AELM_DATA", "data")
     whole = OmegaConf.create({"data_dir": config.data_dir or home, "dataset": {**before, **given}})
-    # Neither the sampler nor further augmentation of the training takes part in a test.
+    # Tests use neither the sampler nor the extra augmentation of the training.
     told = partial(built, allow=list(config.allow))
     transform = told({key: value for key, value in trained["transform"].items() if key != "extra"})
     return build_data(whole.dataset, transform, None, trained["seed"], make=built if own else told)

@@ -1,4 +1,4 @@
-"""How a command starts: under Hydra, with paths on the command line quoted and keys checked."""
+"""Starts a command under Hydra: quotes paths on the command line and checks keys."""
 
 import functools
 import io
@@ -19,17 +19,17 @@ from omegaconf import DictConfig
 
 from aelm.command import failures, schema
 
-STARTED_BY = "AELM_STARTED_BY"  # in the environment of what a command starts: the command's process id
+STARTED_BY = "AELM_STARTED_BY"  # environment variable for child processes: the process id of the command
 
 
 def follow(interval: float = 2.0) -> None:
-    """Lets this process end soon after the one that started it, where that is one of several that work together.
+    """Ends this process soon after its parent is gone, if it is one of several training processes.
 
-    Otherwise a process whose first one is killed before they have met waits half an hour for it, with its memory and
-    its GPU. Once they have met, a broken connection tells.
+    If rank 0 is killed before the processes connect, the others would otherwise wait half an hour and hold their memory
+    and GPU. Once connected, they notice a broken connection.
 
     Args:
-        interval: Seconds between two looks.
+        interval: Seconds between two checks.
     """
     starter = starter_of(os.environ)
     os.environ[STARTED_BY] = str(os.getpid())
@@ -38,7 +38,7 @@ def follow(interval: float = 2.0) -> None:
 
 
 def starter_of(environment: Mapping[str, str]) -> int | None:
-    """The process that this one must not outlive: Lightning's first, or torchrun; None where there is none.
+    """The process that this one must not outlive: Lightning's rank 0, or torchrun; None if there is none.
 
     >>> [starter_of({"LOCAL_RANK": rank, STARTED_BY: "7"}) for rank in ("0", "1")]
     [None, 7]
@@ -54,10 +54,10 @@ def _watch(starter: int, interval: float) -> None:
     while os.getppid() == starter:
         time.sleep(interval)
     os.write(2, f"error: process {starter}, which started process {os.getpid()}, is gone: this one ends too\n".encode())
-    os._exit(1)  # the main thread may stand in a call that no exception reaches
+    os._exit(1)  # the main thread may be in a call that no exception can interrupt
 
 
-# Keys whose values are paths, names or patterns: Hydra's grammar would trip over blanks, commas, brackets or quotes.
+# Keys whose values are paths, names or patterns: Hydra's grammar rejects blanks, commas, brackets or quotes in them.
 TEXT_KEYS = {
     "baseline",
     "boxes",
@@ -85,7 +85,7 @@ TEXT_KEYS = {
     "video",
     "weights",
 }
-# Those of them that parts have too; `sampler.images` is a number.
+# Those that also occur below the top level; `sampler.images` is a number.
 INNER_KEYS = {"csv", "data_dir", "gallery", "name", "output", "pattern", "query", "root", "uri", "weights"}
 PATH_KEYS = TEXT_KEYS - {"baseline", "pattern", "name", "paths"}
 # Keys whose values are lists of paths, ``[a.jpg,b.jpg]``.
@@ -93,9 +93,9 @@ LIST_KEYS = {"boxes", "files", "metrics", "pair", "runs", "video"}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Turns a function of a config into a program over ``aelm.conf``'s ``config_name``.
+    """Decorator: turns a function of a config into a Hydra program with the configuration ``config_name``.
 
-    What can be foreseen to go wrong is told in one line (see :mod:`aelm.command.failures`).
+    Expected errors are reported in one line (see :mod:`aelm.command.failures`).
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -104,11 +104,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
             choose_messages()
-            # Processes that the task starts shall find the variable as the user set it.
+            # Child processes get the variable as the user set it.
             with failures.environment(failures.FULL, wanted):
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on with its other jobs, then fails
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep runs its other jobs, then fails
                     return run(config)
-                with failures.told_in_one_line():  # in here, since Hydra would put a line of its own before it
+                with failures.told_in_one_line():  # inside Hydra, which would print a line of its own first
                     return run(config)
 
         def run(config: DictConfig) -> Any:
@@ -117,15 +117,15 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             return task(config)
 
         def start() -> None:
-            # As aelm.models.onnx does, which would bring torch.
+            # As in aelm.models.onnx, but without importing torch.
             os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
             follow()
             for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter gets its number
+                if isinstance(stream, io.TextIOWrapper):  # characters that a console cannot show are escaped
                     stream.reconfigure(errors="backslashreplace")
             sys.argv[1:] = quoted(sys.argv[1:], schema.needed(config_name))
             schema.register()
-            # Told to show all, Hydra hands errors on instead of printing them in its own way.
+            # With this variable set, Hydra raises errors instead of printing them.
             with failures.told_in_one_line(), failures.environment(failures.FULL, "1"):
                 hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
             leave_process_group()
@@ -136,21 +136,21 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 
 def leave_process_group() -> None:
-    """Closes the connections of several processes that ended well; Lightning does so for NCCL alone.
+    """Closes the process group after a run without errors; Lightning does so only for NCCL.
 
-    What gloo left open now and then aborts the process while Python shuts down, after all its work is done:
-    ``terminate called without an active exception`` (pytorch issue 190489). Where a process fails, others may still
-    wait for it, and closing could wait for them.
+    An open gloo group sometimes aborts the process when Python exits, after all work is done: ``terminate called
+    without an active exception`` (pytorch issue 190489). Not called after an error: other processes may still wait, and
+    closing could block.
     """
-    torch = sys.modules.get("torch")  # which not every command needs
+    torch = sys.modules.get("torch")  # not every command imports it
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def choose_messages() -> None:
-    """Sends Lightning's messages to stdout; leaves out its advertisements and other libraries' deprecation warnings.
+    """Sends Lightning's messages to stdout; hides its advertisements and other libraries' deprecation warnings.
 
-    By itself Lightning writes to stderr, where errors stand. ``python -W`` and ``PYTHONWARNINGS`` show every warning.
+    By default Lightning writes to stderr. ``python -W`` and ``PYTHONWARNINGS`` show every warning.
     """
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(is_no_advertisement)
     if not sys.warnoptions:
@@ -163,16 +163,16 @@ def choose_messages() -> None:
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:
-    """False for what Lightning says in praise of its makers' other products."""
+    """False for Lightning's advertisements of other products."""
     return "Tip: " not in record.getMessage()
 
 
 def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
-    """Puts quotes, as Hydra's grammar wants them, around texts that need them; done twice it does nothing.
+    """Quotes text values for Hydra's grammar where they need it; quoted values stay as they are.
 
     Args:
         arguments: The command line.
-        needed: Keys of text that have no null: ``null`` is a text there, like any other word.
+        needed: Text keys that cannot be null: there ``null`` is a word like any other.
 
     >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x", "name=1e-3"]) == [
     ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}", "name='1e-3'"]
@@ -185,7 +185,7 @@ def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
         is_text = last in (INNER_KEYS if place else TEXT_KEYS)
         if separator and is_text and last in PATH_KEYS and value.startswith("~"):
             value = os.path.expanduser(value)
-        # Plain words, and what is Hydra's own: quoted strings, interpolations, lists where a key takes one, null.
+        # Plain words and Hydra's syntax: quoted strings, interpolations, lists for keys that take one, null.
         plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\$\{.*\}", value, re.ASCII | re.DOTALL)
         if value.lower() == "null":
             plain = None if key in needed else plain
@@ -200,12 +200,12 @@ def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
     return result
 
 
-# What Hydra's grammar reads as a number or a truth value.
+# What Hydra's grammar reads as a number or a boolean.
 _NO_TEXT = r"[+-]?(?:[\d_]+\.?[\d_]*|\.[\d_]+)(?:e[+-]?[\d_]+)?|[+-]?(?:inf|nan)|true|false"
 
 
 def quoted_list(value: str) -> str:
-    """The paths of a list, each quoted; a list that Hydra can read stays as it is.
+    """Quotes each path of a list; a list that Hydra can parse is returned as it is.
 
     >>> print(quoted_list("[a b.jpg,it's.jpg]"), quoted_list("[a.jpg,'b c.jpg']"))
     ['a b.jpg',"it's.jpg"] [a.jpg,'b c.jpg']

@@ -1,4 +1,4 @@
-"""How a command fails: one line for what could be foreseen, the whole traceback for a bug."""
+"""Error reporting of the commands: one line for expected errors, the full traceback for bugs."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from aelm.command.schema import suggestion
 from aelm.types import UserError
 
-FULL = "HYDRA_FULL_ERROR"  # Hydra's own switch: with 1 every error shows its whole traceback
-# By name, since commands that do not train never import Lightning.
+FULL = "HYDRA_FULL_ERROR"  # Hydra's variable: with 1 every error shows its full traceback
+# By class name, since only training imports Lightning.
 FOREIGN = {
     "MisconfigurationException": "",
     "OutOfMemoryError": "; smaller batches or pictures take less memory",
@@ -23,9 +23,9 @@ FOREIGN = {
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """Ends the program with one line and the exit status 1 where a foreseen error leaves the block.
+    """Exits with one line and status 1 if the block raises an expected error.
 
-    Any other error, and with ``HYDRA_FULL_ERROR=1`` every one, passes and shows its traceback.
+    Other errors show their traceback; with ``HYDRA_FULL_ERROR=1`` all errors do.
     """
     if os.environ.get(FULL) == "1":
         yield
@@ -40,7 +40,7 @@ def told_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def environment(name: str, value: str | None) -> Iterator[None]:
-    """Sets a variable for the block, also for the processes that it starts; None takes it away."""
+    """Sets an environment variable for the block and its child processes; None removes it."""
     before = os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value
@@ -53,20 +53,20 @@ def environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Whether an error tells all that its reader needs: aelm's own, and those of the configuration and the system.
+    """Whether an error is expected: raised by aelm for its user, or about the configuration, files or the system.
 
-    What a library or the interpreter raises is taken for a bug.
+    Errors from other libraries and the interpreter count as bugs.
     """
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, (OSError, HydraException)) or kinds & FOREIGN.keys():
         return True
-    if isinstance(error, OmegaConfBaseException):  # a misspelt key of the user's is Hydra's to tell
+    if isinstance(error, OmegaConfBaseException):  # Hydra reports the user's misspelt keys; in our code they are bugs
         return not isinstance(error, (AttributeError, LookupError))
     return isinstance(error, UserError)
 
 
 def error_line(error: BaseException) -> str:
-    """What is said of a foreseen error.
+    """The line that reports an expected error.
 
     >>> error_line(ValueError("`seed` must be\\n a number"))
     'error: `seed` must be a number (HYDRA_FULL_ERROR=1 shows the traceback)'
@@ -75,7 +75,7 @@ def error_line(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """An error's message in one line, with what was noted about it, whoever wrote it.
+    """An error's message and its notes in one line.
 
     >>> message_of(FileNotFoundError(2, "No such file or directory", "a\\tb.jpg"))
     "No such file or directory: 'a\\\\tb.jpg'"
@@ -83,7 +83,7 @@ def message_of(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.strerror}: {error.filename!r}"
-    if "Original Traceback (most recent call last)" in text:  # as torch carries it out of a loading process
+    if "Original Traceback (most recent call last)" in text:  # torch's text for an error in a worker process
         text = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
     if isinstance(error, HydraException):
         text = of_hydra(error)
@@ -94,7 +94,7 @@ def message_of(error: BaseException) -> str:
 
 
 def of_hydra(error: HydraException) -> str:
-    """What Hydra has to say of a configuration, without the places that it searched and the types that it has."""
+    """Hydra's message about a configuration, without search paths and object types."""
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         return f"`{cause.full_key}` is no key{suggestion(str(cause.key), list(map(str, cause.parent_node)))}"

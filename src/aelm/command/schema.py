@@ -1,4 +1,4 @@
-"""The keys that configs may hold, so that a misspelt one is an error with its name, wherever it stands."""
+"""The keys that each config may hold. A misspelt key at any level is an error that names it."""
 
 import difflib
 import importlib.util
@@ -14,15 +14,15 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from aelm.types import InputError, MissingPackageError
 
-EXTRAS = {"pytorch_metric_learning": "losses"}  # which extra installs what a configuration names
+EXTRAS = {"pytorch_metric_learning": "losses"}  # package -> extra of aelm that installs it
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
 def expected(annotation: Any, value: Any) -> str:
-    """What should stand in the place of ``value``, in words; empty where it fits, or where that cannot be told.
+    """What an annotation expects, in words; empty if ``value`` fits or this cannot be decided.
 
-    Only unions of plain types and literals are looked at: what else a parameter may take is its own to check.
+    Checks only unions of plain types and literals; other types are left to the part itself.
 
     >>> expected(int | None, 2.5), expected(float, 1), expected(Literal["a", "b"], "c"), expected(list[int], "x")
     ('a whole number or null', '', "'a' or 'b'", '')
@@ -39,31 +39,31 @@ def expected(annotation: Any, value: Any) -> str:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The members of a union, those of unions within it too; a path may be written as text."""
+    """The members of a union, including nested unions; ``Path`` counts as text."""
     if get_origin(annotation) in (Union, UnionType):
         return list(dict.fromkeys(part for member in get_args(annotation) for part in alternatives(member)))
     return [{Path: str, None: NoneType}.get(annotation, annotation)]
 
 
 def annotations(target: Any) -> dict[str, Any]:
-    """What the parameters of a class or function take, by name; without those that say nothing.
+    """The annotations of a class's or function's parameters by name; parameters without one are left out.
 
     Raises:
         ValueError: If it has no signature.
     """
     try:
         found = inspect.signature(target, eval_str=True).parameters
-    except (NameError, AttributeError, TypeError):  # a library may name there what only its type checker knows
+    except (NameError, AttributeError, TypeError):  # a library may use names that only exist for type checkers
         return {}
     return {name: p.annotation for name, p in found.items() if p.annotation is not inspect.Parameter.empty}
 
 
 def located(target: str) -> Any:
-    """The class or function that a dotted name stands for.
+    """The class or function of a dotted name.
 
     Raises:
-        ValueError: If there is no such thing.
-        ModuleNotFoundError: If it is of a package that one of aelm's extras installs.
+        ValueError: If it does not exist.
+        ModuleNotFoundError: If it is in a package that one of aelm's extras installs.
     """
     module, _, name = target.rpartition(".")
     extra = EXTRAS.get(module.partition(".")[0])
@@ -76,7 +76,7 @@ def located(target: str) -> Any:
 
 
 def parameters(target: Any) -> set[str] | None:
-    """Names that a class or function takes as keywords; None where it takes any.
+    """Keyword names that a class or function accepts; None if it accepts any.
 
     Raises:
         ValueError: If it cannot be called.
@@ -321,29 +321,29 @@ SCHEMAS = {
 
 
 def register() -> None:
-    """Makes the schemas known to Hydra, as ``train_schema``, ``evaluate_schema``, and so on."""
+    """Registers the schemas with Hydra as ``train_schema``, ``evaluate_schema``, and so on."""
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(f"{command}_schema", schema)
 
 
 def needed(command: str) -> set[str]:
-    """The keys at the top of a command that are text and never null."""
+    """The top-level keys of a command that are text and never null."""
     return {f.name for f in fields(SCHEMAS[command]) if f.type is str}
 
 
 def check_keys(config: DictConfig) -> None:
-    """Compares the keys of each ``_target_`` node, and plain values, with what its target takes.
+    """Compares the keys and plain values of each ``_target_`` node with the signature of its target.
 
-    The schemas hold the top of a config to its keys; this holds the rest, before anything is built.
+    The schemas check the top level of a config. This checks the rest before anything is built.
 
     Raises:
-        ValueError: If a key is unknown, with its name, its place and the nearest that exists; or a value is of another
-            kind than the key takes.
+        ValueError: If a key is unknown (names the key, its place and the nearest known key), or a value has the wrong
+            type.
     """
     parts = {"": config, **({"dataset.": config.dataset} if "dataset" in config else {})}
     for place, part in parts.items():
         held: Any = OmegaConf.get_type(part)
-        keys = {f.name for f in fields(held)}  # `+key=value` passes Hydra whatever the schema says
+        keys = {f.name for f in fields(held)}  # Hydra accepts `+key=value` even if the schema lacks it
         for key in map(str, part):
             if key not in keys:
                 raise InputError(f"`{place}{key}` is no key{suggestion(key, keys)}")
@@ -360,7 +360,7 @@ def check_keys(config: DictConfig) -> None:
 
 
 def check_given(config: DictConfig, command: str) -> None:
-    """Raises ValueError unless every key at the top that a command cannot do without has a value."""
+    """Raises ValueError unless every required top-level key has a value."""
     missing = sorted(key for key in map(str, OmegaConf.missing_keys(config)) if "." not in key)
     if missing:
         given = " ".join(f"{key}=..." for key in missing)
@@ -371,13 +371,13 @@ def check_given(config: DictConfig, command: str) -> None:
 
 
 def suggestion(key: str, known: Collection[str]) -> str:
-    """The way out for an unknown key."""
+    """A hint for an unknown key: the nearest known key, or all of them."""
     near = difflib.get_close_matches(key, known, 1)
     return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"
 
 
 def nodes(plain: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping with a ``_target_`` under ``plain``, with its dotted place."""
+    """Every mapping with a ``_target_`` within ``plain``, with its dotted path."""
     items = plain.items() if isinstance(plain, Mapping) else enumerate(plain) if isinstance(plain, list) else ()
     if isinstance(plain, Mapping) and plain.get("_target_", "???") != "???":
         yield place, plain

@@ -1,4 +1,4 @@
-"""``python -m aelm.compare``: the runs of an ablation as tables and plots, with paired differences and their errors."""
+"""``python -m aelm.compare``: compares an ablation's runs in tables and plots, with paired differences and errors."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("compare")
 def main(config: DictConfig) -> None:
-    """Runs the whole of it."""
-    from aelm.compare.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command."""
+    from aelm.compare.task import run  # imported here: misspelt keys are reported before torch loads
 
     run(config)
 

@@ -1,4 +1,4 @@
-"""Runs sorted into arms: what differs in their configurations beyond seed, name and paths."""
+"""Groups runs into arms by their configurations, without seed, name and paths."""
 
 import json
 import math
@@ -13,17 +13,17 @@ from aelm.compare.runs import Run
 from aelm.runs.directory import FREE, matches
 from aelm.types import InputError
 
-# Keys that do not make an arm: the seed pairs runs.
+# Keys that do not define an arm; the seed pairs runs of different arms.
 APART = {*FREE, "seed"}
 
 
 class Arm(NamedTuple):
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-        name: As short as tells it from the others.
-        differs: What its configuration says where arms differ.
-        runs: Those with scores, by seed.
+        name: Shortest name that differs from the others.
+        differs: Its values of the configuration keys in which arms differ.
+        runs: Runs with scores, by seed.
     """
 
     name: str
@@ -31,20 +31,20 @@ class Arm(NamedTuple):
     runs: Mapping[int, Run]
 
     def values(self, metric: str) -> dict[int, float]:
-        """Seed -> value, of the runs that have it."""
+        """Maps seed to value, for runs that have the metric."""
         return {seed: run.scores[metric] for seed, run in self.runs.items() if metric in run.scores}
 
 
 def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Arm]:
-    """Groups runs with scores by configuration, in the order in which they come.
+    """Groups runs with scores by configuration, in the given order.
 
-    An arm's name is what the command line said (``arm=both model.aelm.threshold=0.5`` is *both,
-    model.aelm.threshold=0.5*); without ``arm``, what the run directories are called but for the seed (``ifcn-s0`` and
-    ``ifcn-s1`` are *ifcn*); where nothing tells, or two arms are called the same, what the configuration says.
+    An arm's name comes from the command line (``arm=both model.aelm.threshold=0.5`` is *both,
+    model.aelm.threshold=0.5*); without ``arm``, from the run directories without the seed (``ifcn-s0`` and ``ifcn-s1``
+    are *ifcn*). If neither gives a name, or two arms have the same name, the differing configuration values are added.
 
     Args:
-        runs: Some may have no scores.
-        ignore: Further keys of ``config.yaml``, or patterns of them, that make no arm, such as ``trainer.accelerator``.
+        runs: Runs, also without scores.
+        ignore: Further keys of ``config.yaml``, or patterns of keys, to ignore, such as ``trainer.accelerator``.
 
     Raises:
         ValueError: If no run has scores, or two runs of one arm have the same seed.
@@ -72,14 +72,14 @@ def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Ar
 
 
 def arm_of(run: Run, arms: Sequence[Arm]) -> str:
-    """The name of the arm that a run's configuration belongs to, also of one without scores; empty where none is it."""
+    """The name of the arm that a run's configuration belongs to, also without scores; empty if there is none."""
     keys = sorted({key for arm in arms for key in arm.differs})
     same = (arm.name for arm in arms if run.config and picked(run.config, keys) == arm.differs)
     return next(same, "")
 
 
 def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> list[str]:
-    """Keys whose values differ between tables, or that some lack; without those that match ``apart``.
+    """Keys whose values differ between tables, or that some tables lack, except those that match ``apart``.
 
     >>> varying([{"a": 1, "b": 2, "seed": 0}, {"a": 1, "b": 3, "seed": 1}, {"a": 1, "seed": 2}], {"seed"})
     ['b']
@@ -94,12 +94,12 @@ def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> l
 
 
 def picked(config: Mapping[str, object], keys: Sequence[str]) -> dict[str, str]:
-    """Some keys of a configuration, those that it has, as text."""
+    """The given keys of a configuration as text; missing keys are left out."""
     return {key: str(config[key]) for key in keys if key in config}
 
 
 def called(runs: Sequence[Run], told: Sequence[str], varied: Sequence[str]) -> str:
-    """What the runs of one arm are called; empty where nothing tells."""
+    """The name of an arm; empty if it is unknown."""
     folders = {name_by_folder(run) for run in runs}
     if not any("arm" in run.settings for run in runs) and len(folders) == 1 and "" not in folders:
         return folders.pop()
@@ -107,18 +107,18 @@ def called(runs: Sequence[Run], told: Sequence[str], varied: Sequence[str]) -> s
 
 
 def name_by_folder(run: Run) -> str:
-    """The name of a run's directory without its seed; empty for a sweep's number or a time, which tell nothing."""
+    """The name of a run's directory without its seed; empty for a sweep's job number or a time."""
     name = re.sub(rf"([-_.]|[-_.](s|seed)[-_.]?){run.seed}$", "", run.folder.name)
     return "" if re.fullmatch(r"\d+|\d{4}-\d\d-\d\d_.*", name) else name
 
 
 def name_by_settings(run: Run, told: Sequence[str], varied: Sequence[str]) -> str:
-    """What a run's command line said that others' did not, the arm's name first.
+    """Command-line settings in which a run differs from others, the arm's name first.
 
     Args:
-        run: Of the arm.
-        told: Keys that command lines differ in.
-        varied: Keys that configurations differ in; a key that made no difference names nothing.
+        run: A run of the arm.
+        told: Keys in which command lines differ.
+        varied: Keys in which configurations differ; other keys are left out of the name.
     """
     settings = run.settings
     rest = [
@@ -130,7 +130,7 @@ def name_by_settings(run: Run, told: Sequence[str], varied: Sequence[str]) -> st
 
 
 def described(differs: Mapping[str, str]) -> str:
-    """What a configuration says where arms differ, keys by their last part where that is no nonsense.
+    """The differing configuration values, with each key shortened to its last part where that is clear.
 
     >>> described({"model.aelm._target_": "aelm.models.AELM", "model.aelm.threshold": "0.5"})
     'aelm=AELM, threshold=0.5'
@@ -148,7 +148,7 @@ def by_seed(name: str, runs: Sequence[Run]) -> dict[int, Run]:
     """The runs of an arm by seed.
 
     Raises:
-        ValueError: If two have the same.
+        ValueError: If two have the same seed.
     """
     found: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: run.seed):
@@ -163,12 +163,12 @@ def by_seed(name: str, runs: Sequence[Run]) -> dict[int, Run]:
 
 
 class Summary(NamedTuple):
-    """What several seeds of one arm gave; NaN where there are too few.
+    """Statistics over the seeds of one arm; NaN if there are too few.
 
     Attributes:
-        values: How many.
+        values: Number of values.
         mean: Their mean.
-        deviation: Their standard deviation, with ``values - 1``.
+        deviation: Their standard deviation, with divisor ``values - 1``.
     """
 
     values: int
@@ -177,12 +177,12 @@ class Summary(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An arm less the baseline, seed by seed; NaN where there are too few pairs.
+    """An arm minus the baseline, paired by seed; NaN if there are too few pairs.
 
     Attributes:
-        seeds: Those that both have.
-        unpaired: Those that only one of the two has; they take no part.
-        mean: Of the differences.
+        seeds: Seeds of both.
+        unpaired: Seeds of only one of the two; ignored.
+        mean: Mean of the differences.
         error: Standard error of ``mean``.
         low: Lower end of the t-interval.
         high: Upper end.
@@ -210,13 +210,13 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95) -> Difference:
     """The mean difference of pairs d_1 .. d_n, its standard error sd(d) / sqrt(n), and Student's t-interval.
 
-    The interval is that of the paired t-test: mean -+ t(n - 1) x standard error. It takes the differences as drawn from
-    one normal distribution; seeds differ in weights and order of pictures, not in the pictures that are tested on.
+    The interval is that of the paired t-test: mean -+ t(n - 1) x standard error. It assumes normally distributed
+    differences; seeds change weights and picture order, not the test pictures.
 
     Args:
         arm: Seed -> value.
         baseline: Seed -> value.
-        confidence: Of the interval, in (0, 1).
+        confidence: Confidence of the interval, in (0, 1).
 
     Raises:
         ValueError: If ``confidence`` is out of range.
@@ -229,7 +229,7 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float], c
     seeds = sorted(arm.keys() & baseline.keys())
     differences = summarise([arm[seed] - baseline[seed] for seed in seeds])
     error = differences.deviation / math.sqrt(len(seeds)) if seeds else math.nan
-    # Of one pair scipy's t with no degree of freedom is NaN, as it should be.
+    # For one pair, scipy's t with 0 degrees of freedom gives NaN, as intended.
     reach = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * error
     unpaired = sorted(arm.keys() ^ baseline.keys())
     mean = differences.mean
@@ -237,11 +237,11 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float], c
 
 
 POINT = r"occlusion/(.+)_(\d+(?:\.\d+)?)/(mAP|rank1)"
-MEAN = "mean"  # of all kinds of occluders
+MEAN = "mean"  # over all occluder kinds
 
 
 class CurvePoint(NamedTuple):
-    """One arm at one share hidden; middle of a band and its ends, NaN where there are too few seeds."""
+    """One arm at one hidden share: middle and ends of a band, NaN if there are too few seeds."""
 
     percent: float
     mean: float
@@ -259,7 +259,7 @@ class ArmCurve(NamedTuple):
 
 
 def occlusion_curves(arms: Sequence[Arm], baseline: Arm, confidence: float) -> dict[str, list[ArmCurve]]:
-    """mAP over the hidden share, by kind of occluder, the mean over kinds first; empty where the runs hold no curve."""
+    """mAP over the hidden share by occluder kind, the mean over kinds first; empty if the runs have no curves."""
     names = {name for arm in arms for run in arm.runs.values() for name in run.scores}
     kinds: dict[str, dict[float, str]] = {}
     for name in names:
@@ -272,7 +272,7 @@ def occlusion_curves(arms: Sequence[Arm], baseline: Arm, confidence: float) -> d
 
 
 def arm_curve(arm: Arm, baseline: Arm, metrics: Mapping[float, str], confidence: float) -> ArmCurve:
-    """One arm's curve for one kind of occluder; ``metrics`` are names by the per cent that are hidden."""
+    """One arm's curve for one occluder kind; ``metrics`` maps hidden per cent to metric names."""
     values, differences = [], []
     for percent, metric in metrics.items():
         found = arm.values(metric)

@@ -1,4 +1,4 @@
-"""Finished, failed and unfinished runs as they lie on disk."""
+"""Reads finished, failed and unfinished runs from disk."""
 
 import json
 import os
@@ -13,20 +13,20 @@ from aelm.runs import sweep
 from aelm.runs.directory import dotted_values, read_config
 from aelm.types import InputError
 
-SAME = 1e-3  # what two files may differ by in one score: the last bits of another device, not another data set
+SAME = 1e-3  # tolerance between two files' values of a score: rounding of another device, not another data set
 
 
 class Run(NamedTuple):
-    """What a run left.
+    """The files of a run.
 
     Attributes:
         folder: Its directory.
-        config: ``config.yaml`` by dotted key; empty where the run failed before it wrote one.
-        settings: What its command line said, by key; empty where nothing tells.
-        scores: Numbers by name, of all files that were asked for.
+        config: ``config.yaml`` by dotted key; empty if the run failed before writing it.
+        settings: Command-line settings by key; empty if unknown.
+        scores: Numbers by name, of all requested files.
         facts: Texts by name, such as ``device``.
-        absent: Those of the files that are not there.
-        failure: Why there are no scores, as the sweep noted it; empty where there is nothing to say.
+        absent: Requested files that are missing.
+        failure: Error recorded by the sweep if there are no scores; otherwise empty.
     """
 
     folder: Path
@@ -39,19 +39,20 @@ class Run(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """The seed that pairs runs; -1 where there is no ``config.yaml``."""
+        """The seed that pairs runs; -1 without ``config.yaml``."""
         return int(self.config.get("seed", -1))
 
 
 def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
-    """Reads the runs in some places, in the order of their directories, numbers as numbers.
+    """Reads the runs at some paths, sorted by directory, with numbers in numeric order.
 
     Args:
-        places: Run directories, folders of them such as a sweep's (at any depth), or patterns such as ``runs/arm-*``.
-        files: Names within a run directory, flat JSON. A run without the first of them has no scores yet.
+        places: Run directories, folders that contain them at any depth (such as a sweep), or patterns such as
+            ``runs/arm-*``.
+        files: Names of flat JSON files in a run directory. A run without the first one has no scores yet.
 
     Raises:
-        FileNotFoundError: If a place does not exist or holds no run.
+        FileNotFoundError: If a path does not exist or holds no runs.
         ValueError: If there are no ``files``, or one cannot be read.
     """
     if not files:
@@ -63,12 +64,12 @@ def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
         if not runs:
             held = ", ".join(sorted(os.listdir(place))[:8]) if os.path.isdir(place) else "no such folder"
             raise FileNotFoundError(f"no run in {place} (a run holds config.yaml); found: {held or 'nothing'}")
-        found |= {run.folder.absolute(): run for run in runs}  # a run that two places name counts once
+        found |= {run.folder.absolute(): run for run in runs}  # a run found by two paths counts once
     return list(found.values())
 
 
 def runs_in(folder: Path, files: Sequence[str]) -> Iterator[Run]:
-    """The run that a folder is, or those beneath it, and the jobs of a sweep that never got a directory."""
+    """The run in a folder, or the runs below it, and failed sweep jobs without a run."""
     notes = {row["job"]: row for row in sweep.read(folder / "sweep.csv")}
     if (folder / "config.yaml").is_file():
         beside = {row["job"]: row for row in sweep.read(folder.parent / "sweep.csv")}
@@ -86,9 +87,9 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
     """Reads a run directory.
 
     Args:
-        folder: Holds ``config.yaml``.
+        folder: Folder with ``config.yaml``.
         files: As in :func:`read_runs`.
-        note: The run's row in ``sweep.csv``; empty where there is none.
+        note: The run's row in ``sweep.csv``; empty if there is none.
     """
     config = dict(dotted_values(OmegaConf.to_container(read_config(folder / "config.yaml"))))
     if "seed" not in config:
@@ -115,7 +116,7 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
 
 
 def merged_scores(folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The numbers of several files as one; of a name in two, the first file's.
+    """Merges the numbers of several files; the first file wins.
 
     Raises:
         ValueError: If two files differ in a score.
@@ -134,10 +135,10 @@ def merged_scores(folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> d
 
 
 def read_flat(path: Path) -> dict[str, Any]:
-    """A flat JSON file, name -> number or text.
+    """Reads a flat JSON file, name -> number or text.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is not one.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -149,12 +150,12 @@ def read_flat(path: Path) -> dict[str, Any]:
 
 
 def settings_of(row: Mapping[str, str]) -> dict[str, str]:
-    """What a row of ``sweep.csv`` tells of the command line."""
+    """The command-line settings in a row of ``sweep.csv``."""
     return {key: value for key, value in row.items() if value and not sweep.is_result(key)}
 
 
 def by_number(path: str) -> tuple[tuple[bool, float, str], ...]:
-    """Sorts 2 before 10, and numbers before names.
+    """Sort key: 2 before 10, and numbers before names.
 
     >>> sorted(["runs/10", "runs/a", "runs/2"], key=by_number)
     ['runs/2', 'runs/10', 'runs/a']

@@ -1,4 +1,4 @@
-"""Arms side by side: means over seeds and paired differences, as Markdown that a console can show, and as CSV."""
+"""Tables of arms with means over seeds and paired differences, as Markdown readable on a console, and as CSV."""
 
 import csv
 import difflib
@@ -16,7 +16,7 @@ from aelm.types import InputError
 
 
 class Entry(NamedTuple):
-    """One arm under one metric; ``difference`` is None for the baseline itself."""
+    """One arm and metric; ``difference`` is None for the baseline."""
 
     arm: str
     metric: str
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What is shown: arms in order, the one that others are compared with, metrics, and each pair of them.
+    """Content of the tables: arms, baseline, metrics, and an entry for each arm and metric.
 
     Attributes:
         arms: In order of appearance.
@@ -43,16 +43,16 @@ class Comparison(NamedTuple):
 
 
 def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, confidence: float) -> Comparison:
-    """Sums up every arm under every metric.
+    """Computes the entry of every arm and metric.
 
     Args:
         arms: At least one.
         patterns: Names of metrics, or patterns such as ``claims/*``.
-        baseline: Name of the arm that others are compared with; None: the first.
-        confidence: Of the intervals, in (0, 1).
+        baseline: Name of the arm to compare with; None for the first.
+        confidence: Confidence of the intervals, in (0, 1).
 
     Raises:
-        ValueError: If no arm has that name, or no run has a metric that was asked for.
+        ValueError: If no arm has that name, or no run has a requested metric.
     """
     if not 0 < confidence < 1:
         raise InputError(f"`confidence` must lie in (0, 1), got {confidence}")
@@ -72,10 +72,10 @@ def compare(arms: Sequence[Arm], patterns: Sequence[str], baseline: str | None, 
 
 
 def matching_metrics(patterns: Sequence[str], known: set[str]) -> list[str]:
-    """The names that patterns ask for, in the order of the patterns, numbers in names as numbers.
+    """The names that match the patterns, in the order of the patterns, with numbers in numeric order.
 
     Raises:
-        ValueError: If a name without wildcard is not known, or nothing at all is found.
+        ValueError: If a name without wildcard is unknown, or nothing matches.
 
     >>> matching_metrics(["test/mAP", "x_*"], {"x_10", "x_9", "test/mAP", "y"})
     ['test/mAP', 'x_9', 'x_10']
@@ -93,17 +93,17 @@ def matching_metrics(patterns: Sequence[str], known: set[str]) -> list[str]:
 
 
 def by_numbers(name: str) -> list[tuple[int, str]]:
-    """Sorts names with the numbers in them as numbers."""
+    """Sort key of names with numbers in numeric order."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-SCORE = r"(mAP|mAP_trapezoid|mINP|rank\d+)(_low|_high)?"  # last parts of names that are shown in per cent
-MEANS, DIFFERENCES = 6, 3  # metrics in a table
+SCORE = r"(mAP|mAP_trapezoid|mINP|rank\d+)(_low|_high)?"  # last parts of names shown in per cent
+MEANS, DIFFERENCES = 6, 3  # metrics per table
 NOTHING = "\N{EN DASH}"
 
 
 def markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
-    """The whole report; ``runs`` are all that were read, those without scores among them."""
+    """The full report; ``runs`` are all runs, also those without scores."""
     metrics = comparison.metrics
     means = [means_table(comparison, metrics[i : i + MEANS]) for i in range(0, len(metrics), MEANS)]
     differences = [
@@ -124,7 +124,7 @@ def markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
 
 
 def arms_table(comparison: Comparison) -> str:
-    """Each arm's seeds, what its configuration says where arms differ, and what every command line said."""
+    """Each arm's seeds, differing configuration values, and command-line settings common to all runs."""
     rows = [["arm", "seeds", "what differs in config.yaml"]]
     for arm in comparison.arms:
         differs = ", ".join(f"{key}={value}" for key, value in arm.differs.items())
@@ -135,7 +135,7 @@ def arms_table(comparison: Comparison) -> str:
 
 
 def means_table(comparison: Comparison, metrics: Sequence[str]) -> str:
-    """Arms down, metrics across."""
+    """One row per arm, one column per metric."""
     rows = [["arm", "runs", *map(heading, metrics)]]
     for arm in comparison.arms:
         cells = []
@@ -149,7 +149,7 @@ def means_table(comparison: Comparison, metrics: Sequence[str]) -> str:
 
 
 def differences_table(comparison: Comparison, metrics: Sequence[str]) -> str:
-    """Arms but the baseline down, metrics across."""
+    """One row per arm except the baseline, one column per metric."""
     rows = [["arm", "pairs", *map(heading, metrics)]]
     for arm in comparison.arms:
         if arm is comparison.baseline:
@@ -170,7 +170,7 @@ def differences_table(comparison: Comparison, metrics: Sequence[str]) -> str:
 
 
 def omissions(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
-    """What is in no number: runs without scores, files that are not there, seeds without a partner."""
+    """Data that is left out: runs without scores, missing files, unpaired seeds."""
     lines = []
     for run in runs:
         if not run.scores:
@@ -193,7 +193,7 @@ def omissions(comparison: Comparison, runs: Sequence[Run]) -> list[str]:
 
 
 def where_table(runs: Sequence[Run]) -> str:
-    """Device and versions, with how many runs had each; times of different devices cannot be compared."""
+    """Devices and versions with their number of runs; times on different devices are not comparable."""
     names = list(dict.fromkeys(name for run in runs for name in run.facts))
     if not names:
         return "No run tells (older runs have no run.json)."
@@ -205,7 +205,7 @@ def where_table(runs: Sequence[Run]) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line an arm and metric, numbers as they are (scores are fractions); empty where there are too few seeds."""
+    """One line per arm and metric, with plain numbers (scores are fractions); empty if there are too few seeds."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(
@@ -224,7 +224,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def runs_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
-    """A line a run, with its arm, seed, state and every metric that was asked for."""
+    """One line per run: arm, seed, state and all requested metrics."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(["run", "arm", "seed", "status", *comparison.metrics, "error"])
@@ -237,7 +237,7 @@ def runs_csv(comparison: Comparison, runs: Sequence[Run]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned for those who read it as it is; the first row is the head.
+    """A Markdown table with aligned columns; the first row is the header.
 
     >>> print(markdown_table([["a", "b"], ["long|er", "1"]]))
     | a        | b |
@@ -262,19 +262,19 @@ def heading(metric: str) -> str:
 
 
 def is_score(metric: str) -> bool:
-    """Whether a metric is a fraction that the field tells in per cent."""
+    """Whether a metric is a fraction that is usually reported in per cent."""
     return re.fullmatch(SCORE, metric.rpartition("/")[2]) is not None
 
 
 def decimals(metric: str, mean: float) -> int:
-    """Digits behind the point: two for per cent, else enough for four in all."""
+    """Number of decimals: two for per cent, otherwise four significant digits."""
     if is_score(metric):
         return 2
     return 3 if not abs(mean) >= 10 else 2 if abs(mean) < 100 else 1 if abs(mean) < 1000 else 0
 
 
 def formatted(metric: str, value: float, places: int, sign: str = "") -> str:
-    """A value as tables show it, scores in per cent; ``sign="+"`` writes a plus.
+    """A value as text for tables, scores in per cent; ``sign="+"`` writes a plus.
 
     >>> formatted("test/mAP", 0.12345, 2, "+"), formatted("train/seconds", 412.34, 1)
     ('+12.35', '412.3')
@@ -283,10 +283,10 @@ def formatted(metric: str, value: float, places: int, sign: str = "") -> str:
 
 
 def sample_note(count: int, usual: int) -> str:
-    """How many values are behind a cell, where it is not what the row says."""
+    """The number of values of a cell, if it differs from the row's."""
     return "" if count == usual else f" (n={count})"
 
 
 def number(value: float) -> str:
-    """A number for a CSV; nothing for NaN."""
+    """A number for a CSV; empty for NaN."""
     return "" if math.isnan(value) else repr(value)

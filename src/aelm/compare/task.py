@@ -1,4 +1,4 @@
-"""What ``python -m aelm.compare`` does: an ablation's runs as tables and plots, with paired differences and errors."""
+"""The task of ``python -m aelm.compare``: an ablation's tables and plots, with paired differences and errors."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from aelm.report.metrics import write_text
 
 
 def run(config: DictConfig) -> Comparison:
-    """Compares as ``config`` says, prints the tables, and writes to ``output`` where one is given."""
+    """Compares as ``config`` says, prints the tables, and writes to ``output`` if given."""
     asked: Any = OmegaConf.to_container(config)
     places = [asked["runs"]] if isinstance(asked["runs"], str) else list(asked["runs"])
     runs = read_runs(places, asked["files"])
@@ -36,9 +36,9 @@ def run(config: DictConfig) -> Comparison:
 
 
 def draw_comparison(comparison: Comparison, output: Path) -> None:
-    """Draws ``comparison.png``, and ``occlusion.png`` where the runs hold occlusion curves."""
+    """Draws ``comparison.png``, and ``occlusion.png`` if the runs have occlusion curves."""
     base, interval = comparison.baseline.name, f"{100 * comparison.confidence:g} % t-interval"
-    # Points of curves are drawn as curves.
+    # Points of occlusion curves go to occlusion.png.
     metrics = [name for name in comparison.metrics if not re.fullmatch(POINT, name)]
     panels = {heading(metric): [arm_row(comparison, arm.name, metric) for arm in comparison.arms] for metric in metrics}
     if panels:
@@ -56,7 +56,7 @@ def draw_comparison(comparison: Comparison, output: Path) -> None:
 
 
 def arm_row(comparison: Comparison, arm: str, metric: str) -> ArmRow:
-    """An arm as the figure takes it, scores in per cent."""
+    """An arm's row for the figure, scores in per cent."""
     scale = 100.0 if is_score(metric) else 1.0
     (one,) = (found for found in comparison.arms if found.name == arm)
     _, _, (_, mean, deviation), apart = comparison.entries[arm, metric]
@@ -68,6 +68,6 @@ def arm_row(comparison: Comparison, arm: str, metric: str) -> ArmRow:
 
 
 def line(arm: str, points: Sequence[CurvePoint]) -> Line:
-    """A curve as the figure takes it, in per cent."""
+    """A curve for the figure, in per cent."""
     band = [Interval(*(100 * value for value in point[1:])) for point in points]
     return Line(arm, [point.percent for point in points], band)

@@ -1,4 +1,4 @@
-"""``python -m aelm.crop``: pictures of people out of videos, given the boxes of their tracks."""
+"""``python -m aelm.crop``: cuts pictures of people out of videos, given the boxes of their tracks."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("crop")
 def main(config: DictConfig) -> int:
-    """Runs the whole of it; a sweeper gets the number of crops."""
-    from aelm.crop.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command. Returns the number of crops (to a Hydra sweeper)."""
+    from aelm.crop.task import run  # imported here: misspelt keys are reported before torch loads
 
     return run(config)
 

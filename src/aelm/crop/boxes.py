@@ -1,4 +1,4 @@
-"""Boxes of tracks, as trackers write them, and which of them are cut out."""
+"""Reads boxes of tracks, and selects which are cut out."""
 
 import csv
 import itertools
@@ -18,17 +18,17 @@ NEEDED = COLUMNS[:6]
 
 
 class Box(NamedTuple):
-    """One line of a file of boxes; pixels from the upper left corner of the frame, which a box may leave.
+    """One line of a box file, in pixels from the upper left corner of the frame; a box may exceed the frame.
 
     Attributes:
-        frame: As the file counts, MOTChallenge from 1.
-        track: Number of the track; negative where the file names none.
+        frame: Frame number in the file; MOTChallenge starts at 1.
+        track: Track number; negative if the file has none.
         left: Pixels.
         top: Pixels.
         width: Pixels.
         height: Pixels.
-        confidence: Of the detector; NaN where the file has none.
-        line: Of the file, from 1.
+        confidence: Detector confidence; NaN if the file has none.
+        line: Line number in the file, from 1.
     """
 
     frame: int
@@ -42,7 +42,7 @@ class Box(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What is cut out of a frame: rows ``top:bottom`` and columns ``left:right``; NaN is no ``confidence``."""
+    """A crop of a frame: rows ``top:bottom`` and columns ``left:right``; ``confidence`` is NaN if unknown."""
 
     frame: int
     track: int
@@ -54,7 +54,7 @@ class Cut(NamedTuple):
 
 
 class Omission(NamedTuple):
-    """A box of which there is no crop, and why."""
+    """A box without a crop, and the reason."""
 
     frame: int
     track: int
@@ -62,13 +62,13 @@ class Omission(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Which boxes are wanted.
+    """Selection of boxes.
 
     Attributes:
-        every: Of the frames 1, 1 + every, 1 + 2 every, ... alone.
-        min_height: Least height within the picture, in pixels.
-        min_confidence: Of the detector; None takes all. A box without a confidence passes.
-        per_track: At most so many of a track, spread over its time; None takes all.
+        every: Use only the frames 1, 1 + every, 1 + 2 every, ...
+        min_height: Minimum height inside the frame, in pixels.
+        min_confidence: Minimum detector confidence; None for any. Boxes without a confidence are used.
+        per_track: Maximum number per track, spread over its time; None for all.
     """
 
     every: int = 1
@@ -78,15 +78,15 @@ class Choice(NamedTuple):
 
 
 def read_boxes(path: str | Path) -> list[Box]:
-    """The boxes of a file, by frame and track.
+    """The boxes of a file, sorted by frame and track.
 
     Args:
-        path: MOTChallenge's text (frame, id, left, top, width, height, confidence, and whatever follows; commas or
-            blanks between), or a CSV whose first line names these columns; ``track`` is another name for ``id``.
+        path: MOTChallenge's text (frame, id, left, top, width, height, confidence; further fields are ignored;
+            separated by commas or blanks), or a CSV with these column names; ``track`` is another name for ``id``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a line is no box, two boxes of a frame have one track, or no box has a track.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a line is not a box, two boxes of a frame have the same track, or no box has a track.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,7 +97,7 @@ def read_boxes(path: str | Path) -> list[Box]:
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is no text: expected lines of {', '.join(COLUMNS)}") from error
     order: Sequence[int | None] = [*range(len(COLUMNS))]
-    if lines and re.match(r"\W*[a-z_]+\W", lines[0][1], re.IGNORECASE):  # a word in front, not a number
+    if lines and re.match(r"\W*[a-z_]+\W", lines[0][1], re.IGNORECASE):  # starts with a word, not a number: a header
         order = _header(_fields(lines.pop(0)[1]), path)
     boxes = [_box(_fields(line), order, number, path) for number, line in lines]
     if not any(box.track >= 0 for box in boxes):
@@ -135,7 +135,7 @@ def _box(fields: Sequence[str], order: Sequence[int | None], line: int, path: Pa
         if not (frame.is_integer() and track.is_integer()):
             raise ValueError
         confidence = float(cells[6] or "nan")
-        confidence = confidence if confidence >= 0 else math.nan  # who has none writes -1
+        confidence = confidence if confidence >= 0 else math.nan  # -1 means unknown
         return Box(int(frame), int(track), left, top, width, height, confidence, line)
     except (ValueError, OverflowError):
         raise InputError(
@@ -146,15 +146,15 @@ def _box(fields: Sequence[str], order: Sequence[int | None], line: int, path: Pa
 def choose(
     boxes: Sequence[Box], size: tuple[int, int], has: Callable[[int], bool], choice: Choice
 ) -> tuple[list[Cut], list[Omission]]:
-    """What is cut out, by frame and track, and which boxes cannot be.
+    """The crops, sorted by frame and track, and the boxes that cannot be cut out.
 
-    What leaves the picture is cut off at its edge. What ``choice`` does not want is in neither list.
+    Boxes are clipped to the frame. Boxes not selected by ``choice`` are in neither list.
 
     Args:
         boxes: From :func:`read_boxes`.
         size: Height and width of the frames.
-        has: Whether there is a frame of this number.
-        choice: What is wanted.
+        has: Whether a frame number exists.
+        choice: Selection of boxes.
 
     >>> boxes = [Box(1, 7, -4, 2, 10, 50, 0.9, 1), Box(2, 7, 0, 0, -3, 9, 0.9, 2)]
     >>> cuts, bad = choose(boxes, (40, 30), lambda frame: True, Choice())
@@ -195,7 +195,7 @@ def _fault(box: Box, height: int, width: int, has: Callable[[int], bool]) -> str
 
 
 def spread(cuts: Sequence[Cut], most: int | None) -> list[Cut]:
-    """At most so many, from the middles of equal parts.
+    """At most ``most`` cuts, from the middles of equal parts.
 
     >>> [cut.frame for cut in spread([Cut(f, 1, 0, 1, 0, 1, 0.9) for f in range(9)], 3)]
     [1, 4, 7]

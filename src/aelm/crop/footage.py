@@ -1,4 +1,4 @@
-"""The frames of a camera: a video file, or a folder of pictures."""
+"""Frames of a camera, from a video file or a folder of pictures."""
 
 import math
 import re
@@ -14,16 +14,16 @@ from aelm.data.listing import is_picture
 from aelm.data.sources import LISTS
 from aelm.types import InputError
 
-ENDED = 25  # so many frames in a row that cannot be decoded are taken for the end of a video
+ENDED = 25  # this many consecutive undecodable frames count as the end of a video
 
 
 class Footage(ABC):
-    """Numbered frames of one size.
+    """Numbered frames of the same size.
 
     Attributes:
-        path: Where they come from.
+        path: File or folder.
         size: Height and width.
-        fps: Frames a second.
+        fps: Frames per second.
         first: Number of the first frame.
     """
 
@@ -34,17 +34,17 @@ class Footage(ABC):
 
     @abstractmethod
     def has(self, frame: int) -> bool:
-        """Whether there should be a frame of this number."""
+        """Whether a frame of this number should exist."""
 
     @abstractmethod
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, Pixels | None]]:
-        """The wanted frames in order, ``(height, width, 3)`` uint8 BGR; None where one is broken.
+        """The requested frames in order, ``(height, width, 3)`` uint8 BGR; None for a broken frame.
 
-        A video that ends early ends the frames.
+        The iterator stops early if the video does.
         """
 
     def time(self, frame: int) -> float:
-        """Seconds from the first frame."""
+        """Seconds since the first frame."""
         return (frame - self.first) / self.fps
 
 
@@ -53,11 +53,11 @@ def open_footage(path: str | Path, fps: float | None = None) -> Footage:
 
     Args:
         path: The file or folder.
-        fps: Frames a second; None: as the video says, folders do not say.
+        fps: Frames per second; None to use the video's rate; required for folders.
 
     Raises:
-        FileNotFoundError: If there is nothing, or no picture in the folder.
-        ValueError: If it does not open as a video, or its frame rate is unknown.
+        FileNotFoundError: If the path does not exist, or the folder holds no pictures.
+        ValueError: If it cannot be opened as a video, or its frame rate is unknown.
     """
     path = Path(path)
     if fps is not None and not 0 < fps < math.inf:
@@ -66,7 +66,7 @@ def open_footage(path: str | Path, fps: float | None = None) -> Footage:
         return Folder(path, fps)
     if not path.is_file():
         raise FileNotFoundError(f"no video {path}; expected a video file, or a folder of frames")
-    if path.suffix.lower() in LISTS:  # FFmpeg would film the text
+    if path.suffix.lower() in LISTS:  # FFmpeg would render the text as video
         raise InputError(
             f"`video`: {path} is text; `boxes` is where boxes go, `video` names a video or a folder of frames"
         )
@@ -98,7 +98,7 @@ class Video(Footage):
         last, missed, frame = max(wanted, default=0), 0, 0
         while frame < last and missed < ENDED:
             frame += 1
-            # Frames that nobody wants are not turned into colours.
+            # Unneeded frames are not converted to BGR.
             is_there = self.capture.grab()
             missed = 0 if is_there else missed + 1
             if frame in wanted and (is_there or frame <= self.count):
@@ -108,7 +108,7 @@ class Video(Footage):
 
 
 class Folder(Footage):
-    """The pictures of a folder: the last number in a name is the frame's."""
+    """The pictures of a folder; the last number in a name is the frame number."""
 
     def __init__(self, path: Path, fps: float | None) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What ``python -m aelm.crop`` does: pictures of people out of videos, given the boxes of their tracks."""
+"""The task of ``python -m aelm.crop``: cuts pictures of people out of videos, given the boxes of their tracks."""
 
 import csv
 import math
@@ -25,7 +25,7 @@ from aelm.types import InputError
 CROPS, OMITTED = "crops.csv", "omitted.csv"
 COLUMNS = ("path", "track", "camid", "frame", "time", "pid", "confidence")
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
-THREADS, WAITING = 2, 8  # threads that encode beside the one that decodes; frames that may wait for them
+THREADS, WAITING = 2, 8  # encoding threads beside the decoding one; frames that may wait for them
 
 
 class Camera(NamedTuple):
@@ -37,11 +37,11 @@ class Camera(NamedTuple):
 
 
 def run(config: DictConfig) -> int:
-    """Cuts as ``config`` says; prints what was cut and what could not be, and returns the number of crops.
+    """Cuts as ``config`` says, prints a summary, and returns the number of crops.
 
     Raises:
-        OSError: If a file is missing, or ``output`` holds something already.
-        ValueError: If a file or a setting is of another form, or there is nothing to cut.
+        OSError: If a file is missing, or ``output`` is not empty.
+        ValueError: If a file or setting is invalid, or there is nothing to cut.
     """
     choice = Choice(config.every, config.min_height, config.min_confidence, config.per_track)
     for name, value, least in (("every", choice.every, 1), ("per_track", choice.per_track, 1)):
@@ -83,7 +83,7 @@ def run(config: DictConfig) -> int:
 
 
 def counts_text(omitted: Sequence[Sequence[object]], most: int = 5) -> str:
-    """How many boxes were left out for which reasons, the most frequent first.
+    """Numbers of omitted boxes by reason, most frequent first.
 
     >>> counts_text([("door", 1, 7, "size -3 x 9")])
     '; 1 box left out: size -3 x 9'
@@ -94,10 +94,10 @@ def counts_text(omitted: Sequence[Sequence[object]], most: int = 5) -> str:
 
 
 def opened(config: DictConfig) -> list[Camera]:
-    """The cameras that a config names, each with its boxes; nothing is decoded yet.
+    """The cameras of a config, each with its boxes; decodes nothing yet.
 
     Raises:
-        ValueError: If the lists differ in length, or two cameras have one name.
+        ValueError: If the lists differ in length, or two cameras have the same name.
     """
     videos, boxes = listed(config.video), listed(config.boxes)
     names = [Path(video).stem for video in videos] if config.camera is None else listed(config.camera)
@@ -116,12 +116,12 @@ def opened(config: DictConfig) -> list[Camera]:
 
 
 def listed(value: Any) -> list[str]:
-    """One path or name, or several, as a list."""
+    """A list of one or several paths or names."""
     return [value] if isinstance(value, str) else [str(part) for part in value]
 
 
 def read_pids(path: Path) -> dict[tuple[str, int], str]:
-    """Who each track is, from a table with the columns camera, track and pid."""
+    """Identity of each track, from a table with the columns camera, track and pid."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         missing = {"camera", "track", "pid"} - set(table.fieldnames or ())
@@ -134,7 +134,7 @@ def read_pids(path: Path) -> dict[tuple[str, int], str]:
 
 
 def file_name(camera: str, cut: Cut) -> str:
-    """Camera, track and frame.
+    """File name of a crop: camera, track and frame.
 
     >>> file_name("door", Cut(123, 7, 0, 1, 0, 1, 0.9))
     'door_0007_000123.jpg'
@@ -143,9 +143,9 @@ def file_name(camera: str, cut: Cut) -> str:
 
 
 def cut_out(camera: Camera, cuts: Sequence[Cut], folder: Path, *, progress: bool) -> Mapping[int, str]:
-    """Writes the crops of one camera; for each frame nothing, or why it gave no crop.
+    """Writes the crops of one camera; returns an error text per frame, empty if it was cut.
 
-    One thread decodes, some encode and write.
+    One thread decodes, others encode and write.
     """
     by_frame: dict[int, list[Cut]] = {}
     for cut in cuts:
@@ -168,7 +168,7 @@ def cut_out(camera: Camera, cuts: Sequence[Cut], folder: Path, *, progress: bool
 
 
 def write_crops(folder: Path, camera: str, frame: Pixels, cuts: Sequence[Cut]) -> None:
-    """Writes what is cut out of a frame ``(h, w, 3)`` BGR, as JPEG."""
+    """Writes the crops of a frame ``(h, w, 3)`` BGR as JPEG."""
     for cut in cuts:
         _, data = cv2.imencode(".jpg", frame[cut.top : cut.bottom, cut.left : cut.right], QUALITY)
         (folder / file_name(camera, cut)).write_bytes(data.tobytes())
@@ -184,7 +184,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``output`` at the end; where that is not reached, nothing is left."""
+    """A temporary folder that becomes ``output`` at the end; removed after an error."""
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:

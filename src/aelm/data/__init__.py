@@ -1,4 +1,4 @@
-"""From files on disk to batches; each name is loaded when it is first taken, so a sampler comes without Lightning."""
+"""Data sets, samplers and loaders. Names are imported lazily, so a sampler does not import Lightning."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

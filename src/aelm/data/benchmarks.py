@@ -1,4 +1,4 @@
-"""The readers of all benchmarks: from a data directory to training pictures, queries and gallery."""
+"""Readers of all benchmarks: find training pictures, queries and gallery in a data directory."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +20,18 @@ _NAME = re.compile(r"(?P<pid>\d+)_\d+_(?P<camid>\d+)_")
 def msmt17(root: str | Path, include_val: bool = False) -> Benchmark:
     """MSMT17 (Wei et al., CVPR 2018): 15 cameras; version 1, or version 2 with masked faces.
 
-    Identity comes from the lists, camera from the file names. Training and test number their identities both from 0:
-    the same number there is not the same person.
+    Identities come from the lists, cameras from the file names. Training and test identities are both numbered from 0:
+    the same number is not the same person.
 
     Args:
-        root: The data directory; ``MSMT17_V1/{train,test}``, ``MSMT17_V2/{mask_train_v2,mask_test_v2}``, either in
-            ``msmt17/``, and the folder itself are all found, version 1 first.
-        include_val: Train with the pictures of ``list_val.txt`` too. torchreid, fast-reid and BoT do not; TransReID
-            and CLIP-ReID do. The benchmark is then named ``msmt17_with_val``, so that results tell.
+        root: The data directory; finds ``MSMT17_V1/{train,test}``, ``MSMT17_V2/{mask_train_v2,mask_test_v2}``, either
+            of them in ``msmt17/``, or the folder itself; version 1 first.
+        include_val: Also train on the pictures of ``list_val.txt``. torchreid, fast-reid and BoT do not; TransReID and
+            CLIP-ReID do. The benchmark is then named ``msmt17_with_val``, so results show it.
 
     Raises:
-        FileNotFoundError: If it is not there, or pictures of a list are missing.
-        ValueError: If a line of a list is malformed, a list is empty, or file names carry no camera.
+        FileNotFoundError: If it is not found, or pictures of a list are missing.
+        ValueError: If a line of a list is malformed, a list is empty, or file names do not give a camera.
     """
     layouts = [("train", "test", *_LISTS), ("mask_train_v2", "mask_test_v2", *_LISTS)]
     found, (train, test, *_) = find_root(root, "msmt17", ("MSMT17_V1", "MSMT17_V2", "msmt17"), layouts)
@@ -96,7 +96,7 @@ MARKET_LAYOUT = ("bounding_box_train", "query", "bounding_box_test")
 _DUKE_NAME = re.compile(r"(?P<pid>\d+)_c(?P<camid>\d+)_f\d+")
 _PID_FIRST = re.compile(r"(?P<pid>\d+)")
 _DUKE_FOLDERS = ("DukeMTMC-reID", "dukemtmc", "duke")
-# The archive in which the authors of Occluded-REID gave it away; others keep Occluded-Duke there as well.
+# The archive in which Occluded-REID was published; some users also keep Occluded-Duke there.
 _ICME2018 = ("ICME2018_Occluded-Person-Reidentification_datasets",)
 _NO_OFFICIAL: Mapping[str, int] = MappingProxyType({})
 
@@ -105,29 +105,29 @@ def market1501(root: str | Path) -> Benchmark:
     """Market-1501 (Zheng et al., ICCV 2015): 6 cameras, distractors (pid 0) and junk (pid -1) in the gallery.
 
     Args:
-        root: The data directory; ``Market-1501-v15.09.15/``, ``market1501/``, one inside the other and the folder
-            itself are all found.
+        root: The data directory; finds ``Market-1501-v15.09.15/``, ``market1501/``, one inside the other, or the folder
+            itself.
 
     Raises:
-        FileNotFoundError: If it is not there, or a folder of it holds no picture.
-        ValueError: If file names carry no identity and camera.
+        FileNotFoundError: If it is not found, or one of its folders holds no pictures.
+        ValueError: If file names do not give identity and camera.
     """
     found, _ = find_root(root, "market1501", ("Market-1501-v15.09.15", "market1501", "Market"), [MARKET_LAYOUT])
     return market_layout(found, "market1501", MARKET_NAME, OFFICIAL["market1501"])
 
 
 def duke(root: str | Path) -> Benchmark:
-    """DukeMTMC-reID (Zheng et al., ICCV 2017): 8 cameras, 408 ids of the gallery are distractors.
+    """DukeMTMC-reID (Zheng et al., ICCV 2017): 8 cameras, 408 distractor ids in the gallery.
 
-    Its authors withdrew it: this project has no download for it.
+    Its authors withdrew it, so this project offers no download.
 
     Args:
-        root: The data directory; ``DukeMTMC-reID/``, ``dukemtmc-reid/DukeMTMC-reID/``, ``duke/`` and the folder
-            itself are all found.
+        root: The data directory; finds ``DukeMTMC-reID/``, ``dukemtmc-reid/DukeMTMC-reID/``, ``duke/``, or the folder
+            itself.
 
     Raises:
-        FileNotFoundError: If it is not there, or a folder of it holds no picture.
-        ValueError: If file names carry no identity and camera.
+        FileNotFoundError: If it is not found, or one of its folders holds no pictures.
+        ValueError: If file names do not give identity and camera.
     """
     hint = "DukeMTMC-reID was withdrawn by its authors: there is no download, only copies that people still have."
     found, _ = find_root(root, "duke", _DUKE_FOLDERS, [MARKET_LAYOUT], hint=hint)
@@ -135,17 +135,17 @@ def duke(root: str | Path) -> Benchmark:
 
 
 def occluded_duke(root: str | Path) -> Benchmark:
-    """Occluded-Duke (Miao et al., ICCV 2019): Duke's pictures split anew, so that every query is half hidden.
+    """Occluded-Duke (Miao et al., ICCV 2019): a new split of Duke's pictures with occluded queries.
 
-    Names and folders are those of DukeMTMC-reID; ``count_warnings`` tells when it is plain Duke that lies there.
+    File names and folders are those of DukeMTMC-reID; ``count_warnings`` reports if it is plain Duke instead.
 
     Args:
-        root: The data directory; ``Occluded_Duke/``, ``Occluded-DukeMTMC-reID/``, also inside Duke's own folder, and
-            the folder itself are all found.
+        root: The data directory; finds ``Occluded_Duke/``, ``Occluded-DukeMTMC-reID/``, also inside Duke's folder, or
+            the folder itself.
 
     Raises:
-        FileNotFoundError: If it is not there, or a folder of it holds no picture.
-        ValueError: If file names carry no identity and camera.
+        FileNotFoundError: If it is not found, or one of its folders holds no pictures.
+        ValueError: If file names do not give identity and camera.
     """
     hint = (
         "Occluded-Duke is made from DukeMTMC-reID with the lists of github.com/lightas/Occluded-DukeMTMC-Dataset; "
@@ -158,17 +158,17 @@ def occluded_duke(root: str | Path) -> Benchmark:
 
 
 def occluded_reid(root: str | Path) -> Benchmark:
-    """Occluded-REID (Zhuo et al., ICME 2018): test only; hidden queries, whole gallery, one folder per identity.
+    """Occluded-REID (Zhuo et al., ICME 2018): test only; occluded queries, full-body gallery, one folder per identity.
 
-    Cameras are not recorded: queries are camera 0 and the gallery camera 1, as everybody has it. Published scores
-    come from models trained on Market-1501.
+    Cameras are not recorded: queries are camera 0 and the gallery camera 1, as in other projects. Published scores come
+    from models trained on Market-1501.
 
     Args:
-        root: The data directory; ``Occluded_REID/``, ``OccludedREID/`` and the folder itself are all found.
+        root: The data directory; finds ``Occluded_REID/``, ``OccludedREID/``, or the folder itself.
 
     Raises:
-        FileNotFoundError: If it is not there, or a folder of it holds no picture.
-        ValueError: If a picture lies in no numbered folder and its name starts with no number.
+        FileNotFoundError: If it is not found, or one of its folders holds no pictures.
+        ValueError: If neither a picture's folder nor the start of its name is a number.
     """
     layout = ("occluded_body_images", "whole_body_images")
     found, _ = find_root(root, "occluded_reid", ("Occluded_REID",), [layout], wrappings=_ICME2018)
@@ -182,16 +182,16 @@ def occluded_reid(root: str | Path) -> Benchmark:
 
 
 def partial_reid(root: str | Path) -> Benchmark:
-    """Partial-REID (Zheng et al., ICCV 2015): test only; partial queries, whole gallery.
+    """Partial-REID (Zheng et al., ICCV 2015): test only; partial queries, full-body gallery.
 
-    The archive's uncropped ``occluded_body_images``, where they are, become the further query set ``occluded``.
-    Cameras as in :func:`occluded_reid`.
+    The archive's uncropped ``occluded_body_images``, if present, become the further query set ``occluded``. Cameras as
+    in :func:`occluded_reid`.
 
     Args:
-        root: The data directory; ``Partial_REID/``, ``Partial-REID_Dataset/`` and the folder itself are all found.
+        root: The data directory; finds ``Partial_REID/``, ``Partial-REID_Dataset/``, or the folder itself.
 
     Raises:
-        FileNotFoundError: If it is not there, or a folder of it holds no picture.
+        FileNotFoundError: If it is not found, or one of its folders holds no pictures.
         ValueError: If a picture's name does not start with a number.
     """
     layout = ("partial_body_images", "whole_body_images")
@@ -213,19 +213,19 @@ def market_layout(
     file_name: re.Pattern[str] = MARKET_NAME,
     official: Mapping[str, int] = _NO_OFFICIAL,
 ) -> Benchmark:
-    """Read ``bounding_box_train``, ``query`` and ``bounding_box_test`` of one folder.
+    """Reads ``bounding_box_train``, ``query`` and ``bounding_box_test`` in a folder.
 
-    Each further folder ``query_<what>`` becomes the query set ``more_queries[<what>]`` against the same gallery.
+    Each further folder ``query_<what>`` becomes the query set ``more_queries[<what>]`` with the same gallery.
 
     Args:
-        root: The folder itself; nothing is searched.
+        root: The folder itself, without a search.
         name: Name of the benchmark.
         file_name: As for :func:`read_folder`.
         official: Published counts.
 
     Raises:
-        FileNotFoundError: If one of the folders is not there or holds no picture.
-        ValueError: If file names carry no identity and camera.
+        FileNotFoundError: If one of the folders is missing or holds no pictures.
+        ValueError: If file names do not give identity and camera.
     """
     more = {child.name.removeprefix("query_"): child for child in subfolders(root) if child.name.startswith("query_")}
     return Benchmark(
@@ -239,7 +239,7 @@ def market_layout(
 
 
 def _one_camera(root: Path, camid: int) -> tuple[Picture, ...]:
-    """Pictures whose identity is the numbered folder they lie in, else the number that starts their base name."""
+    """Pictures whose identity is the number of their folder, or the number at the start of their base name."""
     pictures, unread = [], []
     paths = walk_pictures(root)
     for path in paths:
@@ -254,17 +254,17 @@ def _one_camera(root: Path, camid: int) -> tuple[Picture, ...]:
 
 
 def with_distractors(given: Benchmark | Callable[[], Benchmark], folder: str | Path) -> Benchmark:
-    """A benchmark whose gallery also holds every picture beneath ``folder``.
+    """A benchmark whose gallery also holds all pictures below ``folder``.
 
-    They are given one identity that nobody else has and a camera of their own, so that none of them ever matches and
-    none is ever ignored. The published counts of the gallery no longer apply and are dropped.
+    They get one new identity and one new camera, so they never match and are never ignored. The published counts of the
+    gallery no longer apply and are dropped.
 
     Args:
-        given: The benchmark, or what reads it.
-        folder: Pictures of people that no query shows, with whatever names.
+        given: The benchmark, or its reader.
+        folder: Pictures of people without a query, with any file names.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture beneath it.
+        FileNotFoundError: If the folder does not exist or holds no pictures.
     """
     base = Path(folder).expanduser()
     names = walk_pictures(base)

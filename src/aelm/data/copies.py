@@ -1,4 +1,4 @@
-"""Pictures that are files of both sides: trained on and tested on, or asked for and searched in."""
+"""Finds pictures that are in two sets: in training and test, or in queries and gallery."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ from aelm.types import Benchmark, Picture
 
 
 def twins(some: Sequence[Picture], others: Sequence[Picture]) -> list[tuple[Picture, Picture]]:
-    """All pairs, one of ``some`` and one of ``others``, of one identity and the same file, in place or in content.
+    """All pairs of ``some`` and ``others`` with the same identity and the same file, by path or content.
 
-    Contents are compared where an identity has files of one size on both sides, and so are hardly ever read.
+    Contents are read only if an identity has files of the same size on both sides, which is rare.
     """
     sizes = [_by_size(side, {picture.pid for picture in other}) for side, other in ((some, others), (others, some))]
     found = []
@@ -23,14 +23,14 @@ def twins(some: Sequence[Picture], others: Sequence[Picture]) -> list[tuple[Pict
 
 
 def _by_size(pictures: Sequence[Picture], pids: Iterable[int]) -> dict[tuple[int, int], list[Picture]]:
-    """The pictures of some identities by identity and size of the file; those that are gone are left out."""
+    """The pictures of some identities by identity and file size; missing files are left out."""
     wanted = set(pids) - {-1}
     found: dict[tuple[int, int], list[Picture]] = {}
     for picture in pictures:
         if picture.pid in wanted:
             try:
                 found.setdefault((picture.pid, os.stat(picture.path).st_size), []).append(picture)
-            except OSError:  # a missing file is told when it is read
+            except OSError:  # a missing file is reported when it is read
                 continue
     return found
 
@@ -44,9 +44,9 @@ def _digest(path: str) -> bytes:
 
 
 def copy_warnings(benchmark: Benchmark) -> list[str]:
-    """Sentences about queries that find their own file, and about people and files that are trained on and tested.
+    """Warnings about queries that find their own file, and people and files in both training and test.
 
-    Benchmarks with published counts are known to be without, and are not looked at.
+    Benchmarks with published counts are not checked: they are known to have none.
     """
     if benchmark.official:
         return []

@@ -26,33 +26,33 @@ Labels = Literal["detected", "labeled"]
 _LOG = logging.getLogger(__name__)
 _FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 _NP_NAME = re.compile(r"(?P<pid>\d+)_c(?P<camid>\d+)_")
-# Pair of cameras, person of that pair, view (1 or 2), picture: 1_001_1_01.png.
+# Camera pair, person of that pair, view (1 or 2), picture: 1_001_1_01.png.
 _RAW_NAME = re.compile(r"\d+_\d+_(?P<camid>\d)_\d+\.png")
 _SHOTS_OF_FIRST_VIEW = 5
-# What scipy raises over a file of another kind, or a broken one.
+# Errors of scipy for a file of another kind, or a broken one.
 _NO_MATLAB = (MatReadError, LookupError, NotImplementedError, TypeError, ValueError, zlib.error)
 
 
 def cuhk03(root: str | Path, labels: Labels = "detected") -> Benchmark:
     """CUHK03 (Li et al., CVPR 2014) as split by Zhong et al., CVPR 2017: 767 identities train, 700 test.
 
-    The older protocol (20 splits, one gallery picture per identity) is another measure and is not offered.
+    The older protocol (20 splits, one gallery picture per identity) is not comparable and not offered.
 
     Args:
-        root: The data directory. Found are ``cuhk03-np/{detected,labeled}/`` and ``cuhk03/`` with ``cuhk-03.mat`` (also
-            in ``cuhk03_release/``) and ``cuhk03_new_protocol_config_{detected,labeled}.mat``. On the first use the
-            pictures of the ``.mat`` are written as PNG to ``images_{detected,labeled}/`` beside it.
-        labels: Boxes of a detector, or drawn by hand.
+        root: The data directory, with ``cuhk03-np/{detected,labeled}/``, or ``cuhk03/`` with ``cuhk-03.mat`` (also in
+            ``cuhk03_release/``) and ``cuhk03_new_protocol_config_{detected,labeled}.mat``. On first use the pictures of
+            the ``.mat`` are written as PNG to ``images_{detected,labeled}/`` beside it.
+        labels: Boxes from a detector, or drawn by hand.
 
     Raises:
-        FileNotFoundError: If it is not there, or pictures of the protocol are missing.
-        ValueError: If ``labels`` is another word, a ``.mat`` is not what it should be, or file names do not fit.
+        FileNotFoundError: If it is not found, or pictures of the protocol are missing.
+        ValueError: If ``labels`` is another word, a ``.mat`` has the wrong content, or file names do not match.
         OSError: If the pictures of the ``.mat`` cannot be written.
     """
     if labels not in get_args(Labels):
         raise InputError(f"`labels` must be 'detected' or 'labeled', got {labels!r}")
     name = f"cuhk03_{labels}"
-    # Someone may point at cuhk03-np/detected itself.
+    # The user may name cuhk03-np/detected itself.
     data_dir = Path(root).expanduser().parent if Path(root).name == labels else Path(root)
     found, layout = find_root(data_dir, name, ("cuhk03-np", "cuhk03"), _layouts(labels))
     if layout[0].endswith("bounding_box_train"):
@@ -65,20 +65,20 @@ def cuhk03(root: str | Path, labels: Labels = "detected") -> Benchmark:
 
 
 def extract(mat: Path, labels: Labels) -> Path:
-    """Write the pictures of ``cuhk-03.mat`` as PNG into ``images_<labels>`` beside it, all or none.
+    """Writes the pictures of ``cuhk-03.mat`` as PNG to ``images_<labels>`` beside it, all or none.
 
     Returns:
-        The folder; what already lies there is kept.
+        The folder; an existing one is kept.
 
     Raises:
-        ValueError: If the file is no HDF5 file, or holds no such cell array.
+        ValueError: If the file is not HDF5, or lacks the cell array.
         OSError: If the folder cannot be written.
     """
     target = mat.parent / f"images_{labels}"
     if target.is_dir():
         return target
     with hold_file(target, "data_dir", wait=True) as is_alone:
-        if target.is_dir():  # written by the process that was waited for
+        if target.is_dir():  # written meanwhile by another process
             return target
         if is_alone:
             for left in mat.parent.glob(f".{target.name}.partial-*"):
@@ -93,7 +93,7 @@ def extract(mat: Path, labels: Labels) -> Path:
             try:
                 partial.rename(target)
             except OSError:
-                # Another process was faster: its pictures are the same.
+                # Another process was faster and wrote the same pictures.
                 if not target.is_dir():
                     raise
         finally:
@@ -112,14 +112,14 @@ _PLACES = (("cuhk03_release/", ""), ("", ""), ("cuhk03_release/", "cuhk03_releas
 
 
 def _pictures_of(mat: Path, labels: Labels) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Name and RGB picture ``(H, W, 3)`` of each filled cell: pair of cameras, person, five shots of either view."""
+    """Name and RGB picture ``(H, W, 3)`` of each filled cell: camera pair, person, five shots of each view."""
     if not h5py.is_hdf5(mat):
         raise InputError(f"{mat}: expected an HDF5 file (Matlab 7.3), found something else; download it again")
     with h5py.File(mat, "r") as file:
         if labels not in file:
             raise InputError(f"{mat}: expected a cell array {labels!r}, found {first_few(sorted(file))}")
         for pair, pair_cell in enumerate(file[labels][()].ravel(), start=1):
-            # Matlab stores columns first, so every array comes transposed.
+            # Matlab stores arrays in column order, so every array is transposed.
             for person, shots in enumerate(file[pair_cell][()].T, start=1):
                 for shot, cell in enumerate(shots):
                     image = file[cell][()].T

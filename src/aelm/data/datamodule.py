@@ -1,4 +1,4 @@
-"""ReIDDataModule: from benchmarks to the loaders of training, validation and test."""
+"""ReIDDataModule: builds the loaders of training, validation and test from benchmarks."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -33,10 +33,10 @@ class EvaluationSet(NamedTuple):
     Attributes:
         name: Prefix of its metrics, such as ``test`` in ``test/mAP``.
         query: The queries.
-        gallery: The gallery, junk and distractors included.
-        tracks: Where tracks are ranked: for each picture, counted through queries and gallery, the place of the first
-            of its track. Empty where pictures are.
-        names: What identities and cameras are called.
+        gallery: The gallery, including junk and distractors.
+        tracks: If tracks are ranked: for each picture of queries, then gallery, the index of the first picture of its
+            track. Empty if pictures are ranked.
+        names: Names of identities and cameras.
     """
 
     name: str
@@ -47,7 +47,7 @@ class EvaluationSet(NamedTuple):
 
 
 def first_of_track(query: Sequence[Picture], gallery: Sequence[Picture], tracks: Mapping[str, int]) -> tuple[int, ...]:
-    """The place of the first picture of each picture's track and side; a picture of no track is one of its own."""
+    """Index of the first picture of each picture's track, per side; a picture without track is a track of its own."""
     first: dict[tuple[bool, object], int] = {}
     sides = [(True, picture.path) for picture in query] + [(False, picture.path) for picture in gallery]
     return tuple(first.setdefault((side, tracks.get(path, path)), i) for i, (side, path) in enumerate(sides))
@@ -57,7 +57,7 @@ def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...
     """The test sets of some benchmarks: ``test`` for the first, ``test_<name>`` for others, then ``.._<query set>``.
 
     Raises:
-        ValueError: If a benchmark has no queries, or two sets would have one name.
+        ValueError: If a benchmark has no queries, or two sets would have the same name.
 
     >>> one = (Picture("x.jpg", 1, 1),)
     >>> first, second = Benchmark("a", one, one, one, {"occluded": one}), Benchmark("b", one, one, one, {"dark": one})
@@ -91,28 +91,29 @@ Reader = Callable[[], Benchmark]
 
 
 class ReIDDataModule(pl.LightningDataModule):
-    """Training pictures of one or several benchmarks, held-out identities to validate on, and test sets.
+    """Training pictures of one or several benchmarks, held-out identities for validation, and test sets.
 
-    It needs neither Lightning's Trainer nor Hydra: ``data.setup()``, then loop over ``data.train_dataloader()``; its
-    sampler moves on to the next epoch with each pass. Loaders yield :class:`aelm.types.Batch`. A test loader goes over
-    queries, then gallery; ``Batch.position`` counts through both (see also :attr:`shared_galleries`). Under a Trainer
-    each process gets its own share, so ``use_distributed_sampler`` must be False.
+    It works without Lightning's Trainer and Hydra: call ``data.setup()``, then loop over ``data.train_dataloader()``;
+    each pass is a new epoch of the sampler. Loaders yield :class:`aelm.types.Batch`. A test loader yields queries, then
+    gallery; ``Batch.position`` indexes both together (see also :attr:`shared_galleries`). Under a Trainer the samplers
+    split the data over processes, so ``use_distributed_sampler`` must be False.
 
     Args:
-        benchmarks: What there is, by name; readers are called when they are needed, on rank zero first.
-        transform: Augmentation, and what is done to pictures in use.
-        sampler: Builds the sampler of training, such as ``partial(IdentitySampler, identities=16, images=4)``; called
-            with labels, cameras, ``seed``, ``rank`` and ``world_size``.
-        train: Names to train on, identities and cameras kept apart; None: all that have training pictures.
-        test: Names to test on; None: all that have queries.
-        val_fraction: Share of the training identities of each benchmark that is held out for validation. Which ones
-            does not depend on ``seed``, so that runs with several seeds are compared on the same people.
-        loader: How pictures are loaded.
-        seed: Where sampling and augmentation start.
+        benchmarks: Benchmarks or readers, by name; readers are called when needed, on rank zero first.
+        transform: Transforms of training and evaluation.
+        sampler: Builds the training sampler, such as ``partial(IdentitySampler, identities=16, images=4)``; called with
+            labels, cameras, ``seed``, ``rank`` and ``world_size``.
+        train: Benchmarks to train on, with separate identities and cameras; None for all with training pictures.
+        test: Benchmarks to test on; None for all with queries.
+        val_fraction: Share of each benchmark's training identities held out for validation. The choice does not depend
+            on ``seed``, so runs with different seeds are validated on the same people.
+        loader: Loading options.
+        seed: Seed of sampling and augmentation.
 
     Raises:
-        ValueError: From the constructor if ``train`` or ``test`` name what is not there; from :meth:`setup` if a split
-            is empty, a query set has no match from another camera, or there are fewer identities than a step needs.
+        ValueError: From the constructor if ``train`` or ``test`` name an unknown benchmark; from :meth:`setup` if a
+            split is empty, a query set has no match from another camera, or a step needs more identities than there
+            are.
     """
 
     def __init__(
@@ -157,30 +158,30 @@ class ReIDDataModule(pl.LightningDataModule):
 
     @property
     def label_map(self) -> dict[str, int]:
-        """What each label stands for, such as ``{"market1501:2": 0, "mine:alice": 1}``, in the order of the labels."""
+        """Identity of each label, such as ``{"market1501:2": 0, "mine:alice": 1}``, in label order."""
         names = {name: self._read[name].names for name, _ in self._labels}
         return {f"{name}:{names[name].pid(pid)}": label for (name, pid), label in self._labels.items()}
 
     @property
     def people(self) -> dict[str, str]:
-        """Who is trained on or held out, each with a digest of the names and sizes of the training pictures."""
+        """Training and held-out identities, each with a digest of the names and sizes of its pictures."""
         return digests(self._train_sets)
 
     @property
     def val_names(self) -> list[str]:
-        """Prefix of the metrics of each validation loader."""
+        """Metric prefix of each validation loader."""
         return [one.name for one in self.val_sets]
 
     @property
     def test_names(self) -> list[str]:
-        """Prefix of the metrics of each test loader."""
+        """Metric prefix of each test loader."""
         return [one.name for one in self.test_sets]
 
     @property
     def shared_galleries(self) -> dict[str, tuple[str, int]]:
-        """Test sets whose loader holds queries alone, since another set's loader holds the same gallery.
+        """Test sets whose loader holds only queries, since another set's loader holds the same gallery.
 
-        By name: that other set, and by how much the gallery's positions differ. So each gallery is embedded once.
+        Maps each to the other set and the offset between their gallery positions. So each gallery is embedded once.
         """
         shared, first = {}, dict[int, EvaluationSet]()
         for one in self.test_sets:
@@ -196,8 +197,8 @@ class ReIDDataModule(pl.LightningDataModule):
 
     @property
     def unreadable(self) -> dict[str, tuple[str, ...]]:
-        """Files of each set (``train``, ``val``, ``test``, ...) that were found bad so far in this process and its
-        workers, each once; without ``on_bad_image="skip"`` there are no sets, since one bad file is an error."""
+        """Files of each set (``train``, ``val``, ``test``, ...) found unreadable so far by this process and its
+        workers, each once; no sets without ``on_bad_image="skip"``, since an unreadable file is then an error."""
         if self.loader.on_bad_image != "skip":
             return {}
         found = {name: dataset.unreadable for name, dataset in self._datasets.items()}
@@ -208,11 +209,11 @@ class ReIDDataModule(pl.LightningDataModule):
         return found
 
     def prepare_data(self) -> None:
-        """Reads what is needed, on rank zero alone, so that what has to be drawn or unpacked is so once."""
+        """Reads the needed benchmarks on rank zero only, so files are drawn or unpacked once."""
         self._benchmarks_for(self.trainer.state.fn if self.trainer else None)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads, checks and numbers; for the stage ``test`` training pictures need not be there."""
+        """Reads and checks the benchmarks and assigns labels; the stage ``test`` needs no training pictures."""
         train, test = self._benchmarks_for(stage)
         held_out: dict[str, HeldOut] = {}
         trained, tested = ({one.name for one in part} for part in (train, test))
@@ -244,7 +245,7 @@ class ReIDDataModule(pl.LightningDataModule):
                 log.warning("%s: %d pictures could not be read and were left out:\n%s", name, len(bad), files)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Says of loading processes that died which files they had in hand."""
+        """Adds to the error which files dead worker processes were reading."""
         for told in filter(None, (dataset.deaths() for dataset in self._datasets.values())):
             if told not in str(exception):
                 exception.add_note(told)
@@ -271,7 +272,7 @@ class ReIDDataModule(pl.LightningDataModule):
         return [self._ranking(one, () if one.name in shared else one.gallery) for one in self.test_sets]
 
     def _benchmarks_for(self, stage: str | None) -> tuple[list[Benchmark], list[Benchmark]]:
-        """What is trained on and what is tested on in ``stage``; no reader is called without need."""
+        """Benchmarks to train on and to test on in ``stage``; calls only the readers that are needed."""
         testing = stage in ("test", "predict")
         test = [self._benchmark(name) for name in (self.benchmarks if self.test is None else self.test)]
         if self.test is None:
@@ -280,18 +281,18 @@ class ReIDDataModule(pl.LightningDataModule):
             return [], test
         train = [self._benchmark(name) for name in (self.benchmarks if self.train is None else self.train)]
         some = [one for one in train if one.train or self.train is not None]
-        return some or train, test  # where none has training pictures, the error names them
+        return some or train, test  # if none has training pictures, the error lists all
 
     def _benchmark(self, name: str) -> Benchmark:
         if name not in self._read:
             given = self.benchmarks[name]
             read = given if isinstance(given, Benchmark) else given()
-            # The name given here is the one that `train`, `test` and the metrics use.
+            # `train`, `test` and the metrics use the name given here.
             self._read[name] = read._replace(name=name)
         return self._read[name]
 
     def _tell(self, used: Sequence[Benchmark], held_out: Mapping[str, HeldOut]) -> None:
-        """Logs what there is, once; also builds the sampler, which checks that a step can be filled."""
+        """Logs the splits once; also builds the sampler, which checks that a step can be filled."""
         sampler = self.train_sampler() if self.train_pictures else None
         if sampler is not None:
             check_pasting(self.transform, sampler.batch_size, self.num_ids)
@@ -301,19 +302,19 @@ class ReIDDataModule(pl.LightningDataModule):
         self._told = True
         log.info("%s%s", split_table(used, held_out), batch)
         for benchmark in used:
-            # What a test alone leaves out may have been trained on.
+            # Also checks training pictures that a test does not load.
             whole = benchmark if self.train_pictures else benchmark._replace(train=self._read[benchmark.name].train)
             for sentence in count_warnings(whole):
                 log.warning(printable(sentence))
 
     def _place(self) -> tuple[int, int]:
-        """Rank of this process and number of all."""
+        """Rank of this process and number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _build(
         self, name: str, pictures: Sequence[Picture], num_queries: int = 0, sampler: TrainSampler | None = None
     ) -> DataLoader[Batch]:
-        """A loader of training, if it is given a sampler, or of an evaluation; files are cached but once."""
+        """A training loader if a sampler is given, otherwise an evaluation loader; data sets are built only once."""
         lives_on = not name.startswith("test")
         if name not in self._datasets:
             self._datasets[name] = ReIDDataset(
@@ -337,7 +338,7 @@ class ReIDDataModule(pl.LightningDataModule):
 
 
 def check_pasting(transform: Transforms, batch_size: int, num_ids: int) -> None:
-    """Raises ValueError where every kind of pasting takes a second person's picture, and a batch has none."""
+    """Raises ValueError if every kind of pasting needs a second person, but a batch has none."""
     pasting = transform.train.pasting if isinstance(transform.train, Augment) else None
     if pasting is not None and pasting.needs_others and min(batch_size, num_ids) < 2:
         raise InputError(
@@ -347,7 +348,7 @@ def check_pasting(transform: Transforms, batch_size: int, num_ids: int) -> None:
 
 
 def _used(benchmark: Benchmark, train: bool, test: bool) -> Benchmark:
-    """The benchmark without what is neither trained nor tested on: that may be incomplete."""
+    """The benchmark without unused parts, which may be incomplete."""
     splits = (["train"] if train else []) + (["query", "gallery"] if test else [])
     official = {key: number for key, number in benchmark.official.items() if key.split()[0] in splits}
     if not test:

@@ -1,4 +1,4 @@
-"""Pictures by index, as uint8 tensors whose augmentation depends on nothing but seed, epoch and indices."""
+"""A data set of uint8 pictures, whose augmentation depends only on seed, epoch and indices."""
 
 import hashlib
 import logging
@@ -17,11 +17,11 @@ from torch.utils.data import Dataset, get_worker_info
 from aelm.data.decoding import BadImageError, Pixels, decode, pack, pack_files, planes, read_bytes
 from aelm.types import Batch, InputError, InputTypeError, Picture
 
-SLOTS = 1024  # loading processes that one data set can tell apart
+SLOTS = 1024  # number of worker processes that one data set can track
 
 
 class Reading:
-    """Which picture each loading process has in hand, in memory that all of them share.
+    """The picture that each worker process is reading, in shared memory.
 
     >>> reading = Reading()
     >>> with reading.batch():
@@ -35,26 +35,26 @@ class Reading:
         self._slots.untyped_storage().share_memory_()
 
     def note(self, index: int) -> None:
-        """This process now reads picture ``index``; -1 for none."""
+        """Records that this process reads picture ``index``; -1 for none."""
         worker = get_worker_info()
         slot = self._slots.numpy()[0 if worker is None else worker.id % SLOTS]
         slot[0], slot[1] = os.getpid(), index
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Around the making of a batch: whoever leaves it has nothing in hand any more."""
+        """Context of one batch; clears this process's entry at the end."""
         try:
             yield
         finally:
             self.note(-1)
 
     def in_hand(self, process: int) -> int | None:
-        """What the process with this id reads; None if nothing, or if it is not known here."""
+        """The picture that a process is reading, by process id; None if none or unknown."""
         found = self._slots[(self._slots[:, 0] == process) & (self._slots[:, 1] >= 0), 1]
         return int(found[0]) if len(found) else None
 
     def dropped(self) -> dict[int, int]:
-        """What processes that are gone still have in hand: they died of it, or over it. By process id."""
+        """Pictures that dead processes were reading, by process id."""
         alive = {process.pid for process in multiprocessing.active_children()} | {os.getpid()}
         return {int(process): int(index) for process, index in self._slots if index >= 0 and int(process) not in alive}
 
@@ -65,10 +65,10 @@ Item = int | tuple[int, int]
 
 
 class ImageTransform(Protocol):
-    """What a data set asks of a transform."""
+    """Interface of a transform."""
 
     def seed(self, seed: int) -> None:
-        """Restarts all random draws."""
+        """Seeds all random draws."""
 
     def __call__(self, image: Pixels) -> Pixels:
         """``(h, w, 3)`` to ``(H, W, 3)``, uint8 RGB."""
@@ -76,13 +76,13 @@ class ImageTransform(Protocol):
 
 @runtime_checkable
 class OccludingTransform(ImageTransform, Protocol):
-    """A transform that may put other pictures of the batch in front, as :class:`aelm.data.Augment` does."""
+    """A transform that may paste from other pictures of the batch, like :class:`aelm.data.Augment`."""
 
     pasting: object | None
     clean_view: str
 
     def views(self, image: Pixels, others: Sequence[Pixels]) -> tuple[Pixels, Pixels]:
-        """The picture as it is trained on, and without what stands in front."""
+        """The training picture, and the same without pasting and erasing."""
 
 
 class Sample(NamedTuple):
@@ -98,24 +98,24 @@ class Sample(NamedTuple):
 class ReIDDataset(Dataset[Sample]):
     """Reads, decodes and transforms pictures.
 
-    An item is asked for by its index, or by ``(epoch, index)`` as the samplers yield it. A batch restarts the transform
-    once, from a hash of seed, epoch and the batch's indices: the same pictures come out of any number of workers,
-    forked or spawned, and persistent workers see the epoch change.
+    Items are indexed by ``index``, or by ``(epoch, index)`` as samplers yield it. Each batch seeds the transform once,
+    with a hash of seed, epoch and the batch's indices: the result does not depend on the number or start method of
+    workers, and persistent workers see the epoch change.
 
     Args:
-        pictures: What to read; in training ``pid`` is the label 0 .. N-1.
+        pictures: The pictures; in training ``pid`` is the label 0 .. N-1.
         transform: Makes every picture the same size; called on ``(h, w, 3)`` uint8 RGB.
-        num_queries: How many of the first pictures are queries.
-        cache: ``"ram"`` reads every file now and keeps the encoded bytes in one tensor, which workers share: forked
-            ones as memory pages, spawned ones through shared memory (/dev/shm must hold it).
-        on_bad_image: ``"error"`` stops at a picture that cannot be read. ``"skip"`` leaves it out of its batch, which
-            may then hold none; it is logged, and remembered in :attr:`unreadable`. ``"replace"``, for training, does so
-            too and takes another picture in its place, always the same one, so that batches keep their size.
-        seed: Where augmentation starts.
+        num_queries: The first ``num_queries`` pictures are queries.
+        cache: ``"ram"`` reads all files now and keeps the encoded bytes in one tensor shared by workers: as memory
+            pages if forked, in shared memory if spawned (/dev/shm must be large enough).
+        on_bad_image: ``"error"`` raises at an unreadable picture. ``"skip"`` leaves it out of its batch, which may
+            become empty, logs it, and lists it in :attr:`unreadable`. ``"replace"``, for training, also logs and lists
+            it, but uses another picture instead (always the same one), so batches keep their size.
+        seed: Seed of the augmentation.
 
     Raises:
-        BadImageError: If a picture cannot be read, naming the file; with ``"replace"`` only where none can.
-        ValueError: If an option is none of those named here.
+        BadImageError: If a picture is unreadable, with its file name; with ``"replace"`` only if all are.
+        ValueError: If an option is unknown.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ReIDDataset(Dataset[Sample]):
         self._paths = pack(picture.path.encode("utf-8", "surrogateescape") for picture in pictures)
         self._pids = torch.tensor([picture.pid for picture in pictures], dtype=torch.int64)
         self._camids = torch.tensor([picture.camid for picture in pictures], dtype=torch.int64)
-        # In shared memory, so that what a worker finds is known to all.
+        # In shared memory, so all processes see what a worker finds.
         self._bad = torch.zeros(len(pictures), dtype=torch.bool)
         self._bad.untyped_storage().share_memory_()
         self._reading = Reading()
@@ -152,16 +152,16 @@ class ReIDDataset(Dataset[Sample]):
         return len(self._pids)
 
     def path(self, index: int) -> str:
-        """Where picture ``index`` lies."""
+        """Path of picture ``index``."""
         return bytes(self._paths.at(index)).decode("utf-8", "surrogateescape")
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """The files left out so far, by any worker; each once."""
+        """The unreadable files found so far by any worker, each once."""
         return tuple(self.path(index) for index in self._bad.nonzero().flatten().tolist())
 
     def deaths(self) -> str:
-        """Which loading processes died over which files, and what to do; empty if none did."""
+        """Message about dead worker processes, their files and what to do; empty if there are none."""
         if not (dropped := self._reading.dropped()):
             return ""
         files = ", ".join(f"process {process} with {self.path(index)}" for process, index in dropped.items())
@@ -182,7 +182,7 @@ class ReIDDataset(Dataset[Sample]):
         return Sample(image, int(pid), int(camid), int(position), bool(is_query))
 
     def __getitems__(self, items: Sequence[Item]) -> Batch:
-        """A batch, without the pictures that are skipped, or with others in their place; all of one seed."""
+        """A batch with a common seed; unreadable pictures are skipped or replaced."""
         with self._reading.batch():
             return self._batch(items)
 
@@ -209,7 +209,7 @@ class ReIDDataset(Dataset[Sample]):
     def _pasted(
         self, transform: OccludingTransform, found: Sequence[tuple[int, Pixels]]
     ) -> Iterator[tuple[int, Pixels, Pixels]]:
-        """Both views of each picture; what is pasted comes from pictures of other people in the same batch."""
+        """Both views of each picture, with pasting from pictures of other people in the batch."""
         pids = self._pids[[index for index, _ in found]].tolist()
         for (index, image), pid in zip(found, pids, strict=True):
             others = [other for (_, other), whose in zip(found, pids, strict=True) if whose != pid]
@@ -226,7 +226,7 @@ class ReIDDataset(Dataset[Sample]):
                 if view.dtype != np.uint8 or view.ndim != 3 or view.shape[2] != 3:
                     raise InputTypeError(f"The transform must return (H, W, 3) uint8, got {view.shape} {view.dtype}")
                 if not kept:
-                    # One block of memory, filled picture by picture: that takes a quarter off the time of stacking.
+                    # One block of memory, filled picture by picture: a quarter faster than stacking.
                     blocks.append(np.empty((count, 3, *view.shape[:2]), np.uint8))
                 if view.shape[:2] != blocks[place].shape[2:]:
                     sizes = f"{blocks[place].shape[2:]} and {view.shape[:2]}"
@@ -239,7 +239,7 @@ class ReIDDataset(Dataset[Sample]):
         return tensors[0], tensors[1] if len(tensors) > 1 else None, kept
 
     def _in_place_of(self, index: int) -> tuple[int, Pixels] | None:
-        """Picture ``index``, or if it is replaced another one, with the index that it has; None if it is skipped."""
+        """Picture ``index`` or its replacement, with its index; None if skipped."""
         if (picture := self._image(index)) is not None:
             return index, picture
         if self._on_bad_image == "skip":
@@ -250,16 +250,16 @@ class ReIDDataset(Dataset[Sample]):
         raise BadImageError(f"None of the {len(self)} pictures can be read; one of them is {self.path(index)!r}")
 
     def _replacements(self, index: int) -> list[int]:
-        """What stands in for picture ``index``, in order: those behind it of its identity, then those of others.
+        """Candidates to replace picture ``index``: later ones of its identity, then of other identities.
 
-        Whatever was found unreadable before, or by whom, the first of them that can be read is the same one.
+        The first readable one is always the same, in any process and order of reading.
         """
         behind = torch.arange(index + 1, index + len(self)) % len(self)
         own = self._pids[behind] == self._pids[index]
         return torch.cat([behind[own], behind[~own]]).tolist()
 
     def _image(self, index: int) -> Pixels | None:
-        """Picture ``index``, ``(h, w, 3)``; None if it cannot be read and that is no error."""
+        """Picture ``index``, ``(h, w, 3)``; None if it is unreadable and this is not an error."""
         self._reading.note(index)
         try:
             return self.read(index)
@@ -274,7 +274,7 @@ class ReIDDataset(Dataset[Sample]):
 
 
 def printable(text: str) -> str:
-    r"""``text`` as every screen and log takes it: what a file name holds beside UTF-8 is spelt out.
+    r"""``text`` for any screen or log: bytes of a file name that are not UTF-8 are escaped.
 
     >>> printable("é\udce9")
     'é\\udce9'
@@ -293,10 +293,10 @@ def batch_seed(seed: int, epoch: int, indices: Sequence[int]) -> int:
 
 
 def collate(batch: Batch) -> Batch:
-    """The ``collate_fn`` of a loader: a batch of :class:`ReIDDataset` is made already, in ``__getitems__``."""
+    """The ``collate_fn`` of a loader: :class:`ReIDDataset` already builds batches in ``__getitems__``."""
     return batch
 
 
 def one_thread(worker: int) -> None:
-    """Keeps OpenCV in a worker to the worker's own thread; a worker's ``worker_init_fn``."""
+    """A ``worker_init_fn`` that limits OpenCV to the worker's own thread."""
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""From files to RGB arrays, and many files in one block of memory."""
+"""Decodes files to RGB arrays, and packs many files into one block of memory."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -18,22 +18,22 @@ Pixels = NDArray[np.uint8]
 KINDS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 DEEP = ("PNG", "TIFF")  # may have more than 8 bits
-MOST_PIXELS = 100_000_000  # 300 MB decoded; no camera's crop of a person comes near
+MOST_PIXELS = 100_000_000  # 300 MB decoded; no crop of a person is that large
 
 
 log = logging.getLogger(__name__)
-_told: set[int] = set()  # depths that were told of in this process
+_told: set[int] = set()  # bit depths already reported in this process
 
 
 class BadImageError(InputError):
-    """A picture that cannot be read; the message names the file."""
+    """An unreadable picture; the message names the file."""
 
 
 def read_bytes(path: str) -> Pixels:
     """The encoded bytes of a file, ``(length,)`` uint8.
 
     Raises:
-        BadImageError: If the file is missing or may not be read.
+        BadImageError: If the file is missing or not readable.
     """
     try:
         with open(path, "rb") as file:
@@ -45,17 +45,16 @@ def read_bytes(path: str) -> Pixels:
 def decode(encoded: Pixels, name: str) -> Pixels:
     """Decodes a picture to ``(H, W, 3)`` uint8 RGB.
 
-    Grey pictures get three equal channels, transparency is dropped. 16 bits become 8: the upper ones of the 8, 10, 12
-    or 14 that are in use where it is fewer, as of thermal cameras, and that is said once. A rotation noted in EXIF is
-    applied, so that people stand as every viewer shows them; no benchmark has such notes.
+    Grey pictures get three equal channels, transparency is dropped. 16 bits are reduced to the upper 8; if only 8, 10,
+    12 or 14 bits are used, as by thermal cameras, to the upper 8 of these (logged once). EXIF rotation is applied, as
+    image viewers do; no benchmark uses it.
 
     Args:
-        encoded: ``(length,)`` uint8, the file's content.
-        name: What errors call the picture.
+        encoded: ``(length,)`` uint8, content of the file.
+        name: Name of the picture in errors.
 
     Raises:
-        BadImageError: If this is no picture, only the beginning of one, or one that says it is larger than
-            ``MOST_PIXELS``, which is not decoded.
+        BadImageError: If this is not a picture, is cut off, or has more than ``MOST_PIXELS`` (then it is not decoded).
     """
     if not len(encoded):
         raise BadImageError(f"The picture {name!r} is an empty file (0 bytes)")
@@ -80,7 +79,7 @@ def decode(encoded: Pixels, name: str) -> Pixels:
 
 
 def upper_bits(image: NDArray[np.uint16], name: str) -> Pixels:
-    """The upper 8 of the bits that a picture of 16 uses."""
+    """The upper 8 of the used bits of a 16-bit picture."""
     depth = next(depth for depth in (8, 10, 12, 14, 16) if int(image.max()) < 2**depth)
     if depth < 16 and depth not in _told:
         _told.add(depth)
@@ -89,7 +88,7 @@ def upper_bits(image: NDArray[np.uint16], name: str) -> Pixels:
 
 
 def check_header(content: bytes, name: str) -> Header:
-    """Raises BadImageError for what must not be given to a decoder: other files, half a picture, or a huge one."""
+    """Raises BadImageError for files that must not be decoded: other formats, cut-off or huge pictures."""
     header = read_header(content)
     if header.kind not in KINDS:
         kind = kind_of(content)
@@ -98,7 +97,7 @@ def check_header(content: bytes, name: str) -> Header:
             f"The picture {name!r} is no {', '.join(KINDS[:-1])} or {KINDS[-1]}, whatever its name says, but {found}. "
             "Convert it to one of these, or remove it"
         )
-    # Some releases of OpenCV decode half a picture and fill the rest with grey.
+    # Some releases of OpenCV decode a cut-off picture and fill the rest with grey.
     end = ENDS.get(header.kind)
     if end is not None and content.rfind(end) < header.begin:
         raise BadImageError(
@@ -122,23 +121,23 @@ def decoding_error(path: str) -> str:
 
 
 def planes(image: Pixels, into: Pixels) -> None:
-    """Copies ``(H, W, 3)`` to a contiguous ``(3, H, W)``; three times as fast as numpy's strided copy.
+    """Copies ``(H, W, 3)`` to a contiguous ``(3, H, W)``; three times faster than numpy's strided copy.
 
     >>> planes(np.arange(12, dtype=np.uint8).reshape(2, 2, 3), into := np.empty((3, 2, 2), np.uint8))
     >>> into[:, 0, 1].tolist()
     [3, 4, 5]
     """
-    # OpenCV fills arrays of the right size in place.
+    # OpenCV writes to arrays of the right size in place.
     cv2.split(np.ascontiguousarray(image), list(into))
 
 
 class Packed(NamedTuple):
-    """Many byte strings as two tensors, which worker processes share.
+    """Many byte strings as two tensors shared by worker processes.
 
-    A list of Python objects would be copied into every worker bit by bit, as counting references writes to its pages.
+    A list of Python objects would gradually be copied to every worker, since reference counting writes to its pages.
 
     Attributes:
-        data: ``(total,)`` uint8, one string behind the other.
+        data: ``(total,)`` uint8, all strings concatenated.
         bounds: ``(n + 1,)`` int64; string i is ``data[bounds[i]:bounds[i + 1]]``.
     """
 
@@ -167,11 +166,11 @@ def pack(strings: Iterable[bytes | Pixels]) -> Packed:
 
 
 def pack_files(paths: Sequence[str], *, missing_is_empty: bool = False) -> Packed:
-    """The encoded content of all files, in order.
+    """Reads the encoded content of all files, in order.
 
     Args:
         paths: The files.
-        missing_is_empty: Gives an unreadable file no bytes instead of raising.
+        missing_is_empty: Stores no bytes for an unreadable file instead of raising.
 
     Raises:
         BadImageError: If a file cannot be read.

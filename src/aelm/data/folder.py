@@ -1,4 +1,4 @@
-"""One's own pictures: split folders with a pattern for the file names, or a table (CSV)."""
+"""The user's own pictures: split folders with a pattern for file names, or a table (CSV)."""
 
 import os
 import re
@@ -17,14 +17,14 @@ from aelm.types import Benchmark, InputError, Names, Picture
 
 
 class Entry(NamedTuple):
-    """A picture as a file name or a table describes it.
+    """A picture as described by its file name or a table row.
 
     Attributes:
         path: The file.
-        split: ``train``, ``query``, ``gallery``, ``query_<what>``, or ``test``: the gallery if there are queries, else
-            query and gallery at once.
-        pid: Identity, in whatever writing; ``-1`` is junk.
-        camid: Camera, in whatever writing; None if there are no cameras.
+        split: ``train``, ``query``, ``gallery``, ``query_<what>``, or ``test``: the gallery if there are queries,
+            otherwise both query and gallery.
+        pid: Identity as text; ``-1`` is junk.
+        camid: Camera as text; None if there are no cameras.
     """
 
     path: Path
@@ -34,10 +34,10 @@ class Entry(NamedTuple):
 
 
 def benchmark_of(name: str, entries: Sequence[Entry]) -> Benchmark:
-    """The benchmark of these pictures, each split sorted by path, with what their identities and cameras are called.
+    """The benchmark of these pictures, with each split sorted by path, and names of identities and cameras.
 
     Raises:
-        ValueError: If some pictures have a camera and others have none.
+        ValueError: If only some pictures have a camera.
     """
     without = [entry.path for entry in entries if entry.camid is None]
     if 0 < len(without) < len(entries):
@@ -63,7 +63,7 @@ def benchmark_of(name: str, entries: Sequence[Entry]) -> Benchmark:
     return Benchmark(
         name=name,
         train=done.get("train", ()),
-        # Junk is never asked for.
+        # Junk is never a query.
         query=tuple(picture for picture in test if picture.pid != -1) or done.get("query", ()),
         gallery=tuple(sorted(test + done.get("gallery", ()))),
         more_queries={s.removeprefix("query_"): done[s] for s in sorted(done) if s.startswith("query_")},
@@ -76,7 +76,7 @@ def benchmark_of(name: str, entries: Sequence[Entry]) -> Benchmark:
 
 
 def _made_up_camera(split: str, shot: int) -> int:
-    """A camera where none is known, such that every match counts; ``shot`` counts an identity's pictures."""
+    """A camera for pictures without one, such that every match counts; ``shot`` numbers an identity's pictures."""
     if split.startswith("query"):
         return 0
     if split == "gallery":
@@ -88,16 +88,16 @@ _COLUMNS = ("path", "pid", "camid", "split")
 
 
 def read_entries(root: Path, file: Path, default_split: str) -> list[Entry]:
-    """Read the columns ``path``, ``pid`` and, where there are such, ``camid`` and ``split``; others are ignored.
+    """Reads the columns ``path``, ``pid`` and, if present, ``camid`` and ``split``; others are ignored.
 
     Args:
-        root: Where the paths start.
-        file: The table, separated by comma, semicolon or tab; taken as given or, if there is none, beneath ``root``.
-        default_split: For rows that name no split.
+        root: Folder that paths are relative to.
+        file: The table, separated by comma, semicolon or tab; the path as given, or else relative to ``root``.
+        default_split: For rows without a split.
 
     Raises:
-        FileNotFoundError: If there is no such table.
-        ValueError: If columns are missing, or rows are wrong; says which lines.
+        FileNotFoundError: If the table does not exist.
+        ValueError: If columns are missing, or rows are invalid (lists the lines).
     """
     places = (file.expanduser(), root / file)
     found = next((path for path in places if path.is_file()), None)
@@ -114,7 +114,7 @@ def read_entries(root: Path, file: Path, default_split: str) -> list[Entry]:
 
 
 def _entry(root: Path, columns: Sequence[str], row: Sequence[str], default_split: str) -> Entry | str:
-    """What a row says, or what is wrong with it."""
+    """The entry of a row, or what is wrong with it."""
     if len(row) != len(columns):
         return f"{len(row)} values for {len(columns)} columns"
     path, pid, camid, said = (row[columns.index(column)].strip() if column in columns else "" for column in _COLUMNS)
@@ -158,8 +158,8 @@ def _checked(file: Path, rows: Sequence[tuple[int, Entry | str]]) -> list[Entry]
 
 Flat = Literal["test", "train"]
 
-# Names of the splits, without case and punctuation, as people and data sets write them: VeRi-776's image_train,
-# MARS's bbox_test. Test sets that come without queries are ranked against themselves.
+# Common names of the splits, without case and punctuation, such as VeRi-776's image_train and MARS's bbox_test. Test
+# sets without queries are ranked against themselves.
 _SPLITS: Mapping[str, Sequence[str]] = {
     "train": ("train", "training", "trainset", "boundingboxtrain", "bboxtrain", "imagetrain", "trainimages"),
     "query": ("query", "queries", "queryset", "probe", "imagequery", "testquery", "queryimages", "testprobe"),
@@ -172,7 +172,7 @@ _EXPECTED = "train, query, gallery, test, query_<what> (or image_train, bounding
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder, or a word of a table, names; None if it names none.
+    """The split that a folder name or a table value stands for; None if unknown.
 
     >>> split_of("Image_Train"), split_of("bounding_box_test"), split_of("query_dark"), split_of("day1")
     ('train', 'gallery', 'query_dark', None)
@@ -189,35 +189,35 @@ def folder(
     flat: Flat | None = None,
     name: str = "folder",
 ) -> Benchmark:
-    """Read anyone's own pictures.
+    """Reads the user's own pictures.
 
-    Splits are the folders ``train``, ``query`` and ``gallery`` of ``root`` under any of their usual names (those of
-    Market-1501, MARS and VeRi-776 too), in ``root`` itself, in its folder ``test``, or in its only folder that has
-    such; further query sets are ``query_<what>``. All are taken with whatever folders beneath. Where there is only a
-    folder ``test``, or no folder, each picture is ranked against all others: query and gallery are then the same list,
-    and a query's own picture takes no part because it has the same identity and camera.
+    Splits are the folders ``train``, ``query`` and ``gallery``, or their usual names in Market-1501, MARS and VeRi-776,
+    in ``root``, in its folder ``test``, or in its only folder with splits; further query sets are ``query_<what>``.
+    Subfolders are included. If there is only a folder ``test``, or no split folder, each picture is ranked against all
+    others: query and gallery are the same list, and a query's own picture is ignored, since it has the same identity
+    and camera.
 
-    Identities and cameras that are whole numbers stay as they are (-1 is junk, ``007`` and ``7.0`` are 7). All others
-    keep their text in ``names``, and are numbered behind those in sorted order. Without cameras, every match must
-    count: queries are camera 0 and the gallery camera 1, pictures ranked against each other are each a camera of their
-    identity, and training pictures of an identity are camera 0 and 1 in turn, so that validation can hold some out.
+    Identities and cameras that are integers keep their number (-1 is junk, ``007`` and ``7.0`` are 7). Others keep
+    their text in ``names`` and get higher numbers in sorted order. Without cameras, every match must count: queries are
+    camera 0 and the gallery camera 1; if pictures are ranked against each other, each picture of an identity gets its
+    own camera; training pictures of an identity alternate between camera 0 and 1, so validation can hold some out.
 
     Args:
-        root: Where the pictures lie.
-        pattern: Regular expression with the group ``pid`` and, if there are cameras, ``camid``. It must match from the
-            start of the base name; with a ``/`` in it, from the start of the path beneath the split's folder, as in
+        root: Folder of the pictures.
+        pattern: Regular expression with the group ``pid`` and, if there are cameras, ``camid``. It must match at the
+            start of the base name or, if it contains ``/``, of the path relative to the split's folder, as in
             ``(?P<pid>[^/]+)/cam(?P<camid>\\d+)``. Not used with ``csv``.
-        csv: A table with the columns ``path`` (beneath ``root``), ``pid`` and, if wanted, ``camid`` and ``split``
-            (``train``, ``query``, ``gallery``, ``test`` or ``query_<what>``); taken as given or, if there is no such
-            file, beneath ``root``.
-        flat: What pictures without a split are: ``test`` as above, or ``train``. None is ``test``, but an error for
-            pictures in folders that may be splits by unknown names.
+        csv: A table with the columns ``path`` (relative to ``root``), ``pid`` and optionally ``camid`` and ``split``
+            (``train``, ``query``, ``gallery``, ``test`` or ``query_<what>``); the path as given, or else relative to
+            ``root``.
+        flat: Split of pictures without one: ``test`` as above, or ``train``. None means ``test``, but raises an error
+            for pictures in folders that may be splits with unknown names.
         name: Name of the benchmark, in tables and metric names.
 
     Raises:
-        FileNotFoundError: If there is no such folder or table, or no picture.
+        FileNotFoundError: If the folder or table does not exist, or there are no pictures.
         ValueError: If ``pattern`` or ``flat`` is wrong, file names do not match, the table is malformed, or folders may
-            be splits, but none has a name that is known.
+            be splits but none has a known name.
     """
     if flat is not None and flat not in get_args(Flat):
         raise InputError(f"`flat` must be 'test' or 'train', got {flat!r}")
@@ -238,7 +238,7 @@ def folder(
 
 
 def _left_out(root: Path, splits: Mapping[Path, str]) -> list[str]:
-    """What is said of folders with pictures that belong to no split, or of a split that lies beside others."""
+    """Warnings about folders with pictures outside of all splits, or a split beside others."""
     if not splits:
         beside = sorted(child.name for child in _named(root.parent) if child != root) if split_of(root.name) else []
         lies = (
@@ -266,10 +266,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def split_folders(root: Path) -> dict[Path, str]:
-    """The folders of the splits: those in ``root``, in its ``test``, or in its only folder that has two or more.
+    """The split folders in ``root``, in its ``test``, or in its only folder that has two or more.
 
     Raises:
-        ValueError: If two folders are one split, or several folders have splits.
+        ValueError: If two folders are the same split, or several folders have splits.
     """
     found = _named(root)
     for child in [child for child, split in found.items() if split == "test"]:
@@ -292,7 +292,7 @@ def split_folders(root: Path) -> dict[Path, str]:
 
 
 def _named(root: Path) -> dict[Path, str]:
-    """The folders of ``root`` that have the name of a split."""
+    """The folders of ``root`` named like a split."""
     return {child: split for child in subfolders(root) if (split := split_of(child.name)) is not None}
 
 
@@ -301,7 +301,7 @@ def _has_pictures(root: Path) -> bool:
 
 
 def _refuse_folders(name: str, root: Path, entries: Sequence[Entry], pattern: re.Pattern[str]) -> None:
-    """Raises ValueError where pictures lie in folders that may be splits: not those of identities, or of a pattern."""
+    """Raises ValueError if pictures are in folders that may be splits, not identities or part of the pattern."""
     pids: dict[str, set[str]] = {}
     for entry in entries:
         first, *deeper = entry.path.relative_to(root).parts

@@ -1,4 +1,4 @@
-"""What a picture file says of itself, its kind and size, read from its first bytes without decoding anything."""
+"""Reads kind and size of a picture file from its header, without decoding."""
 
 import struct
 from typing import NamedTuple
@@ -11,18 +11,18 @@ SIGNATURES = {
     b"MM\0*": "TIFF",
     b"GIF8": "GIF",
 }
-FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # markers of a JPEG's frame header
+FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # frame header markers of a JPEG
 ALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length
 
 
 class Header(NamedTuple):
-    """What the first bytes say.
+    """The header of a picture file.
 
     Attributes:
         kind: ``JPEG``, ``PNG``, ``BMP``, ``TIFF``, ``WebP`` or ``GIF``; empty for anything else.
-        height: In pixels, before a rotation that EXIF asks for; 0 where the file does not say.
+        height: Height in pixels, before EXIF rotation; 0 if unknown.
         width: Likewise.
-        begin: Where the size stands; a JPEG's small copy of itself, if it has one, lies before it.
+        begin: Byte position of the size; a JPEG's embedded thumbnail comes before it.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Header(NamedTuple):
 
 
 def read_header(content: bytes) -> Header:
-    """The header of an encoded picture; what is cut off or broken gives a size of 0.
+    """The header of an encoded picture; the size is 0 if it is cut off or broken.
 
     >>> read_header(b"GIF89a\\x20\\0\\x40\\0")
     Header(kind='GIF', height=64, width=32, begin=6)
@@ -75,7 +75,7 @@ def _png(content: bytes) -> tuple[int, int, int]:
 def _bmp(content: bytes) -> tuple[int, int, int]:
     old = struct.unpack_from("<I", content, 14)[0] == 12
     width, height = struct.unpack_from("<HH" if old else "<ii", content, 18)
-    return abs(height), abs(width), 18  # a negative height: from top to bottom
+    return abs(height), abs(width), 18  # a negative height means top to bottom
 
 
 def _tiff(content: bytes) -> tuple[int, int, int]:

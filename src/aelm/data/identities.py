@@ -1,4 +1,4 @@
-"""Identities and cameras as text: one writing of each, a number where one is needed, and what looks like a mistake."""
+"""Identities and cameras as text: normalised spelling, numbers, and warnings about likely mistakes."""
 
 import re
 import unicodedata
@@ -9,17 +9,17 @@ from typing import Any
 from aelm.types import InputTypeError
 
 JUNK = "-1"
-# A whole number; spreadsheets add a fraction of zeros where a value is missing, and MARS writes 00-1 for junk.
+# An integer; spreadsheets add decimal zeros if a value is missing, and MARS writes 00-1 for junk.
 _WHOLE = re.compile(r"0*(-?)0*(\d+?)(?:[.,]0+)?", re.ASCII)
-_SHORTENED = re.compile(r"-?\d[.,]\d+e\+\d+", re.IGNORECASE | re.ASCII)  # what spreadsheets make of a long number
+_SHORTENED = re.compile(r"-?\d[.,]\d+e\+\d+", re.IGNORECASE | re.ASCII)  # a long number changed by a spreadsheet
 _NOBODY = frozenset(
     {"junk", "background", "unknown", "distractor", "distractors", "none", "nan", "null", "na", "n/a", "?"}
 )
-DIGITS = 18  # of the longest number that int64 holds in any case
+DIGITS = 18  # integers of this many digits always fit in int64
 
 
 def plain(text: Any) -> str:
-    """The one writing of an identity or camera: whole numbers in their shortest, other text without blanks around it.
+    """Normalises an identity or camera: integers to their shortest form, other text without surrounding blanks.
 
     Raises:
         TypeError: If it is neither text nor a number.
@@ -35,7 +35,7 @@ def plain(text: Any) -> str:
         text = str(text.item() if hasattr(text, "item") else text)
     text = text.strip()
     if not text.isascii():
-        if any("\udc80" <= letter <= "\udcff" for letter in text):  # bytes that are no UTF-8: Windows's own encoding
+        if any("\udc80" <= letter <= "\udcff" for letter in text):  # bytes that are not UTF-8: Windows encoding
             text = text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
         text = unicodedata.normalize("NFC", text)
     whole = _WHOLE.fullmatch(text)
@@ -43,9 +43,9 @@ def plain(text: Any) -> str:
 
 
 def numbers_of(texts: Iterable[str]) -> dict[str, int]:
-    """A number for each text: itself if it is a whole number, else one behind all of these, in sorted order.
+    """A number for each text: itself if it is an integer, otherwise one above all integers, in sorted order.
 
-    So the order of some does not change where others are added.
+    So the order of the texts does not change when others are added.
 
     Args:
         texts: From :func:`plain`.
@@ -63,7 +63,7 @@ def numbers_of(texts: Iterable[str]) -> dict[str, int]:
 
 
 def texts_of(numbered: Mapping[str, int]) -> dict[int, str]:
-    """The texts that their numbers do not tell, by number.
+    """The texts that differ from their number, by number.
 
     >>> texts_of(numbers_of(["7", "ann"]))
     {8: 'ann'}
@@ -72,11 +72,11 @@ def texts_of(numbered: Mapping[str, int]) -> dict[int, str]:
 
 
 def doubts(what: str, texts: Sequence[str]) -> list[str]:
-    """What looks like junk, or like two writings of one identity: a sentence, if there is any.
+    """A warning about texts that look like junk, or like two spellings of one identity.
 
     Args:
         what: ``identities`` or ``cameras``.
-        texts: As they were read, one a picture.
+        texts: The texts as read, one per picture.
 
     >>> doubts("cameras", ["7", "007", "007"])
     ["cameras that may not be what they seem: '007' and '7' are read as 7 (3 pictures)"]
@@ -115,6 +115,6 @@ def doubts(what: str, texts: Sequence[str]) -> list[str]:
 
 
 def _quoted(texts: Sequence[str]) -> str:
-    """A few texts in a sentence."""
+    """A few texts, quoted, for a sentence."""
     some = [f"'{text}'" for text in texts[:4]] + ["..."] * (len(texts) > 4)
     return " and ".join([", ".join(some[:-1]), some[-1]]) if len(some) > 1 else some[0]

@@ -1,8 +1,8 @@
-"""Where benchmarks lie on disk, and how many pictures each has as published.
+"""Folder layouts and published counts of benchmarks.
 
-Keys are ``"<split> <what>"``: the split is ``train``, ``query`` or ``gallery``; what is counted is ``images``,
-``ids`` (junk apart; Market-1501's distractors, all numbered 0, count as one), ``cameras``, ``distractors`` (gallery
-images of ids that no query has) or ``junk`` (images of pid -1).
+Keys are ``"<split> <what>"``: the split is ``train``, ``query`` or ``gallery``; ``<what>`` is ``images``, ``ids``
+(without junk; Market-1501's distractors, all numbered 0, count as one), ``cameras``, ``distractors`` (gallery images of
+ids without a query) or ``junk`` (images of pid -1).
 """
 
 import os
@@ -36,11 +36,11 @@ OFFICIAL: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "occluded_duke": _counts(8, {"train": (702, 15618), "query": (519, 2210), "gallery": (1110, 17661)}),
         "cuhk03_detected": _counts(2, {"train": (767, 7365), "query": (700, 1400), "gallery": (700, 5332)}),
         "cuhk03_labeled": _counts(2, {"train": (767, 7368), "query": (700, 1400), "gallery": (700, 5328)}),
-        # Of the test only the people are counted: its items are tracks, of varied length.
+        # For the test only people are counted: its items are tracks of varying length.
         "mars": MappingProxyType({"train images": 509914, "train ids": 625, "train cameras": 6, "query ids": 626}),
         "msmt17": _counts(15, {"train": (1041, 30248), **_MSMT17_TEST}),
         "msmt17_with_val": _counts(15, {"train": (1041, 32621), **_MSMT17_TEST}),
-        # The cameras of these two are not recorded: queries count as one, the gallery as another.
+        # Cameras of these two are not recorded: queries are one camera, the gallery another.
         "occluded_reid": _counts(1, {"query": (200, 1000), "gallery": (200, 1000)}),
         "partial_reid": _counts(1, {"query": (60, 300), "gallery": (60, 300)}),
     }
@@ -61,22 +61,22 @@ def find_root(
     wrappings: Sequence[str] = (),
     hint: str = "",
 ) -> tuple[Path, Layout]:
-    """The folder that holds a data set's own folders and files, and which of the known layouts it has.
+    """Finds the folder with a data set's folders and files, and which known layout it has.
 
-    Looked at in this order: folders of the usual names in ``data_dir`` (one inside the other first, since the outer one
-    is then only its wrapping), folders of these names in a wrapping, and last ``data_dir`` itself. Names compare
-    without case and punctuation, so ``Market-1501`` finds ``market1501`` too.
+    Search order: folders of the usual names in ``data_dir`` (nested ones first, since the outer one is then only a
+    wrapper), folders of these names in a wrapper folder, and last ``data_dir`` itself. Names are compared without case
+    and punctuation, so ``Market-1501`` also finds ``market1501``.
 
     Args:
-        data_dir: Where the user keeps data sets, or the data set itself.
+        data_dir: Folder of data sets, or the data set itself.
         dataset: Its name, for the error.
-        names: Usual names of its folder, the preferred first.
-        layouts: What the folder must hold, the preferred layout first.
-        wrappings: Names of folders in which the data set's folder may lie, but which are not it.
+        names: Usual names of its folder, preferred ones first.
+        layouts: Required content of the folder, preferred layout first.
+        wrappings: Names of folders that may contain the data set's folder.
         hint: A further sentence for the error.
 
     Raises:
-        FileNotFoundError: If nothing fits; lists what was looked for, where, and what was found.
+        FileNotFoundError: If nothing matches; lists what was searched, where, and what was found.
     """
     root = Path(data_dir).expanduser().absolute()
     tried = list(_candidates(root, names, wrappings))
@@ -97,7 +97,7 @@ def plain_folder(name: str) -> str:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in ``folder``, sorted by name; none if there is no such folder or it may not be read."""
+    """The folders in ``folder``, sorted by name; empty if it does not exist or is not readable."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

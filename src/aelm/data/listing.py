@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and the identity and camera that their names carry."""
+"""Lists the pictures of a folder, and parses identity and camera from their names."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from aelm.types import InputError, Picture
 log = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-# Pictures that are not read, and folders of copies that systems make by themselves.
+# Picture formats that are not read, and folders of copies made by the system.
 NOT_READ = frozenset(
     {".heic", ".heif", ".avif", ".gif", ".jp2", ".j2k", ".jxl", ".pgm", ".ppm", ".tga", ".psd", ".dng", ".cr2", ".nef"}
 )
@@ -23,20 +23,20 @@ MARKET_NAME = re.compile(r"(?P<pid>-1|\d+)_c(?P<camid>\d+)s\d+_")
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file of this name is read: a picture's extension in any case, and not a hidden file.
+    """Whether a file of this name is read: a picture extension in any case, and not hidden.
 
     >>> is_picture("0002_c1s1_000451_03.JPG"), is_picture("Thumbs.db"), is_picture("._0002_c1s1_000451_03.jpg")
     (True, False, False)
     """
-    # macOS leaves a hidden ._NAME.jpg beside each file it copies; it holds no picture.
+    # macOS writes a hidden ._NAME.jpg beside each copied file; it is not a picture.
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def list_pictures(folder: Path) -> list[str]:
-    """Base names of the pictures that lie in ``folder`` itself, sorted.
+    """Base names of the pictures directly in ``folder``, sorted.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
+        FileNotFoundError: If the folder does not exist, or holds no pictures.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of pictures, found no such folder")
@@ -46,17 +46,17 @@ def list_pictures(folder: Path) -> list[str]:
 
 
 def walk_pictures(folder: Path) -> list[str]:
-    """Paths, relative to ``folder`` and with ``/``, of the pictures in it and in all folders beneath, sorted.
+    """Paths, relative to ``folder`` and with ``/``, of the pictures in it and all its subfolders, sorted.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
+        FileNotFoundError: If the folder does not exist, or holds no pictures.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of pictures, found no such folder")
     found: list[str] = []
     closed: list[str] = []
     entered: set[str] = set()
-    waiting = [folder]  # folders, then the links among what is in them, so that a picture has its own folder's name
+    waiting = [folder]  # real folders first, then links to folders, so that a picture is listed under its real folder
     while waiting:
         for parent, folders, files in os.walk(waiting.pop(0), onerror=lambda error: closed.append(error.filename)):
             if os.path.realpath(parent) in entered:
@@ -75,18 +75,18 @@ def walk_pictures(folder: Path) -> list[str]:
 
 
 def read_folder(folder: Path, name: re.Pattern[str]) -> tuple[Picture, ...]:
-    """Read the pictures that lie in one folder, identity and camera taken from their base names.
+    """Reads the pictures of one folder; identity and camera come from their base names.
 
     Args:
-        folder: Where the pictures lie; folders beneath and files that are no pictures are ignored.
+        folder: Folder of the pictures; subfolders and other files are ignored.
         name: Matched at the start of each base name (never of the path); the groups ``pid`` and ``camid`` are numbers.
 
     Returns:
         The pictures, sorted by file name.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
-        ValueError: If names do not match; says how many and shows the first.
+        FileNotFoundError: If the folder does not exist, or holds no pictures.
+        ValueError: If names do not match; gives their number and the first ones.
     """
     names = list_pictures(folder)
     matches = [name.match(file) for file in names]
@@ -99,7 +99,7 @@ def read_folder(folder: Path, name: re.Pattern[str]) -> tuple[Picture, ...]:
 
 
 def refuse_names(folder: Path, unread: Sequence[str], total: int, name: re.Pattern[str]) -> None:
-    """Raise a ValueError that names and counts the files whose names say nothing, if there are any."""
+    """Raises a ValueError with the number and names of files that do not match, if there are any."""
     if unread:
         wanted = "identity or camera" if "camid" in name.groupindex else "identity"
         raise InputError(
@@ -120,7 +120,7 @@ def first_few(items: Sequence[object], most: int = 5) -> str:
 
 
 def passed_over(names: Sequence[str]) -> str:
-    """The pictures among some files that are not read, by how many end in what.
+    """Number of unsupported pictures among some files, by extension.
 
     >>> passed_over(["a.HEIC", "b/c.heic", "d.gif", "Thumbs.db", "._e.heic"])
     '2 .heic, 1 .gif'

@@ -1,4 +1,4 @@
-"""How pictures are loaded."""
+"""Data loaders and their options."""
 
 import os
 import sys
@@ -13,17 +13,17 @@ from aelm.data.dataset import ReIDDataset, collate, one_thread
 from aelm.data.sampler import TrainSampler
 from aelm.types import Batch, InputError, InputTypeError, RunError
 
-SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # characters that the address of a Unix socket may have
+SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # maximum length of a Unix socket path
 
 
 class TrainLoader(DataLoader[Any]):
-    """A loader of training that can say where it stands, and go on from there: with a :class:`TrainSampler`.
+    """A training loader whose position can be saved and resumed; needs a :class:`TrainSampler`.
 
-    A pass starts with its first batch and not when the iterator is asked for. Lightning asks first and tells the
-    sampler the epoch afterwards: by then the workers would be at work on another one.
+    A pass starts at its first batch, not when the iterator is created: Lightning creates it before it sets the
+    sampler's epoch, so workers would already load another epoch.
     """
 
-    _epoch = 0  # of the current pass, and how many of its batches were handed out
+    _epoch = 0  # epoch of the current pass, and number of its batches yielded
     _handed_out = 0
 
     def __iter__(self) -> Any:
@@ -39,7 +39,7 @@ class TrainLoader(DataLoader[Any]):
                 batch = next(batches)
             except StopIteration:
                 return
-            except (RuntimeError, OSError, EOFError) as error:  # what the death of a loading process looks like
+            except (RuntimeError, OSError, EOFError) as error:  # raised when a worker process dies
                 if isinstance(self.dataset, ReIDDataset) and (told := self.dataset.deaths()):
                     raise RunError(told) from error
                 raise
@@ -47,20 +47,20 @@ class TrainLoader(DataLoader[Any]):
             yield batch
 
     def train_sampler(self) -> TrainSampler:
-        """The sampler, which must be one of aelm's."""
+        """The sampler, which must be one of aelm."""
         if not isinstance(self.sampler, TrainSampler):
             raise InputTypeError(f"a TrainLoader takes a TrainSampler, got {type(self.sampler).__name__}")
         return self.sampler
 
     def state_dict(self) -> dict[str, int]:
-        """Where the current pass stands, in batches; the same on every process."""
+        """Position of the current pass, in batches; the same on every process."""
         return {"epoch": self._epoch, "batches": self._handed_out, "processes": self.train_sampler().world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next pass begin where :meth:`state_dict` was taken.
+        """Lets the next pass start at the position of :meth:`state_dict`.
 
         Raises:
-            ValueError: If another number of processes shared the steps.
+            ValueError: If the number of processes differs.
         """
         sampler = self.train_sampler()
         if state["processes"] != sampler.world_size:
@@ -75,20 +75,20 @@ class TrainLoader(DataLoader[Any]):
 
 
 class Loader(NamedTuple):
-    """How pictures are loaded; the same pictures come out whatever is set here.
+    """Loading options; they do not affect the pictures.
 
     Attributes:
-        workers: Processes that load, for each process that trains; None: one a core, at most 8 (those that train on
-            one machine share its cores); 0: none, loading and training wait for each other.
-        test_batch_size: Pictures a batch in validation and test.
-        cache: ``"ram"`` keeps the encoded files of training and validation in memory; tests read each file but once.
-        on_bad_image: ``"error"`` stops at a picture that cannot be read. ``"skip"`` lists it and goes on: tests leave
-            it out, and training takes another picture, of the same identity where there is one, in its place.
-        persistent_workers: Whether workers of training and validation live on from epoch to epoch.
-        pin_memory: Whether batches lie in page-locked memory, in a process that uses a CUDA device by the time the
-            loader is built.
-        multiprocessing_context: How workers start: ``fork``, ``spawn``, ``forkserver``; None: as the system does.
-        prefetch_factor: Batches that each worker prepares in advance.
+        workers: Worker processes per training process; None for one per core, at most 8 (cores are split over the
+            training processes of a machine); 0 loads in the training process.
+        test_batch_size: Pictures per batch in validation and test.
+        cache: ``"ram"`` keeps the encoded files of training and validation in memory; tests read each file only once.
+        on_bad_image: ``"error"`` raises at an unreadable picture. ``"skip"`` lists it and continues: tests leave it
+            out, and training replaces it by another picture, of the same identity if there is one.
+        persistent_workers: Whether workers of training and validation are kept between epochs.
+        pin_memory: Whether to use pinned memory, if the process uses CUDA when the loader is built.
+        multiprocessing_context: Start method of workers: ``fork``, ``spawn``, ``forkserver``; None for the system's
+            default.
+        prefetch_factor: Batches that each worker loads in advance.
     """
 
     workers: int | None = None
@@ -116,14 +116,14 @@ class Loader(NamedTuple):
         """A loader of :class:`aelm.types.Batch`.
 
         Args:
-            dataset: Where pictures come from.
+            dataset: The data set.
             sampler: Yields indices, or pairs of epoch and index.
-            batch_size: Pictures a batch.
-            lives_on: Whether the loader is gone through more than once.
-            processes: Processes on this machine that each have such a loader.
+            batch_size: Pictures per batch.
+            lives_on: Whether the loader is used for more than one pass.
+            processes: Number of processes on this machine with such a loader.
 
         Raises:
-            OSError: If loading processes could not hand over what they load.
+            OSError: If workers could not send their batches.
         """
         workers = default_workers(processes) if self.workers is None else self.workers
         check_sockets(workers)
@@ -137,7 +137,7 @@ class Loader(NamedTuple):
             collate_fn=made_already,
             pin_memory=self.pin_memory and cuda_is_used(),
             worker_init_fn=one_thread,
-            # Of its own, or each pass would take a number from the global stream, also a pass that goes on.
+            # A separate generator: otherwise each pass, also a resumed one, draws from the global one.
             generator=torch.Generator(),
             multiprocessing_context=self.multiprocessing_context if workers else None,
             prefetch_factor=self.prefetch_factor if workers else None,
@@ -147,22 +147,22 @@ class Loader(NamedTuple):
 
 
 def cuda_is_used() -> bool:
-    """Whether this process has started CUDA: what would start it is left alone by a process that runs on the CPU."""
-    asked: Callable[[], bool] = torch.cuda.is_initialized  # torch gives it no types
+    """Whether this process has initialised CUDA; CPU processes must not initialise it."""
+    asked: Callable[[], bool] = torch.cuda.is_initialized  # untyped in torch
     return asked()
 
 
 def check_sockets(workers: int) -> None:
-    """Looks whether loading processes can hand over batches, through sockets in the folder for temporary files.
+    """Checks that workers can send batches, through sockets in the temporary folder.
 
-    Where that folder lies too deep they cannot: their error goes astray, and who waits for a batch waits for ever.
+    If the folder's path is too long they cannot: their error is lost, and the training process waits forever.
 
     Raises:
-        OSError: If there are ``workers`` and the path of such a socket would be too long.
+        OSError: If there are ``workers`` and the socket path would be too long.
     """
     if not workers or sys.platform == "win32":
         return
-    address = os.fsencode(os.path.join(get_temp_dir(), "listener-12345678"))  # as multiprocessing names them
+    address = os.fsencode(os.path.join(get_temp_dir(), "listener-12345678"))  # multiprocessing's naming
     if len(address) > SOCKET_PATH:
         raise OSError(
             f"loading processes hand over pictures through sockets, whose path may have {SOCKET_PATH} characters and "
@@ -171,6 +171,6 @@ def check_sockets(workers: int) -> None:
 
 
 def default_workers(processes: int) -> int:
-    """Loading processes for each of some processes on this machine: one a core, at least 1 and at most 8."""
+    """Workers for each of some processes on this machine: one per core, at least 1 and at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores // processes, 1), 8)

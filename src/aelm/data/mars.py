@@ -1,4 +1,4 @@
-"""MARS: tracks against tracks, from its folders and lists."""
+"""Reader of MARS, in which tracks are ranked against tracks."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ NAME = re.compile(r"(?P<pid>\d{4}|00-1)C(?P<camid>\d)T\d+F\d+")
 
 
 class Track(NamedTuple):
-    """Pictures of one person in one camera, in their order."""
+    """Ordered pictures of one person in one camera."""
 
     names: Sequence[str]
     pid: int
@@ -27,18 +27,18 @@ class Track(NamedTuple):
 
 
 def mars(root: str | Path) -> Benchmark:
-    """MARS (Zheng et al., ECCV 2016): 6 cameras; queries and gallery are tracks, junk (pid -1) and distractors (0) too.
+    """MARS (Zheng et al., ECCV 2016): 6 cameras; queries and gallery are tracks; has junk (pid -1) and distractors (0).
 
-    ``Benchmark.tracks`` tells the track of each test picture. Training takes single pictures.
+    ``Benchmark.tracks`` gives the track of each test picture. Training uses single pictures.
 
     Args:
-        root: The data directory; ``MARS/`` with ``bbox_train/``, ``bbox_test/`` and ``info/`` (``train_name.txt``,
-            ``test_name.txt``, ``tracks_train_info.mat``, ``tracks_test_info.mat``, ``query_IDX.mat``), and that folder
-            itself, are found.
+        root: The data directory; finds ``MARS/`` with ``bbox_train/``, ``bbox_test/`` and ``info/``
+            (``train_name.txt``, ``test_name.txt``, ``tracks_train_info.mat``, ``tracks_test_info.mat``,
+            ``query_IDX.mat``), or that folder itself.
 
     Raises:
-        FileNotFoundError: If it is not there, or pictures of the lists are missing.
-        ValueError: If a list is malformed, or does not fit the others.
+        FileNotFoundError: If it is not found, or pictures of the lists are missing.
+        ValueError: If a list is malformed, or does not match the others.
     """
     found, _ = find_root(root, "mars", ("MARS", "mars"), [LAYOUT])
     info = found / "info"
@@ -65,7 +65,7 @@ def pictures(folder: Path, tracks: Sequence[Track]) -> tuple[Picture, ...]:
     """All pictures of some tracks, sorted by file name.
 
     Raises:
-        FileNotFoundError: If some are not there.
+        FileNotFoundError: If some are missing.
     """
     present = set(walk_pictures(folder))
     listed = [(f"{name[:4]}/{name}", track) for track in tracks for name in track.names]
@@ -78,11 +78,11 @@ def pictures(folder: Path, tracks: Sequence[Track]) -> tuple[Picture, ...]:
 
 
 def read_tracks(names: Path, table: Path, key: str) -> list[Track]:
-    """Tracks of a list of names and a table of their first and last place in it (from 1), pid and camera.
+    """Reads tracks from a list of file names and a table of first and last index in it (from 1), pid and camera.
 
     Raises:
         FileNotFoundError: If one of the files is missing.
-        ValueError: If the two do not fit.
+        ValueError: If the two do not match.
     """
     listed = names.read_text(encoding="utf-8").split()
     rows = read_mat(table, key)
@@ -102,11 +102,11 @@ def read_tracks(names: Path, table: Path, key: str) -> list[Track]:
 
 
 def read_mat(path: Path, key: str) -> NDArray[Any]:
-    """One array of a MATLAB file.
+    """Reads one array of a MATLAB file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is none, or lacks the array.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a MATLAB file, or lacks the array.
     """
     if not path.is_file():
         raise FileNotFoundError(f"mars: no file {path}. Unpack info/ again")

@@ -1,4 +1,4 @@
-"""Pasted occluders: what stands in front of people in training pictures, and never in those of an evaluation."""
+"""Pasting augmentation: occluders in front of people in training pictures, never used in evaluation."""
 
 import math
 import random
@@ -16,15 +16,15 @@ from aelm.types import InputError
 
 Occluder = Literal["person", "object", "patch"]
 NEED_OTHERS = ("person", "patch")
-DRAWN = 12  # different drawn things of each kind
+DRAWN = 12  # number of different drawn objects of each kind
 
 
 class Cutout(NamedTuple):
-    """Something to be pasted.
+    """An object to paste.
 
     Attributes:
         colour: ``(h, w, 3)`` uint8, RGB.
-        mask: ``(h, w)`` uint8: 255 where it is opaque, 0 where nothing is, and between at soft edges.
+        mask: ``(h, w)`` uint8: 255 where opaque, 0 where transparent, in between at soft edges.
     """
 
     colour: Pixels
@@ -32,21 +32,21 @@ class Cutout(NamedTuple):
 
 
 class Pasting:
-    """Puts something in front of some pictures: from below, from a side, or, less often, anywhere.
+    """Pastes an occluder on some pictures: from below, from a side, or, less often, anywhere.
 
-    ``person``: somebody else, of another picture of the batch, cut out along a drawn outline of head, trunk and legs.
-    ``object``: a wall, a car or a pillar, drawn (the family ``TRAINING`` of the synthetic people), or your own.
-    ``patch``: a rectangle with a piece of another picture. The occlusion sweep hides queries behind hedges, boxes,
-    boards and drawn passers-by (``EVALUATION``): the two share places, and nothing of what is seen there.
+    ``person``: another person from the batch, cut out along a drawn outline of head, trunk and legs. ``object``: a
+    drawn wall, car or pillar (the family ``TRAINING`` of the synthetic people), or your own objects. ``patch``: a
+    rectangle from another picture. The occlusion sweep uses other occluders (``EVALUATION``): hedges, boxes, boards and
+    drawn passers-by, at similar places but with different appearance.
 
     Args:
-        probability: Share of pictures that are touched.
-        area: Smallest and largest share of the picture that is covered, about; within 0 .. 1.
-        kinds: Of what is pasted, each as likely as the others.
-        objects: Your own things in place of the drawn ones, as pairs ``(h, w, 3)`` uint8 RGB and ``(h, w)`` mask.
+        probability: Share of pictures that are changed.
+        area: Approximate smallest and largest covered share of the picture, within 0 .. 1.
+        kinds: Kinds of occluders, equally likely.
+        objects: Your own objects instead of the drawn ones, as pairs of ``(h, w, 3)`` uint8 RGB and ``(h, w)`` mask.
 
     Raises:
-        ValueError: If a value lies outside its range, a kind is unknown, or a mask has another size than its picture.
+        ValueError: If a value is out of range, a kind is unknown, or a mask and its picture differ in size.
 
     >>> picture, other = np.zeros((64, 32, 3), np.uint8), np.full((64, 32, 3), 200, np.uint8)
     >>> pasted = Pasting(1.0, (0.2, 0.2), kinds=["patch"])(picture, [other], random.Random(0))
@@ -74,11 +74,11 @@ class Pasting:
 
     @property
     def needs_others(self) -> bool:
-        """Whether every kind takes something from another picture: then there must be one."""
+        """Whether every kind needs another picture."""
         return set(self.kinds) <= set(NEED_OTHERS)
 
     def __call__(self, image: Pixels, others: Sequence[Pixels], rng: random.Random) -> Pixels:
-        """Covers a part of ``image`` ``(H, W, 3)`` in place; ``others`` are pictures of other people, of any size."""
+        """Covers part of ``image`` ``(H, W, 3)`` in place; ``others`` are pictures of other people, of any size."""
         kinds = [kind for kind in self.kinds if others or kind not in NEED_OTHERS]
         if rng.random() >= self.probability or not kinds:
             return image
@@ -97,7 +97,7 @@ class Pasting:
         return paste(image, lit(thing, rng.uniform(0.6, 1.25)), top, left)
 
     def thing(self, rng: random.Random) -> tuple[Cutout, str]:
-        """An object, and the edge that it comes from."""
+        """An object, and the edge from which it is placed."""
         if self.objects:
             return rng.choice(self.objects), rng.choice(EDGES)
         kind = rng.choice(TRAINING)
@@ -105,15 +105,15 @@ class Pasting:
         return drawn_cutout(kind, rng.randrange(DRAWN)), edge
 
 
-# More often from below and from the sides, as things and people stand in front of cameras.
+# Mostly from below and the sides, as real occluders.
 EDGES = ("below", "below", "below", "left", "right", "anywhere")
 
 
 def cutout(colour: Pixels, mask: Pixels) -> Cutout:
-    """A picture and its mask; bool masks become 0 and 255.
+    """Builds a cutout from a picture and its mask; bool masks become 0 and 255.
 
     Raises:
-        ValueError: If they differ in size, or nothing is left by the mask.
+        ValueError: If they differ in size, or the mask is empty.
     """
     if colour.ndim != 3 or colour.shape[2] != 3 or mask.shape != colour.shape[:2]:
         raise InputError(
@@ -126,7 +126,7 @@ def cutout(colour: Pixels, mask: Pixels) -> Cutout:
 
 
 def paste(image: Pixels, thing: Cutout, top: int, left: int) -> Pixels:
-    """Lays a thing over ``image`` ``(H, W, 3)`` in place; its upper left corner (top, left) may lie outside."""
+    """Pastes an object on ``image`` ``(H, W, 3)`` in place; its upper left corner (top, left) may be outside."""
     (height, width), (h, w) = image.shape[:2], thing.mask.shape
     y0, y1, x0, x1 = max(top, 0), min(top + h, height), max(left, 0), min(left + w, width)
     if y0 < y1 and x0 < x1:
@@ -138,7 +138,7 @@ def paste(image: Pixels, thing: Cutout, top: int, left: int) -> Pixels:
 
 
 def placed(size: tuple[int, int], share: float, edge: str, rng: random.Random) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a rectangle with a share of a picture of ``size``, at an edge of it."""
+    """Top, left, height and width of a rectangle at an edge that covers a share of a picture of ``size``."""
     height, width = size
     area = min(share, 0.95) * height * width
     if edge == "below":
@@ -157,29 +157,29 @@ def placed(size: tuple[int, int], share: float, edge: str, rng: random.Random) -
 
 
 def passer_by(other: Pixels, size: tuple[int, int], share: float, rng: random.Random) -> tuple[Cutout, int, int]:
-    """Somebody out of another picture, nearer to the camera, beside or in front of the person; with top and left."""
+    """A person from another picture, nearer to the camera, beside or in front; with top and left."""
     height, width = size
     scale = rng.uniform(0.9, 1.6)
     tall, wide = round(scale * height), round(scale * width)
     thing = Cutout(cv2.resize(other, (wide, tall), interpolation=cv2.INTER_LINEAR), outline(tall, wide, rng))
     solid = thing.mask > 127
-    if rng.random() < 0.35:  # head and shoulders rise from below
+    if rng.random() < 0.35:  # head and shoulders, from below
         left = round(rng.uniform(-0.15, 0.15) * width) - (wide - width) // 2
         inside = solid[:, max(-left, 0) : width - left]
         return thing, height - enough(inside.sum(1), share * height * width, height), left
     top = round(rng.uniform(-0.1, 0.1) * height) - max(tall - height, 0) // 4
     inside = solid[max(-top, 0) : height - top]
-    shown = enough(inside.sum(0), share * height * width, width)  # the outline is the same from both sides
+    shown = enough(inside.sum(0), share * height * width, width)  # the outline is symmetric
     return thing, top, shown - wide if rng.random() < 0.5 else width - shown
 
 
 def enough(counts: Pixels, area: float, most: int) -> int:
-    """How many of the first rows or columns hold ``area`` pixels, given those of each; ``most`` where they never do."""
+    """Number of first rows or columns that hold ``area`` pixels, given the pixels of each; at most ``most``."""
     return min(int(np.searchsorted(np.cumsum(counts), area)) + 1, most)
 
 
 def outline(tall: int, wide: int, rng: random.Random) -> Pixels:
-    """The mask ``(tall, wide)`` of somebody upright in the middle, as boxes of people hold them."""
+    """The mask ``(tall, wide)`` of an upright person in the middle, as in person boxes."""
     mask = np.zeros((tall, wide), np.uint8)
     shoulder, hip = rng.uniform(0.2, 0.27), rng.uniform(0.17, 0.24)
     head = (round(0.5 * wide), round(0.12 * tall)), (round(0.14 * wide), round(0.085 * tall))
@@ -192,7 +192,7 @@ def outline(tall: int, wide: int, rng: random.Random) -> Pixels:
 
 
 def patch(other: Pixels, h: int, w: int, rng: random.Random) -> Pixels:
-    """A piece of another picture, at the size of a rectangle."""
+    """A piece of another picture, resized to a rectangle."""
     height, width = other.shape[:2]
     tall, wide = (max(round(rng.uniform(0.2, 0.6) * side), 1) for side in (height, width))
     top, left = rng.randint(0, height - tall), rng.randint(0, width - wide)
@@ -202,13 +202,13 @@ def patch(other: Pixels, h: int, w: int, rng: random.Random) -> Pixels:
 
 
 def lit(thing: Cutout, factor: float) -> Cutout:
-    """A thing in other light."""
+    """An object with changed brightness."""
     return thing._replace(colour=cv2.convertScaleAbs(thing.colour, alpha=factor))
 
 
 @lru_cache(maxsize=len(TRAINING) * DRAWN)
 def drawn_cutout(kind: Kind, number: int) -> Cutout:
-    """One of the drawn things; the same in each process. Drawing takes some milliseconds, so it is done once."""
+    """One of the drawn objects, the same in each process; cached, since drawing takes milliseconds."""
     generator = np.random.Generator(np.random.PCG64([TRAINING.index(kind), number]))
     layer = sheet(kind, generator, CANVAS_HEIGHT, CANVAS_WIDTH, Light(-0.42, -0.52, 0.74))
     rows, columns = np.flatnonzero(layer.part.any(1)), np.flatnonzero(layer.part.any(0))

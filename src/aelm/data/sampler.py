@@ -1,4 +1,4 @@
-"""Which pictures make a batch: P identities with K pictures each, or all in turn, dealt to processes."""
+"""Samplers: P identities with K pictures each, or all pictures in random order, split over processes."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from aelm.types import InputError
 
 
 class Dealer:
-    """The pictures of one identity as a deck of cards for each camera.
+    """Draws the pictures of one identity, with a shuffled deck per camera.
 
     Args:
-        cameras: Indices of the pictures, one list a camera.
-        rng: Where the order comes from.
+        cameras: Indices of the pictures, one list per camera.
+        rng: The random generator.
 
     >>> sorted(Dealer([[0, 1, 2], [7]], np.random.default_rng(0)).draw(4))
     [0, 1, 2, 7]
@@ -28,13 +28,13 @@ class Dealer:
         self._decks: list[list[int]] = [[] for _ in cameras]
 
     def draw(self, count: int) -> list[int]:
-        """``count`` indices: distinct, and from different cameras in turn, as far as there are as many.
+        """Draws ``count`` indices: distinct and from different cameras as far as possible.
 
-        A camera's deck is shuffled anew only when it is used up, also from draw to draw.
+        A camera's deck is only reshuffled when it is empty, also across draws.
         """
         group: list[int] = []
         while len(group) < count:
-            # One round deals every picture at most once; a second one begins only when all have been dealt.
+            # One round deals every picture at most once; the next round starts when all have been dealt.
             dealt: list[int] = []
             depth = 0
             while len(group) + len(dealt) < count and any(len(camera) > depth for camera in self._cameras):
@@ -48,7 +48,7 @@ class Dealer:
     def _deal(self, camera: int, dealt: Sequence[int]) -> int:
         if not self._decks[camera]:
             shuffled = self._rng.permutation(self._cameras[camera]).tolist()
-            # Cards are taken from the end: what this round has dealt already comes last.
+            # `pop` takes from the end; pictures already dealt in this round come last.
             self._decks[camera] = sorted(shuffled, key=lambda index: index not in dealt)
         return self._decks[camera].pop()
 
@@ -63,21 +63,21 @@ def by_camera(indices: NDArray[np.int64], camids: NDArray[np.int64]) -> list[lis
 
 
 class TrainSampler(Sampler[tuple[int, int]]):
-    """What samplers of training share: the epoch, and this process's place among all.
+    """Base of training samplers: the epoch, rank and number of processes.
 
-    Each pass moves on to the next epoch by itself, so that a plain loop does not repeat one epoch for ever;
-    :meth:`set_epoch` says which one the next pass is, and Lightning calls it.
+    Each pass advances the epoch, so a plain loop does not repeat one epoch; :meth:`set_epoch`, which Lightning calls,
+    sets the epoch of the next pass.
 
     Args:
         labels: Identity of each picture.
         camids: Camera of each picture.
-        batch_size: Pictures a step in this process.
-        seed: The plan depends on this and the epoch alone.
-        rank: This process, 0 .. world_size - 1.
+        batch_size: Pictures per step in this process.
+        seed: The order depends only on this and the epoch.
+        rank: Rank of this process, 0 .. world_size - 1.
         world_size: Number of processes.
 
     Raises:
-        ValueError: If there are no pictures, or a value lies outside its range.
+        ValueError: If there are no pictures, or a value is out of range.
     """
 
     def __init__(
@@ -97,16 +97,16 @@ class TrainSampler(Sampler[tuple[int, int]]):
         self._shown = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next pass that of ``epoch``."""
+        """Sets the epoch of the next pass."""
         self.epoch = epoch
 
     def go_on(self, epoch: int, shown: int) -> None:
-        """Makes the next pass that of ``epoch`` without its first ``shown`` pictures: a stopped run has seen them."""
+        """Resumes ``epoch`` in the next pass, without its first ``shown`` pictures, which the stopped run has used."""
         self.epoch = epoch
         self._shown = (epoch, shown)
 
     def shown(self, epoch: int) -> int:
-        """How many pictures a pass of ``epoch`` leaves out at its start."""
+        """Number of pictures that a pass of ``epoch`` skips at its start."""
         return self._shown[1] if self._shown[0] == epoch else 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -115,18 +115,18 @@ class TrainSampler(Sampler[tuple[int, int]]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Pictures of one pass in this process, exactly."""
+        """Exact number of pictures of one pass in this process."""
 
     @abstractmethod
     def plan(self, epoch: int) -> Iterator[int]:
-        """Indices of this process in ``epoch``, one step's ``batch_size`` after the other."""
+        """Indices of this process in ``epoch``, step by step with ``batch_size`` each."""
 
     @abstractmethod
     def describe(self) -> str:
-        """The meaning of a batch, in words."""
+        """Description of a batch as text."""
 
     def some_steps(self, epoch: int = 0, most: int = 20) -> list[list[int]]:
-        """The labels of this process's first steps in ``epoch``, and of the last one, which may be smaller."""
+        """Labels of this process's first steps in ``epoch``, and of the last one, which may be smaller."""
         labels = [self.labels[index] for index in self.plan(epoch)]
         steps = [labels[i : i + self.batch_size] for i in range(0, len(labels), self.batch_size)]
         return steps[:most] + steps[most:][-1:]
@@ -135,23 +135,22 @@ class TrainSampler(Sampler[tuple[int, int]]):
 class IdentitySampler(TrainSampler):
     """Steps of P identities with K pictures each, for losses that compare pictures.
 
-    Identities take turns: each appears once before any appears twice, in new order every turn, and no identity
-    appears twice in a step, on whatever process. An epoch is counted as BoT does it: every K pictures of an identity
-    are one appearance, fewer than K are one as well, and there are as many steps as fill up with all these
-    appearances. So 120 epochs of a published recipe are as many steps here, but identities with many pictures do not
-    take more turns than others.
+    Identities take turns: each appears once before any appears twice, in a new random order each time, and no identity
+    appears twice in a step over all processes. The epoch length is BoT's: an identity counts once for every K pictures
+    (at least once), and an epoch has as many steps as these appearances fill. So 120 epochs of a published recipe have
+    the same number of steps here, but identities with many pictures do not appear more often than others.
 
-    The K pictures are distinct, and from K different cameras, where the identity has as many of them; an identity with
-    fewer than K pictures repeats some. Pictures of one camera are all shown before any is shown again in the epoch.
+    The K pictures are distinct and from K different cameras if the identity has enough; an identity with fewer than K
+    pictures repeats some. All pictures of a camera are used before one is repeated in the epoch.
 
     Args:
         labels: Identity of each picture.
         camids: Camera of each picture.
-        identities: P, identities a step in each process.
-        images: K, pictures of each.
-        steps_per_epoch: Steps of an epoch; None: as counted above.
-        seed: The plan depends on this and the epoch alone.
-        rank: This process, 0 .. world_size - 1.
+        identities: P, identities per step in each process.
+        images: K, pictures of each identity.
+        steps_per_epoch: Steps of an epoch; None for the count above.
+        seed: The order depends only on this and the epoch.
+        rank: Rank of this process, 0 .. world_size - 1.
         world_size: Number of processes.
 
     Raises:
@@ -203,11 +202,11 @@ class IdentitySampler(TrainSampler):
         queue: list[int] = []
         for _ in range(self.steps):
             if len(queue) < together:
-                # Those who still wait from the last turn come late in the next one: not twice in a step.
+                # Identities left from the last turn come late in the next one, so none is twice in a step.
                 waiting = set(queue)
                 queue += sorted(rng.permutation(len(pictures)).tolist(), key=waiting.__contains__)
             step, queue = queue[:together], queue[together:]
-            # Every process draws for all identities, or their generators would part.
+            # Every process draws for all identities, to keep the generators in sync.
             groups = [pictures[identity].draw(self.images) for identity in step]
             for group in groups[first : first + self.identities]:
                 yield from group
@@ -221,20 +220,20 @@ class IdentitySampler(TrainSampler):
 
 
 class ShuffleSampler(TrainSampler):
-    """Every picture once an epoch, in random order.
+    """Every picture once per epoch, in random order.
 
     Args:
         labels: Identity of each picture.
         camids: Camera of each picture.
-        batch_size: Pictures a step in each process.
-        seed: The plan depends on this and the epoch alone.
-        rank: This process, 0 .. world_size - 1.
+        batch_size: Pictures per step in each process.
+        seed: The order depends only on this and the epoch.
+        rank: Rank of this process, 0 .. world_size - 1.
         world_size: Number of processes.
-        drop_last: Leaves out what does not fill a step of all processes. Otherwise the processes share it, as evenly
-            as can be; fewer pictures than processes are left out, as a process without a batch would stop the others.
+        drop_last: Whether to drop the last, incomplete step. Otherwise the processes share it as evenly as possible; if
+            it has fewer pictures than processes it is dropped, since a process without a batch would block the others.
 
     Raises:
-        ValueError: If ``batch_size`` is less than 1, or there is no step.
+        ValueError: If ``batch_size`` is less than 1, or there are no steps.
 
     >>> sampler = ShuffleSampler([0] * 10, [0] * 10, batch_size=4, drop_last=False)
     >>> sorted(index for epoch, index in sampler) == list(range(10)), sampler.describe()
@@ -257,7 +256,7 @@ class ShuffleSampler(TrainSampler):
         super().__init__(labels, camids, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self._total = len(labels)
         self._full, left = divmod(self._total, batch_size * world_size)
-        # The share of the last, smaller step: where it starts behind the full steps, and where it ends.
+        # This process's share of the last, smaller step: start and end after the full steps.
         shares = [left * r // world_size for r in (rank, rank + 1)]
         self._last = [0, 0] if drop_last or left < world_size else shares
         if len(self) == 0:
@@ -293,18 +292,17 @@ def _counted(number: int, one: str, many: str) -> str:
 
 
 class ShardSampler(Sampler[int]):
-    """A process's share of an evaluation, in whole batches.
+    """A process's share of an evaluation, in complete batches.
 
-    The batches are the same ones whatever the number of processes, since what a network computes for a picture may
-    depend, in its last bit, on how many pictures came with it. Every picture is on one process, and shares differ by
-    one batch at most. A process for which no batch is left repeats the first one: without any it would not take part
-    in what all do together, and metrics know pictures by their position.
+    Batches are the same for any number of processes, since the last bits of an embedding can depend on the batch size.
+    Every picture is on one process, and shares differ by at most one batch. A process without a batch repeats the first
+    one, since all processes must take part in collective operations; metrics identify duplicates by position.
 
     Args:
         length: Number of pictures.
-        rank: This process, 0 .. world_size - 1.
+        rank: Rank of this process, 0 .. world_size - 1.
         world_size: Number of processes.
-        batch_size: Pictures a batch.
+        batch_size: Pictures per batch.
 
     Raises:
         ValueError: If ``batch_size`` is less than 1, or ``rank`` is not one of the processes.

@@ -1,4 +1,4 @@
-"""Pictures as people name them: a folder, a pattern such as ``crops/*.jpg``, a list, or one file."""
+"""Sources of pictures: a folder, a pattern such as ``crops/*.jpg``, a list, or one file."""
 
 import math
 import os
@@ -18,21 +18,21 @@ NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
 """What file names tell unless said otherwise: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
 
 LISTS = frozenset({".txt", ".lst", ".csv", ".tsv"})
-TABLE = "crops.csv"  # what aelm.crop writes beside its crops
+TABLE = "crops.csv"  # written by aelm.crop beside its crops
 
 
 class Item(NamedTuple):
-    """A picture, or a track of pictures shown by one of them, and whose it is where that is known.
+    """A picture, or a track represented by one of its pictures, with identity and camera if known.
 
     Attributes:
         path: The file.
-        pid: Identity, in whatever writing; whole numbers without leading zeros, empty where unknown.
+        pid: Identity as text; integers without leading zeros, empty if unknown.
         camid: Camera, likewise.
-        track: Number or name of the track in its camera; empty where there are no tracks.
-        start: When the picture was taken, or the first one of the track, in seconds; None where unknown.
-        end: Likewise, the last one.
-        pictures: How many pictures the row stands for.
-        quality: What a picture weighs among those of its track.
+        track: Number or name of the track in its camera; empty without tracks.
+        start: Time of the picture, or of the first one of the track, in seconds; None if unknown.
+        end: Time of the last one, likewise.
+        pictures: Number of pictures of the item.
+        quality: Weight of a picture within its track.
     """
 
     path: str
@@ -48,22 +48,23 @@ class Item(NamedTuple):
 def find_items(
     source: str | Path, pattern: str | None = NAMES, *, key: str = "images", quality: str | None = None
 ) -> tuple[Item, ...]:
-    """The pictures that ``source`` names, each once; they are not opened.
+    """The pictures of ``source``, each once; they are not opened.
 
     Args:
-        source: A picture; a folder, taken with all folders beneath, or by the table ``crops.csv`` of ``aelm.crop`` in
-            it; a glob pattern (``**`` goes through folders); or a list: a text file with a path a line, or a table
-            (CSV) with the column ``path`` and, if wanted, ``pid``, ``camid``, ``track`` and ``time``. Paths of a list
-            start from the list's own folder.
-        pattern: Regular expression with some of the groups ``pid``, ``camid``, ``track`` and ``time``, tried at the
-            start of base names, or, with a ``/`` in it, of paths beneath the folder; names that do not match tell
-            nothing. None reads nothing from names. A table's own columns come first.
-        key: What errors call ``source``.
-        quality: Column of the table with what a picture weighs in its track, such as ``confidence``; None: all alike.
+        source: A picture; a folder with all its subfolders, or with the table ``crops.csv`` of ``aelm.crop``; a glob
+            pattern (``**`` includes subfolders); or a list: a text file with one path per line, or a table (CSV) with
+            the column ``path`` and optionally ``pid``, ``camid``, ``track`` and ``time``. Paths of a list are relative
+            to its folder.
+        pattern: Regular expression with some of the groups ``pid``, ``camid``, ``track`` and ``time``, matched at the
+            start of base names or, if it contains ``/``, of paths relative to the folder; names that do not match are
+            ignored. None parses no names. Columns of a table take precedence.
+        key: Name of ``source`` in errors.
+        quality: Column of the table with a picture's weight in its track, such as ``confidence``; None for equal
+            weights.
 
     Raises:
-        FileNotFoundError: If there is nothing of this name, or no picture in it.
-        ValueError: If a file is neither picture nor list, a list is broken, or ``pattern`` is not a pattern.
+        FileNotFoundError: If the source does not exist, or holds no pictures.
+        ValueError: If a file is neither picture nor list, a list is broken, or ``pattern`` is invalid.
     """
     names = _compiled(pattern)
     path = on_disk(source)
@@ -112,7 +113,7 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _told(name: str, names: re.Pattern[str] | None) -> tuple[str, str, str, float | None, float | None]:
-    """Identity, camera, track and time (as first and last) that a name tells."""
+    """Identity, camera, track and time (as start and end) parsed from a name."""
     if names is None:
         return "", "", "", None, None
     match = names.match(name if "/" in names.pattern else name.rsplit("/", 1)[-1])
@@ -171,10 +172,10 @@ def _table(file: Path, names: re.Pattern[str] | None, quality: str | None) -> Se
 
 
 def item_of(given: Any) -> Item:
-    """A picture as functions take it: a path, or an :class:`Item` whose identity and camera may be numbers.
+    """Converts a path, or an :class:`Item` whose identity and camera may be numbers, to an item.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If it is neither.
 
     >>> item_of(Path("a.jpg")).path, item_of(Item("b.jpg", pid=7)).pid
     ('a.jpg', '7')
@@ -186,10 +187,10 @@ def item_of(given: Any) -> Item:
 
 
 def several(given: Any) -> list[Any]:
-    """What is meant by a list, or by one text, path, number or picture alone: a text is not its letters.
+    """Converts to a list; a single text, path, number or picture becomes a list of one.
 
     Raises:
-        TypeError: If it is nothing of these.
+        TypeError: If it is none of these.
 
     >>> several(("a.jpg", "b.jpg")), several("a.jpg"), several(3)
     (['a.jpg', 'b.jpg'], ['a.jpg'], [3])
@@ -202,5 +203,5 @@ def several(given: Any) -> list[Any]:
 
 
 def _once(items: Iterable[Item]) -> tuple[Item, ...]:
-    """Each path once, in order."""
+    """Removes repeated paths, in order."""
     return tuple({item.path: item for item in items}.values())

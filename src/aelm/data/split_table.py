@@ -1,4 +1,4 @@
-"""What a benchmark holds, beside what was published; and which training identities are held out."""
+"""The table of a benchmark's splits with published counts, and the held-out training identities."""
 
 import hashlib
 from collections import defaultdict
@@ -12,11 +12,11 @@ from aelm.types import NO_NAMES, Benchmark, InputError, Names, Picture
 
 
 class HeldOut(NamedTuple):
-    """Training pictures cut by identity; all sorted as they came.
+    """Training pictures split by identity, in the original order.
 
     Attributes:
-        train: What is left for training.
-        query: Of each held-out identity and camera one picture, where a match is left in ``gallery``.
+        train: Pictures left for training.
+        query: One picture of each held-out identity and camera, if a match remains in ``gallery``.
         gallery: The other pictures of the held-out identities.
     """
 
@@ -26,16 +26,16 @@ class HeldOut(NamedTuple):
 
 
 def hold_out(pictures: Sequence[Picture], fraction: float, seed: int, names: Names = NO_NAMES) -> HeldOut:
-    """Hold out training identities, and make queries and a gallery of them.
+    """Holds out training identities as queries and gallery.
 
-    Of each held-out identity and camera the middle picture becomes a query if every query of this identity still has a
+    The middle picture of each held-out identity and camera becomes a query if all queries of this identity still have a
     match from another camera in the gallery.
 
     Args:
         pictures: The training pictures of one benchmark.
-        fraction: Share of all identities to hold out, in [0, 1); at least two are held out unless it is 0.
-        seed: Chooses among the identities seen by two cameras or more. The same seed chooses the same on each machine.
-        names: What identities are called: by that they are chosen, whatever number they have.
+        fraction: Share of identities to hold out, in [0, 1); at least two unless it is 0.
+        seed: Seed of the choice among identities seen by two or more cameras; the same on every machine.
+        names: Names of identities; the choice depends on names, not numbers.
 
     Raises:
         ValueError: If ``fraction`` is out of range, too few identities are seen by two cameras, or fewer than two
@@ -74,15 +74,15 @@ def _chosen(num_cameras: dict[str, int], fraction: float, seed: int) -> set[str]
             f"`val_fraction`={fraction} must leave at least two identities to train on, found {found}, "
             f"of which {wanted} would be held out. {way_out}"
         )
-    # A hash, because no library promises to draw the same numbers in its next version.
+    # A hash, since no library guarantees the same random numbers in later versions.
     return set(sorted(eligible, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:wanted])
 
 
 def _queries(cameras: dict[int, list[Picture]]) -> list[Picture]:
-    """One query a camera, as long as each query keeps a match from another camera."""
+    """One query per camera, as long as each query keeps a match from another camera."""
     left = {camid: len(shots) for camid, shots in cameras.items()}
     asked: list[int] = []
-    # Cameras with many pictures first: they can spare one.
+    # Cameras with many pictures first.
     for camid in sorted(cameras, key=lambda camid: (-len(cameras[camid]), camid)):
         after = left | {camid: left[camid] - 1}
         if all(any(count for other, count in after.items() if other != query) for query in [*asked, camid]):
@@ -99,9 +99,9 @@ class Counts(NamedTuple):
 
     Attributes:
         images: All pictures.
-        ids: Identities, junk apart.
+        ids: Identities, without junk.
         cameras: Cameras.
-        distractors: Pictures of a gallery whose identity no query has, junk apart; None where it is no gallery.
+        distractors: Gallery pictures of an identity without a query, without junk; None if it is not a gallery.
         junk: Pictures of pid -1.
     """
 
@@ -113,7 +113,7 @@ class Counts(NamedTuple):
 
 
 def count(pictures: Sequence[Picture], query_pids: set[int] | None = None) -> Counts:
-    """Count a split; ``query_pids`` are the identities of all its queries if it is a gallery.
+    """Counts a split; for a gallery, ``query_pids`` are the identities of all queries.
 
     >>> count([Picture("a", 3, 1), Picture("b", 0, 2), Picture("c", -1, 2)], query_pids={3})
     Counts(images=3, ids=2, cameras=2, distractors=1, junk=1)
@@ -129,14 +129,14 @@ def count(pictures: Sequence[Picture], query_pids: set[int] | None = None) -> Co
 
 
 def split_table(benchmarks: Sequence[Benchmark], held_out: Mapping[str, HeldOut] = _NONE_HELD_OUT) -> str:
-    """A table of all splits: images, identities, cameras, distractors, junk and the published images / identities.
+    """A table of all splits: images, identities, cameras, distractors, junk and published images / identities.
 
     Args:
-        benchmarks: As read.
-        held_out: Benchmark name -> what validation holds out; it adds rows of what is trained and validated on.
+        benchmarks: The benchmarks as read.
+        held_out: Benchmark name -> held-out pictures; adds rows of the training and validation parts.
 
     Returns:
-        Aligned lines, without a newline at the end. ``differs`` marks counts that are not the published ones.
+        Aligned lines, without a final newline. ``differs`` marks counts that differ from the published ones.
 
     >>> print(split_table([Benchmark("mine", train=(Picture("a.jpg", 1, 1), Picture("b.jpg", 2, 1)))]))
     data set  split  images  ids  cameras  distractors  junk  published
@@ -163,10 +163,10 @@ def split_table(benchmarks: Sequence[Benchmark], held_out: Mapping[str, HeldOut]
 
 
 def count_warnings(benchmark: Benchmark) -> list[str]:
-    """Sentences about whatever makes a score mean something else than it seems to.
+    """Warnings about problems that make scores unreliable or not comparable.
 
-    Counts that differ from the published ones, queries without a match, the same pictures or people on two sides, and
-    what the reader doubted.
+    Counts that differ from the published ones, queries without a match, the same pictures or people in two splits, and
+    the reader's warnings.
     """
     found = {f"{split} {what}": number for split, counts in _splits(benchmark) for what, number in _pairs(counts)}
     warnings = []

@@ -1,4 +1,4 @@
-"""Labels, cameras and splits of one or several benchmarks, and what must hold before the first epoch."""
+"""Labels, cameras and splits of one or several benchmarks, and checks before training."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,17 +27,17 @@ LabelMap = Mapping[tuple[str, int], int]
 
 
 def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
-    """Training labels 0 .. N-1 of all identities, those of different benchmarks kept apart.
+    """Training labels 0 .. N-1 of all identities; identities of different benchmarks are distinct.
 
     Args:
-        benchmarks: Their ``train`` is what is trained on; order does not matter.
+        benchmarks: Their ``train`` pictures are used; order does not matter.
 
     Returns:
         (benchmark name, pid) -> label, in sorted order.
 
     Raises:
-        ValueError: If there is no benchmark, two have the same name, one has nothing to train on or a negative pid, or
-            there are fewer than two identities in all.
+        ValueError: If there is no benchmark, two have the same name, one has no training pictures or a negative pid, or
+            there are fewer than two identities.
 
     >>> first, second = Benchmark("a", (Picture("x.jpg", 7, 1),)), Benchmark("b", (Picture("y.jpg", 7, 1),))
     >>> label_map([second, first])
@@ -55,7 +55,7 @@ def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
 
 
 def digests(benchmarks: Sequence[Benchmark]) -> dict[str, str]:
-    """What the training pictures of each identity are: a digest of their names and sizes, wherever they lie.
+    """A digest of names and sizes of each identity's training pictures, independent of their folder.
 
     Returns:
         ``"market1501:2"`` -> digest, in sorted order.
@@ -69,21 +69,21 @@ def digests(benchmarks: Sequence[Benchmark]) -> dict[str, str]:
 
 
 def camera_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:
-    """Numbers 0 .. K-1 of all training cameras, those of different benchmarks kept apart: (name, camid) -> number."""
+    """Numbers 0 .. K-1 of all training cameras, distinct between benchmarks: (name, camid) -> number."""
     keys = sorted({(benchmark.name, picture.camid) for benchmark in benchmarks for picture in benchmark.train})
     return {key: camera for camera, key in enumerate(keys)}
 
 
 def relabel(benchmarks: Sequence[Benchmark], labels: LabelMap, cameras: LabelMap) -> tuple[Picture, ...]:
-    """The training pictures of all benchmarks, pid replaced by label and camid by the joint number.
+    """The training pictures of all benchmarks, with pid replaced by label and camid by camera number.
 
     Args:
-        benchmarks: In the order in which their pictures come.
-        labels: From :func:`label_map`, perhaps out of a checkpoint.
+        benchmarks: In the order of the result.
+        labels: From :func:`label_map`, possibly of a checkpoint.
         cameras: From :func:`camera_map`.
 
     Raises:
-        ValueError: If identities or cameras are not in the maps; says how many and which.
+        ValueError: If identities or cameras are not in the maps; gives their number and names.
     """
     train = [(benchmark.name, picture) for benchmark in benchmarks for picture in benchmark.train]
     for what, known, keys in (
@@ -102,10 +102,10 @@ def relabel(benchmarks: Sequence[Benchmark], labels: LabelMap, cameras: LabelMap
 
 
 def join(benchmarks: Sequence[Benchmark]) -> Benchmark:
-    """One benchmark of several, identities and cameras renumbered so that none coincide; one alone stays as it is.
+    """Joins benchmarks, with identities and cameras renumbered to be distinct; a single one is unchanged.
 
-    Junk stays -1. Of each benchmark identities and cameras keep their order; all further query sets of one name are
-    put together. Meant for one validation set on several training sets; test sets are better kept apart.
+    Junk stays -1. Identities and cameras of a benchmark keep their order; further query sets of the same name are
+    merged. Used for one validation set over several training sets; test sets are better kept separate.
 
     Raises:
         ValueError: If there is no benchmark, or two have the same name.
@@ -140,11 +140,11 @@ def join(benchmarks: Sequence[Benchmark]) -> Benchmark:
 
 
 def check(benchmark: Benchmark) -> None:
-    """What must hold before the first epoch.
+    """Checks a benchmark before training.
 
     Raises:
-        ValueError: If a split is empty that should not be, a pid is out of range, or no query of a set has a match from
-            another camera.
+        ValueError: If a required split is empty, a pid is out of range, or no query of a set has a match from another
+            camera.
     """
     name, parts = benchmark.name, _parts(benchmark)
     for split, pictures in parts.items():
@@ -193,7 +193,7 @@ def _why_unmatched(split: str, query: Sequence[Picture], gallery: Sequence[Pictu
 
 
 def _parts(benchmark: Benchmark) -> dict[str, tuple[Picture, ...]]:
-    """Every split by name."""
+    """All splits by name."""
     more = {f"{name} query": queries for name, queries in benchmark.more_queries.items()}
     return {"train": benchmark.train, "query": benchmark.query, "gallery": benchmark.gallery, **more}
 
@@ -205,10 +205,10 @@ def _refuse_same_names(benchmarks: Sequence[Benchmark]) -> None:
 
 
 def check_trainable(benchmarks: Sequence[Benchmark]) -> None:
-    """What must hold of that which is trained on.
+    """Checks the training benchmarks.
 
     Raises:
-        ValueError: If there is no benchmark, two have the same name, or one has nothing to train on or a negative pid.
+        ValueError: If there is no benchmark, two have the same name, or one has no training pictures or a negative pid.
     """
     _refuse_same_names(benchmarks)
     for benchmark in benchmarks:

@@ -1,4 +1,4 @@
-"""Tables and lists as people save them: CSV of any program, in any of the usual encodings."""
+"""Reads tables and lists: CSV of any program, in any usual encoding."""
 
 import codecs
 import csv
@@ -10,7 +10,7 @@ from aelm.data.listing import first_few
 from aelm.files import kind_of
 from aelm.types import InputError
 
-# A longer mark first: that of UTF-32 begins as that of UTF-16 does.
+# Longer marks first: the one of UTF-32 starts like that of UTF-16.
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -21,11 +21,11 @@ MARKS = {
 
 
 class Table(NamedTuple):
-    """What a table holds.
+    """The content of a table.
 
     Attributes:
-        columns: Their names, in small letters.
-        rows: The line in which each row ends, and its values; rows without any value are left out.
+        columns: Column names, in lower case.
+        rows: Last line number and values of each row; empty rows are left out.
     """
 
     columns: list[str]
@@ -33,18 +33,18 @@ class Table(NamedTuple):
 
 
 def read_text(file: Path) -> str:
-    """The text of a file, in UTF-16 or UTF-32 where it begins with their mark, else in UTF-8.
+    """The text of a file, in UTF-16 or UTF-32 if it starts with their byte order mark, otherwise UTF-8.
 
-    What is no UTF-8 becomes the surrogates that stand for such bytes in file names.
+    Bytes that are not UTF-8 become surrogates, as in file names.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no text, saying what it is.
+        ValueError: If it is not text; the message says what it is.
     """
     content = file.read_bytes()
     mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
     encoding = MARKS.get(mark, "utf-8")
-    if not mark and content[1:2] == b"\0" and kind_of(content[::2]) == "text":  # UTF-16 without its mark
+    if not mark and content[1:2] == b"\0" and kind_of(content[::2]) == "text":  # UTF-16 without a byte order mark
         encoding = "utf-16-le"
     elif (
         content and not mark and ((kind := kind_of(content)) not in ("text", "") or b"\0" in content.split(b"\n", 1)[0])
@@ -56,19 +56,19 @@ def read_text(file: Path) -> str:
 
 
 def read_table(file: Path, *, blank: bool = False) -> Table:
-    """Reads a table separated by comma, semicolon or tab, with the names of its columns in the first line.
+    """Reads a table separated by comma, semicolon or tab, with column names in the first line.
 
     Args:
         file: The table.
-        blank: Whether rows of empty cells, as spreadsheets leave them, are kept.
+        blank: Whether to keep rows of empty cells, as written by spreadsheets.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is no text, a column comes twice, or quotes are not closed.
+        ValueError: If it is not text, a column is repeated, or quotes are not closed.
     """
     text = read_text(file)
     first, _, rest = text.partition("\n")
-    # Spreadsheets write semicolons wherever the comma is the decimal point, and some say so in a line of its own.
+    # Spreadsheets write semicolons if the decimal separator is a comma, and some declare it in an extra line.
     said = first.strip().lower()
     separator = max(",;\t", key=first.count)
     lines = 0
@@ -84,6 +84,6 @@ def read_table(file: Path, *, blank: bool = False) -> Table:
         ) from error
     if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
         raise InputError(f"{file}: expected each column once, found {first_few(twice)} twice. Remove or rename one")
-    # Spreadsheets fill rows up with empty cells.
+    # Spreadsheets pad rows with empty cells.
     wide = len(columns)
     return Table(columns, [(line, row if any(row[wide:]) else row[:wide]) for line, row in rows])

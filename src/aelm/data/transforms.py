@@ -1,4 +1,4 @@
-"""Augmentation with albumentations; the only file that knows it."""
+"""Augmentation; the only file that imports albumentations."""
 
 import importlib.metadata
 import math
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-# Importing albumentations asks the network for a newer version unless this is set.
+# Otherwise importing albumentations checks for updates over the network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -22,20 +22,20 @@ from aelm.types import InputError
 
 
 class RandomErasing:
-    """Covers a random rectangle of a picture with one colour.
+    """Fills a random rectangle of a picture with one colour.
 
-    The usual rule: area and aspect are drawn uniformly until the rectangle fits, at most a hundred times. The transform
-    of albumentations that offers this instead lowers the largest area until every aspect fits, which on a 256 x 128
-    picture caps the erased share at 0.15, whatever was asked for.
+    As in the paper, area and aspect are drawn uniformly until the rectangle fits, at most a hundred times. The
+    transform of albumentations instead lowers the largest area until every aspect fits, which limits the erased share
+    to 0.15 on a 256 x 128 picture.
 
     Args:
-        probability: Share of pictures that are touched.
-        area: Smallest and largest share of the picture that is covered, within 0 .. 1.
+        probability: Share of pictures that are changed.
+        area: Smallest and largest erased share of the picture, within 0 .. 1.
         fill: The colour, RGB 0 .. 255.
         aspect: Smallest ratio of height to width; the largest is its inverse.
 
     Raises:
-        ValueError: If a value lies outside its range.
+        ValueError: If a value is out of range.
 
     Reference: Zhong et al. 2020, Random Erasing Data Augmentation; values of Luo et al. 2019 (BoT).
     """
@@ -59,7 +59,7 @@ class RandomErasing:
         self.aspect = aspect
 
     def draw(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int] | None:
-        """Top, left, height and width of a rectangle inside the picture; None where nothing is to be covered."""
+        """Top, left, height and width of a rectangle inside the picture; None to erase nothing."""
         if rng.random() >= self.probability:
             return None
         for _ in range(100):
@@ -71,7 +71,7 @@ class RandomErasing:
         return None
 
     def __call__(self, image: Pixels, rng: random.Random) -> Pixels:
-        """Covers a rectangle of ``image`` ``(H, W, 3)`` in place; the draws come from ``rng``."""
+        """Erases a rectangle of ``image`` ``(H, W, 3)`` in place, with random draws from ``rng``."""
         if (drawn := self.draw(image.shape[0], image.shape[1], rng)) is not None:
             top, left, h, w = drawn
             cv2.rectangle(image, (left, top, w, h), self.fill, cv2.FILLED)
@@ -79,7 +79,7 @@ class RandomErasing:
 
 
 def warn_of_successor() -> None:
-    """Warns where AlbumentationsX is installed, which has the import name of albumentations and another licence."""
+    """Warns if AlbumentationsX is installed, which has the same import name but another licence."""
     try:
         version = importlib.metadata.version("albumentationsx")
     except importlib.metadata.PackageNotFoundError:
@@ -133,17 +133,17 @@ class ResizePad(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class Augment:
-    """A list of albumentations, then pasting and random erasing, on one uint8 picture; every draw comes from one seed.
+    """Albumentations transforms, then pasting and random erasing, on one uint8 picture, with a single seed.
 
     Args:
-        transforms: What ``A.Compose`` takes. The last of them that changes the size must leave all pictures the same.
+        transforms: Transforms for ``A.Compose``. They must bring all pictures to the same size.
         erasing: Applied last; None for none.
-        pasting: Applied in front of it; None for none.
-        clean_view: What a data set does with each picture as it is in front of pasting and erasing: nothing (``none``),
-            it goes into ``Batch.clean`` (``target``), or into the batch as one more picture (``batch``).
+        pasting: Applied before it; None for none.
+        clean_view: Use of each picture without pasting and erasing: none (``none``), as ``Batch.clean`` (``target``),
+            or as one more picture of the batch (``batch``).
 
     Raises:
-        ValueError: If a transform was given an argument that it does not know, or ``clean_view`` is unknown.
+        ValueError: If a transform got an unknown argument, or ``clean_view`` is unknown.
 
     >>> Augment([A.Resize(4, 2)])(np.zeros((9, 9, 3), np.uint8)).shape
     (4, 2, 3)
@@ -158,7 +158,7 @@ class Augment:
     ) -> None:
         if clean_view not in get_args(CleanView):
             raise InputError(f"`clean_view` must be one of {', '.join(get_args(CleanView))}, got {clean_view!r}")
-        # There is one array to check, so comparing its shape with others is only time.
+        # There is only one array, so shape checks are not needed.
         self.compose = A.Compose(list(transforms), strict=True, is_check_shapes=False)
         self.erasing = erasing
         self.pasting = pasting
@@ -166,10 +166,10 @@ class Augment:
         self.seed(0)
 
     def seed(self, seed: int) -> None:
-        """Restarts all draws.
+        """Seeds all random draws.
 
-        One generator serves all transforms. ``set_random_seed`` would give each its own copy of the same stream (a
-        picture would be erased exactly when it is flipped) and takes five times as long.
+        All transforms share one generator. ``set_random_seed`` would give each a copy of the same stream (a picture
+        would be erased exactly when it is flipped) and takes five times as long.
         """
         self._random = random.Random(seed)
         self.compose.set_random_state(np.random.default_rng(seed), self._random)
@@ -179,16 +179,16 @@ class Augment:
         return self.views(image)[0]
 
     def views(self, image: Pixels, others: Sequence[Pixels] = ()) -> tuple[Pixels, Pixels]:
-        """The picture behind all steps and the one in front of pasting and erasing, each ``(H, W, 3)``.
+        """The picture after all steps, and the one before pasting and erasing, each ``(H, W, 3)``.
 
         Args:
-            image: ``(h, w, 3)`` uint8 RGB; left as it is.
+            image: ``(h, w, 3)`` uint8 RGB; not changed.
             others: Pictures of other people, for pasting.
         """
         clean: Pixels = self.compose(image=image)["image"]
         if self.pasting is None and self.erasing is None:
             return clean, clean
-        # Where no transform had to do anything, what came out is the caller's own picture.
+        # If no transform changed anything, the result is the caller's array.
         shared = self.clean_view != "none" or np.may_share_memory(clean, image)
         result = clean.copy() if shared else clean
         if self.pasting is not None:
@@ -200,15 +200,15 @@ class Augment:
 
 @dataclass(frozen=True)
 class Transforms:
-    """What happens to pictures in training and in use, with the facts that a checkpoint must tell.
+    """Transforms of training and evaluation, with the preprocessing facts that a checkpoint stores.
 
     Attributes:
-        train: Random, for training.
-        test: The same each time: a plain resize.
-        height: Of the picture that the model sees, in pixels.
+        train: Random transform for training.
+        test: Deterministic transform for evaluation: a plain resize.
+        height: Picture height for the model, in pixels.
         width: Likewise.
-        interpolation: How ``test`` resizes. ``"bilinear"`` is OpenCV's, without antialiasing, as trackers do it.
-        preprocess: Whether pictures are stretched to that size (``resize``), or padded to it (``resize_pad``).
+        interpolation: Interpolation of ``test``. ``"bilinear"`` is OpenCV's, without antialiasing, as in trackers.
+        preprocess: Whether pictures are stretched to that size (``resize``) or padded to it (``resize_pad``).
     """
 
     train: Augment
@@ -234,27 +234,27 @@ def recipe(
     preprocess: Preprocess = "resize",
     extra: Sequence[A.BasicTransform] = (),
 ) -> Transforms:
-    """BoT's augmentation: resize, flip, pad and crop, erase; where asked for, something is pasted in front.
+    """BoT's augmentation: resize, flip, pad and crop, erase; optionally pasting.
 
-    Both resizes are bilinear without antialiasing, as trackers do it with OpenCV.
+    Both resizes are bilinear without antialiasing, as in OpenCV-based trackers.
 
     Args:
-        height: Of the result, in pixels.
+        height: Height of the result, in pixels.
         width: Likewise.
-        flip: Share of pictures that are mirrored; 0 for none.
-        pad: Black pixels added on each side before a random crop to ``height`` x ``width``; 0 for neither.
-        erasing: Share of pictures with a rectangle of the ImageNet mean; 0 for none.
-        erasing_area: Smallest and largest share of a picture that is erased.
-        pasting: Share of pictures that something stands in front of; 0 for none (see :mod:`aelm.data.pasting`).
-        pasting_area: Smallest and largest share of a picture that is then covered, about.
-        pasting_kinds: What is pasted: ``person``, ``object``, ``patch``.
-        clean_view: Where each picture without pasting and erasing goes: ``none``, ``target`` (what the average of the
-            weights sees, for distillation) or ``batch`` (one more picture of the batch).
+        flip: Share of mirrored pictures; 0 for none.
+        pad: Black pixels added on each side before a random crop to ``height`` x ``width``; 0 to skip both.
+        erasing: Share of pictures with an erased rectangle (ImageNet mean); 0 for none.
+        erasing_area: Smallest and largest erased share of a picture.
+        pasting: Share of pictures with a pasted occluder; 0 for none (see :mod:`aelm.data.pasting`).
+        pasting_area: Approximate smallest and largest covered share of a picture.
+        pasting_kinds: Kinds of occluders: ``person``, ``object``, ``patch``.
+        clean_view: Use of each picture without pasting and erasing: ``none``, ``target`` (input of the weight average,
+            for distillation) or ``batch`` (one more picture of the batch).
         preprocess: ``resize``, or ``resize_pad``: the picture keeps its shape, with the ImageNet mean around it.
-        extra: Further albumentations, on uint8 between crop and pasting, such as ``[A.ColorJitter(p=0.2)]``.
+        extra: Further albumentations transforms on uint8, between crop and pasting, such as ``[A.ColorJitter(p=0.2)]``.
 
     Raises:
-        ValueError: If a value lies outside its range, or a transform does not know an argument.
+        ValueError: If a value is out of range, or a transform does not know an argument.
 
     Reference: Luo et al. 2019, Bag of Tricks and a Strong Baseline for Deep Person Re-identification.
 

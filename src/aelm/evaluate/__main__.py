@@ -1,4 +1,4 @@
-"""``python -m aelm.evaluate``: tests a checkpoint, on its own data set or another, or scores ready features."""
+"""``python -m aelm.evaluate``: tests a checkpoint on its own or another data set, or scores stored features."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("evaluate")
 def main(config: DictConfig) -> float:
-    """Runs the whole of it; a sweeper gets the mAP of the first test set."""
-    from aelm.evaluate.task import first_map, run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command. Returns the mAP of the first test set (to a Hydra sweeper)."""
+    from aelm.evaluate.task import first_map, run  # imported here: misspelt keys are reported before torch loads
 
     return first_map(run(config))
 

@@ -1,8 +1,8 @@
-"""What the heat maps of one picture cover of the person, measured against the same maps put anywhere.
+"""How much of the visible person the heat maps of a picture cover, compared with randomly shifted maps.
 
-Everything is counted on the grid of the heat map, whose cells know which share of them shows which part of the body.
-*By chance* is the mean over all shifts of the map around its grid: of one map's own, or of B's while A stays in place.
-For a share of heat that is what a uniform map would give.
+Everything is measured on the grid of the heat map; each cell stores its share of each body part. *Chance* is the mean
+over all cyclic shifts of the map; for measures of both maps only B is shifted. For a share of heat, chance equals the
+value of a uniform map.
 """
 
 import csv
@@ -25,35 +25,35 @@ Bools = NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
 
 PARTS = tuple(BodyPart)[1:]
-AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the map: the hottest regions that coverage is averaged over
-SMALLEST = 0.005  # of the picture: below that a part is not counted as visible
-COVERED = 0.5  # of a part's visible area
-THRESHOLD = 0.7  # of AELM's default, for every network alike: what is compared must not depend on what was trained
+AREAS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the map: sizes of the hottest region; coverage is averaged over them
+SMALLEST = 0.005  # of the picture: smaller parts do not count as visible
+COVERED = 0.5  # share of a part's visible area that counts as covered
+THRESHOLD = 0.7  # AELM's default, used for every network, so that networks are comparable
 
 
 class Measured(NamedTuple):
-    """A measure of one picture, and what it would be by chance; a lift is the ratio of their means."""
+    """A measure of one picture, and its value by chance; a lift is the ratio of their means."""
 
     value: float
     chance: float
 
 
 def cells(parts: NDArray[np.uint8], visible: Bools, shape: tuple[int, int]) -> Floats:
-    """Which share of each cell of a heat map shows which part of the body.
+    """The share of each heat-map cell that shows each body part.
 
     Args:
         parts: ``(h, w)`` ``BodyPart`` of each pixel.
-        visible: ``(h, w)``, False where something stands in front.
+        visible: ``(h, w)``, False where occluded.
         shape: (H, W) of the heat map.
 
     Returns:
-        ``(K, H, W)`` in 0 .. 1, the parts in the order of ``PARTS``; cells are exact also where pixels are cut.
+        ``(K, H, W)`` in 0 .. 1, in the order of ``PARTS``; exact also where cell borders cut pixels.
     """
     return np.stack([shrunk((parts == part) & visible, shape) for part in PARTS])
 
 
 def shrunk(mask: Bools, shape: tuple[int, int]) -> Floats:
-    """Which share of each cell of a map of a shape (H, W) a mask ``(h, w)`` fills -> ``(H, W)``.
+    """The share of each cell of an (H, W) grid that a mask ``(h, w)`` fills -> ``(H, W)``.
 
     >>> shrunk(np.array([[True, True, False, False, True, False]]), (1, 2))
     array([[0.66666669, 0.33333334]])
@@ -63,7 +63,7 @@ def shrunk(mask: Bools, shape: tuple[int, int]) -> Floats:
 
 
 def hottest(heat: Floats, area: float) -> Bools:
-    """The hottest positions of a map ``(H, W)``, as many as ``area`` of it holds, one at least.
+    """Mask of the hottest positions of a map ``(H, W)``: a share ``area`` of them, at least one.
 
     >>> hottest(np.array([[0.1, 0.9, 0.5, 0.0]]), 0.5).astype(int)
     array([[0, 1, 1, 0]])
@@ -74,7 +74,7 @@ def hottest(heat: Floats, area: float) -> Bools:
 
 
 def shifts(region: NDArray[T]) -> NDArray[T]:
-    """Every shift of maps ``(..., H, W)`` around their grid, ``(H * W, ..., H, W)``; the first is no shift.
+    """All cyclic shifts of maps ``(..., H, W)``: ``(H * W, ..., H, W)``; the first is unshifted.
 
     >>> shifts(np.array([[1, 2, 3]])).tolist()
     [[[1, 2, 3]], [[3, 1, 2]], [[2, 3, 1]]]
@@ -85,7 +85,7 @@ def shifts(region: NDArray[T]) -> NDArray[T]:
 
 
 def covered(regions: Bools, parts: Floats) -> Bools:
-    """Whether regions ``(..., H, W)`` hold at least half of each part ``(K, H, W)`` -> ``(..., K)``."""
+    """Whether regions ``(..., H, W)`` cover at least half of each part ``(K, H, W)`` -> ``(..., K)``."""
     flat = np.asarray(regions, np.float64).reshape(*regions.shape[:-2], -1)
     held: Floats = flat @ parts.reshape(len(parts), -1).T
     found: Bools = held >= COVERED * parts.sum((1, 2)) - 1e-9
@@ -93,18 +93,18 @@ def covered(regions: Bools, parts: Floats) -> Bools:
 
 
 def measure(heats: Sequence[Floats], parts: Floats, hidden: Floats) -> dict[str, Measured] | None:
-    """All that is measured on one picture at one stage.
+    """All measures of one picture at one stage.
 
     Args:
         heats: The heat maps ``(H, W)`` of A, or of A and B, of the picture's own identity.
         parts: ``(K, H, W)``, from :func:`cells`.
-        hidden: ``(H, W)``, share of each cell that something stands in front of.
+        hidden: ``(H, W)``, occluded share of each cell.
 
     Returns:
         By name: ``a/...`` and ``b/...`` for one head (``body``, ``occluder``, ``parts``, ``part_<name>``), and for
         both together ``both``, ``either``, ``only_b``, ``overlap``, ``correlation``, ``correlation_body``,
-        ``b_on_region_of_a``. What cannot be told of this picture is left out. None if a map is constant or nothing of
-        the person is visible.
+        ``b_on_region_of_a``. Undefined measures are left out. None if a map is constant or nothing of the person is
+        visible.
     """
     if any(np.ptp(normalised(heat)) == 0 for heat in heats):
         return None
@@ -113,8 +113,8 @@ def measure(heats: Sequence[Floats], parts: Floats, hidden: Floats) -> dict[str,
     if not seen.any():
         return None
     counted, names = parts[seen], [part.name.lower() for part, one in zip(PARTS, seen, strict=True) if one]
-    regions = [np.stack([hottest(heat, area) for area in AREAS]) for heat in scaled]  # (areas, H, W) a head
-    everywhere = [covered(shifts(one), counted) for one in regions]  # (S, areas, K) a head; shift 0 is none
+    regions = [np.stack([hottest(heat, area) for area in AREAS]) for heat in scaled]  # (areas, H, W) per head
+    everywhere = [covered(shifts(one), counted) for one in regions]  # (S, areas, K) per head; shift 0 is unshifted
     found: dict[str, Measured] = {}
     for letter, heat, hits in zip("ab", scaled, everywhere, strict=False):
         found[f"{letter}/body"] = share(heat, parts.sum(0))
@@ -130,23 +130,23 @@ def measure(heats: Sequence[Floats], parts: Floats, hidden: Floats) -> dict[str,
 
 
 def share(heat: Floats, target: Floats) -> Measured:
-    """Share of the heat ``(H, W)`` that lies on a target ``(H, W)``, which covers a share of each cell."""
+    """Share of the heat ``(H, W)`` on a target ``(H, W)``, which gives a share of each cell."""
     return Measured(float((heat * target).sum() / heat.sum()), float(target.mean()))
 
 
 def together(a: Bools, b: Bools) -> Mapping[str, Measured]:
-    """Share of the visible parts covered by both, by one at least, and by B alone.
+    """Share of the visible parts covered by both, by at least one, and only by B.
 
     Args:
-        a: ``(areas, K)``, what A covers.
-        b: ``(S, areas, K)``, what B covers at each shift; the first is no shift.
+        a: ``(areas, K)``, parts that A covers.
+        b: ``(S, areas, K)``, parts that B covers at each shift; the first is unshifted.
     """
     found = {"both": a & b, "either": a | b, "only_b": ~a & b}
     return {name: Measured(float(hits[0].mean()), float(hits.mean())) for name, hits in found.items()}
 
 
 def apart(a: Floats, b: Floats, regions: Sequence[Bools], body: Floats) -> Mapping[str, Measured]:
-    """How little A and B look at the same places.
+    """How different the maps of A and B are.
 
     Args:
         a: ``(H, W)`` A's heat in 0 .. 1.
@@ -163,13 +163,13 @@ def apart(a: Floats, b: Floats, regions: Sequence[Bools], body: Floats) -> Mappi
         "correlation": Measured(correlation(a, b, np.ones_like(a)), 0.0),
         "correlation_body": Measured(correlation(a, b, body), 0.0),
     }
-    if region.any():  # none where all of the map would be erased
+    if region.any():  # empty if the whole map would be erased
         found["b_on_region_of_a"] = share(b, region.astype(np.float64))
     return {name: one for name, one in found.items() if np.isfinite(one.value)}
 
 
 def correlation(a: Floats, b: Floats, weight: Floats) -> float:
-    """Pearson's correlation of two maps over positions that count by their weight; NaN where one is constant there.
+    """Weighted Pearson correlation of two maps; NaN if one is constant where the weight is positive.
 
     >>> round(correlation(np.array([0.0, 1, 2]), np.array([3.0, 2, 1]), np.ones(3)), 6)
     -1.0
@@ -180,14 +180,14 @@ def correlation(a: Floats, b: Floats, weight: Floats) -> float:
 
 
 class PictureMeasures(NamedTuple):
-    """What one stage showed of one picture.
+    """The measures of one picture at one stage.
 
     Attributes:
-        name: Of the picture, such as ``"12 camera 3"``.
-        identity: Who is on it; pictures of one person are not independent.
+        name: Name of the picture, such as ``"12 camera 3"``.
+        identity: Identity number; pictures of one person are not independent.
         stage: From 1.
-        hits: Whether each head took the picture for who it is.
-        measures: By name; None where the maps told nothing.
+        hits: Whether each head classified the picture correctly.
+        measures: Measures by name; None if there are none.
     """
 
     name: str
@@ -216,18 +216,18 @@ class Mean(NamedTuple):
 
 
 def ratio(above: Floats, below: Floats, people: NDArray[np.int64]) -> tuple[float, float]:
-    """``sum(above) / sum(below)`` and its standard error, people being what is drawn at random.
+    """``sum(above) / sum(below)`` and its standard error, clustered by person.
 
-    The error is that of a ratio of totals over clusters (linearised): the pictures of one person succeed or fail
-    together, so that counting them as independent would make it too small.
+    The error is the linearised one of a ratio of cluster totals: pictures of one person are correlated, and treating
+    them as independent would underestimate it.
 
     Args:
         above: ``(n,)``.
         below: ``(n,)``; ones for a plain mean.
-        people: ``(n,)``, whose each is.
+        people: ``(n,)``, person of each value.
 
     Returns:
-        NaN for what cannot be told: the ratio if ``below`` adds up to 0, the error of fewer than two people.
+        The ratio is NaN if ``below`` sums to 0; the error is NaN for fewer than two people.
 
     >>> ratio(np.array([1.0, 2.0, 3.0]), np.ones(3), np.array([0, 1, 2]))[0]
     2.0
@@ -245,7 +245,7 @@ def ratio(above: Floats, below: Floats, people: NDArray[np.int64]) -> tuple[floa
 
 
 def means(found: Sequence[PictureMeasures]) -> dict[str, Mean]:
-    """The means of every measure that some picture has, with ``a/accuracy`` first."""
+    """The means of all measures, with ``a/accuracy`` first."""
     people = np.array([one.identity for one in found])
     heads = len(found[0].hits)
     result = {}
@@ -270,9 +270,9 @@ def by_stage(found: Sequence[PictureMeasures]) -> dict[int, dict[str, Mean]]:
 
 
 def claim_scores(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> dict[str, float]:
-    """The means by flat names, such as ``claims/stage2/a/body``, with ``_se``, ``_chance``, ``_lift``, ``_lift_se``.
+    """The means by flat name, such as ``claims/stage2/a/body``, with ``_se``, ``_chance``, ``_lift``, ``_lift_se``.
 
-    Single parts of the body are left to the CSV.
+    Single body parts are only in the CSV.
     """
     named: dict[str, float] = {}
     for stage, found in stages.items():
@@ -301,7 +301,7 @@ MEANINGS = {
 
 
 def claims_table(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> str:
-    """The means in per cent, a line a measure."""
+    """The means in per cent, one line per measure."""
     rows = [[f"{prefix}, per cent", "value", "± se", "by chance", "lift", "± se"]]
     for stage, found in stages.items():
         for name, mean in found.items():
@@ -320,7 +320,7 @@ def claims_table(prefix: str, stages: Mapping[int, Mapping[str, Mean]]) -> str:
 
 
 def pictures_csv(found: Mapping[str, Sequence[PictureMeasures]]) -> str:
-    """A CSV with a line for each picture and stage: set, picture, identity, stage, and every measure by its name."""
+    """A CSV with one line per picture and stage: set, picture, identity, stage, and all measures by name."""
     names = list(dict.fromkeys(n for rows in found.values() for one in rows for n in one.measures or ()))
     heads = max(len(one.hits) for rows in found.values() for one in rows)
     text = io.StringIO(newline="")
@@ -335,7 +335,7 @@ def pictures_csv(found: Mapping[str, Sequence[PictureMeasures]]) -> str:
 
 
 def parts_csv(found: Mapping[str, Mapping[int, Mapping[str, Mean]]]) -> str:
-    """A CSV with a line for each set, stage, head and part of the body: how often it is covered, and by chance."""
+    """A CSV with one line per set, stage, head and body part: how often it is covered, and by chance."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(["set", "stage", "head", "part", "covered", "covered_se", "chance", "lift", "lift_se"])

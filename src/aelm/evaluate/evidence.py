@@ -1,4 +1,4 @@
-"""What the claims and the occlusion sweep need and show: further shots of people, pages, numbers."""
+"""Data, figures and numbers of the claims and the occlusion sweep."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -41,10 +41,10 @@ class World(NamedTuple):
     """The synthetic people of a training.
 
     Attributes:
-        seed: Of the world.
-        size: A key of ``SIZES``: how many cameras there are, and how many shots were trained on.
-        height: Of a picture in pixels.
-        people: Identity and label of each person who was trained on, in the order of the labels.
+        seed: Seed of the world.
+        size: A key of ``SIZES``: number of cameras and of training shots.
+        height: Picture height in pixels.
+        people: Identity and label of each training person, in label order.
     """
 
     seed: int
@@ -54,15 +54,15 @@ class World(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A shot that was not trained on; a loader puts an axis B in front.
+    """A shot that was not used for training; a loader adds a leading batch axis B.
 
     Attributes:
-        image: ``(3, H, W)`` uint8, as the network takes it.
-        parts: ``(h, w)`` uint8, ``BodyPart`` of each pixel as it was drawn.
-        hidden: ``(h, w)`` bool, True where something stands in front.
-        label: Of the identity, as the network numbers it.
-        identity: As the world numbers it.
-        camera: From 1.
+        image: ``(3, H, W)`` uint8, the network's input.
+        parts: ``(h, w)`` uint8, ``BodyPart`` of each pixel of the drawing.
+        hidden: ``(h, w)`` bool, True where occluded.
+        label: Identity number in the network.
+        identity: Identity number in the world.
+        camera: Camera number, from 1.
     """
 
     image: Tensor
@@ -74,14 +74,14 @@ class Example(NamedTuple):
 
 
 def world_of(config: Mapping[str, Any], labels: Sequence[str]) -> World:
-    """The world of a checkpoint's training.
+    """The synthetic world that a checkpoint was trained on.
 
     Args:
-        config: The configuration of the run, as the checkpoint holds it.
-        labels: What each label stands for, ``"synthetic:1"``.
+        config: The configuration of the run, from the checkpoint.
+        labels: Name of each label, such as ``"synthetic:1"``.
 
     Raises:
-        ValueError: If the training saw no synthetic people.
+        ValueError: If it was not trained on synthetic people.
     """
     benchmarks = config.get("dataset", {}).get("benchmarks", {})
     for name, node in benchmarks.items():
@@ -95,13 +95,13 @@ def world_of(config: Mapping[str, Any], labels: Sequence[str]) -> World:
 
 
 class FurtherShots(Dataset[Example]):
-    """One shot of each chosen person by each camera, the first that training did not see.
+    """One shot of each chosen person by each camera: the first one not used for training.
 
     Args:
-        world: Whom training saw.
-        people: How many of them, spread evenly over the labels; None for all.
-        prepare: What happens to a picture before the network gets it.
-        occluded: Whether something stands in front, of the family that training never shows; nothing else differs.
+        world: The world of the training.
+        people: Number of people, spread evenly over the labels; None for all.
+        prepare: Transform of a picture for the network.
+        occluded: Whether the person is occluded, by objects never shown in training; nothing else differs.
 
     Raises:
         ValueError: If ``people`` is below 1.
@@ -131,7 +131,7 @@ class FurtherShots(Dataset[Example]):
 
 
 def stored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A drawn picture ``(h, w, 3)`` as it comes back from the disk: trained pictures went through JPEG too."""
+    """A drawn picture ``(h, w, 3)`` after JPEG compression, like training pictures."""
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return decode(np.asarray(data, np.uint8).reshape(-1), "a drawn picture")
 
@@ -140,12 +140,12 @@ BATCH = 32
 
 
 def measured_shots(network: ReIDNetwork, shots: FurtherShots, workers: int | None = None) -> list[PictureMeasures]:
-    """The measures of every shot at every stage, each head seeing the whole map of the picture's own identity.
+    """The measures of every shot at every stage, from the unerased maps of the picture's own identity.
 
     Args:
-        network: On the device where it shall run; its heads are IFCN, or have A and B.
-        shots: Drawn by loading processes.
-        workers: How many of those; None: one a core, at most 8; 0: none.
+        network: On the device to run on; its heads are IFCN, or have A and B.
+        shots: Shots, drawn in worker processes.
+        workers: Number of workers; None for one per core, at most 8; 0 for none.
     """
     count = default_workers(1) if workers is None else workers
     check_sockets(count)
@@ -175,13 +175,13 @@ NEVER = (math.nan, math.nan, math.nan)
 def draw_claims(
     directory: Path, prefix: str, network: ReIDNetwork, shots: FurtherShots, stages: Mapping[int, Mapping[str, Mean]]
 ) -> list[Path]:
-    """Heat maps of A and B on some shots with the outlines of the parts, and bars of coverage by part.
+    """Draws heat maps of A and B on some shots with outlines of the body parts, and bars of coverage by part.
 
     Args:
-        directory: Where ``<prefix>_heatmaps.png`` and ``<prefix>_parts.png`` go.
+        directory: Folder for ``<prefix>_heatmaps.png`` and ``<prefix>_parts.png``.
         prefix: Such as ``claims``.
-        network: On the device where it shall run.
-        shots: What was looked at.
+        network: On the device to run on.
+        shots: The measured shots.
         stages: The means of each stage.
     """
     rows = []
@@ -215,21 +215,21 @@ def draw_claims(
 
 
 def bar(mean: Mean | None) -> tuple[float, float, float]:
-    """How often a part is covered, the standard error, and how often by chance."""
+    """How often a part is covered, the standard error, and the chance value."""
     return NEVER if mean is None else (mean.value, mean.error, mean.chance)
 
 
 def draw_occlusion(
     directory: Path, queries: Sequence[Picture], plan: Plan, transform: ImageTransform, curve: Sequence[Row]
 ) -> list[Path]:
-    """The curve, and some queries behind every kind of thing at every fraction.
+    """Draws the curve, and some queries with every occluder kind at every fraction.
 
     Args:
-        directory: Where ``occlusion.png`` and ``occlusion_queries.png`` go.
-        queries: All of them.
-        plan: What hides them.
-        transform: How pictures are prepared.
-        curve: The points in numbers.
+        directory: Folder for ``occlusion.png`` and ``occlusion_queries.png``.
+        queries: All queries.
+        plan: The occlusions.
+        transform: Transform of pictures.
+        curve: The points of the curve.
     """
     some = [queries[i] for i in np.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).round().astype(int)]
     hidden, plain = Occluded(some, plan, transform), ReIDDataset(some, transform)
@@ -260,11 +260,11 @@ def draw_occlusion(
 
 
 class Destination(NamedTuple):
-    """Where CSVs and pictures go.
+    """Where CSVs and figures are written.
 
     Attributes:
-        output: A directory; None for nowhere.
-        figures: Whether there are pictures.
+        output: A directory; None to write nothing.
+        figures: Whether to draw figures.
     """
 
     output: Path | None
@@ -275,7 +275,7 @@ def world(embedder: Embedder, told: Mapping[str, Any]) -> World:
     """The synthetic people that a checkpoint was trained on.
 
     Raises:
-        ValueError: If it was trained on others, or keeps its heat maps to itself.
+        ValueError: If it was trained on other data, or gives no heat maps.
     """
     if not embedder.has_maps:
         raise InputError(
@@ -287,14 +287,14 @@ def world(embedder: Embedder, told: Mapping[str, Any]) -> World:
 def claims(
     embedder: Embedder, people: World, count: int | None, workers: int | None, to: Destination
 ) -> dict[str, float]:
-    """Where A and B look on further shots of the training's people, whole (``claims``) and ``claims_occluded``.
+    """Measures where A and B look on new shots of the training people, unoccluded (``claims``) and ``claims_occluded``.
 
     Args:
-        embedder: On the device where it shall run.
-        people: Whom the training saw.
-        count: How many of them are looked at; None for all.
-        workers: Processes that draw; None: one a core.
-        to: Where things go: ``claims.csv`` with a line for each picture and stage, ``claims_parts.csv``, PNGs.
+        embedder: On the device to run on.
+        people: The world of the training.
+        count: Number of people; None for all.
+        workers: Worker processes that draw; None for one per core.
+        to: Output: ``claims.csv`` with one line per picture and stage, ``claims_parts.csv``, PNGs.
     """
     found, means, named = {}, {}, dict[str, float]()
     for prefix in ("claims", "claims_occluded"):
@@ -314,15 +314,15 @@ def claims(
 def occlusion(
     test: Test, plan: Plan, embed: Callable[[Tensor], Tensor], data: ReIDDataModule, samples: int, to: Destination
 ) -> dict[str, float]:
-    """Scores of a test set whose queries are hidden step by step.
+    """Scores of a test set at increasing occlusion of the queries.
 
     Args:
         test: Plain queries and gallery with their features.
-        plan: What hides them.
-        embed: Turns pictures into embeddings as the test did.
-        data: How pictures are prepared and loaded.
-        samples: Draws of the intervals; 0: none.
-        to: Where things go: ``occlusion.csv`` and PNGs.
+        plan: The occlusions.
+        embed: Computes embeddings as the test did.
+        data: Transform and loading of pictures.
+        samples: Bootstrap samples of the intervals; 0 for none.
+        to: Output: ``occlusion.csv`` and PNGs.
     """
     points = measure_curves(test, plan, embed, data.transform.test, data.loader)
     rows = curve.rows(points, samples)
@@ -336,7 +336,7 @@ def occlusion(
 
 @torch.inference_mode()
 def embed_images(module: ReIDModule, context: Callable[[], AbstractContextManager[None]], images: Tensor) -> Tensor:
-    """Embeddings ``(B, D)`` as a test of ``module`` computes them, within the trainer's context of its precision."""
+    """Embeddings ``(B, D)`` as in a test of ``module``, in the trainer's precision context."""
     with context():
         features: Tensor = module(images.to(module.device))
     return features

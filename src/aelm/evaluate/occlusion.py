@@ -1,4 +1,4 @@
-"""Queries hidden step by step behind things that training never shows, ranked against whole galleries."""
+"""Occlusion sweep: queries occluded by objects unseen in training, ranked against unoccluded galleries."""
 
 import csv
 import hashlib
@@ -26,16 +26,16 @@ from aelm.retrieval.result import percentiles
 from aelm.types import InputError, Picture
 
 OnBad = Literal["error", "skip"]
-LARGEST = 0.75  # of a picture that `occlude` hides
+LARGEST = 0.75  # of a picture: the most that `occlude` hides
 
 
 class Plan(NamedTuple):
-    """Which points of the curve are measured.
+    """The points of the curve to measure.
 
     Attributes:
-        fractions: Of each query's pixels to hide, ascending, in 0 .. 0.75; 0 is the plain query.
+        fractions: Fractions of each query's pixels to hide, ascending, in 0 .. 0.75; 0 is the plain query.
         kinds: ``below``, ``side``, ``object``, ``person`` (see :func:`aelm.data.synthetic.occlude`).
-        seed: Of what stands in front.
+        seed: Seed of the occluders.
     """
 
     fractions: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     seed: int = 0
 
     def check(self) -> None:
-        """Raises ValueError where the plan cannot be carried out."""
+        """Raises ValueError if the plan is invalid."""
         ordered = list(self.fractions) == sorted(set(self.fractions))
         if not ordered or not any(self.fractions) or not 0 <= self.fractions[0] <= self.fractions[-1] <= LARGEST:
             raise InputError(
@@ -60,19 +60,19 @@ class Plan(NamedTuple):
 
 
 class Occluded(ReIDDataset):
-    """Every query behind every kind of thing at every fraction above 0; the fractions of one kind follow each other.
+    """Every query with every occluder kind at every fraction above 0, ordered by kind and then by fraction.
 
-    What stands in front of a query depends on seed, identity, camera, file name and kind alone, so that it is the same
-    on every machine, for every network, and grows with the fraction.
+    The occluder of a query depends only on seed, identity, camera, file name and kind. So it is the same on every
+    machine and for every network, and grows with the fraction.
 
     Args:
         queries: The Q queries.
-        plan: What hides them.
-        transform: What is done to a picture then.
+        plan: The occlusions.
+        transform: Applied after the occlusion.
         on_bad_image: See :class:`aelm.data.ReIDDataset`.
 
     Attributes:
-        hidden: ``(n,)`` share of the pixels that were hidden, filled in as pictures are read, by any worker.
+        hidden: ``(n,)`` hidden share of the pixels, filled in by the workers as pictures are read.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Occluded(ReIDDataset):
 
 
 def stream(seed: int, query: Picture, kind: str) -> np.random.Generator:
-    """The generator of what hides a query; which folder the file lies in does not matter."""
+    """The random generator of a query's occluder; independent of the file's folder."""
     text = f"{seed} {query.pid} {query.camid} {kind} {Path(query.path).name}"
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
@@ -103,9 +103,9 @@ class Point(NamedTuple):
     """One point of the curve.
 
     Attributes:
-        kind: What hides the queries.
-        fraction: Wanted.
-        hidden: Share of the queries' pixels that is hidden.
+        kind: Occluder kind.
+        fraction: Requested fraction.
+        hidden: Hidden share of the queries' pixels.
         result: The ranking of the hidden queries.
     """
 
@@ -118,27 +118,27 @@ class Point(NamedTuple):
 def measure_curves(
     test: Test, plan: Plan, embed: Callable[[Tensor], Tensor], transform: ImageTransform, loader: Loader
 ) -> list[Point]:
-    """Ranks the queries at every point of the plan against the gallery, whose embeddings are those of ``test``.
+    """Ranks the queries at every point of the plan against the gallery embeddings of ``test``.
 
     Args:
-        test: Plain queries and gallery with their features; a plan's fraction 0 takes the queries' own.
+        test: Plain queries and gallery with their features; fraction 0 uses the plain queries.
         plan: The points.
-        embed: Turns uint8 pictures ``(B, 3, H, W)`` into embeddings ``(B, D)``, on the device where they are ranked.
-        transform: How pictures are prepared, behind the occlusion.
-        loader: How pictures are loaded.
+        embed: Maps uint8 pictures ``(B, 3, H, W)`` to embeddings ``(B, D)``, on the ranking's device.
+        transform: Applied after the occlusion.
+        loader: Loading options.
 
     Returns:
-        The plain queries, once for each kind, where 0 is a fraction; then kind by kind, fractions ascending.
+        The plain queries once per kind, if 0 is a fraction; then kind by kind, fractions ascending.
 
     Raises:
-        ValueError: If the plan cannot be carried out.
+        ValueError: If the plan is invalid.
     """
     plan.check()
     data = Occluded(test.query, plan, transform, loader.on_bad_image)
     features = torch.zeros(0)
     for batch in loader.build(data, SequentialSampler(data), loader.test_batch_size, lives_on=False):
         found_here = embed(batch.image).float()
-        if not len(features):  # pictures that are skipped stay 0, as in the plain test
+        if not len(features):  # skipped pictures stay 0, as in the plain test
             features = found_here.new_zeros(len(data), found_here.shape[1])
         features[batch.position.to(features.device, non_blocking=True)] = found_here
     features = features.reshape(len(test.query), len(data.points), -1)
@@ -157,13 +157,13 @@ MEAN = "mean"
 
 
 class Row(NamedTuple):
-    """A point of the curve in numbers; fractions in 0 .. 1.
+    """A point of the curve; fractions in 0 .. 1.
 
     Attributes:
         kind: What hides the queries; ``mean`` is the mean over kinds.
-        fraction: Wanted.
-        hidden: Share of the queries' pixels that is hidden.
-        values: mAP and rank-1, each with the ends of its 95 % interval (NaN where none was asked for, or is supported).
+        fraction: Requested fraction.
+        hidden: Hidden share of the queries' pixels.
+        values: mAP and rank-1, each with the ends of its 95 % interval (NaN if not requested or not supported).
     """
 
     kind: str
@@ -177,7 +177,7 @@ def rows(points: Sequence[Point], samples: int) -> list[Row]:
 
     Args:
         points: From :func:`aelm.evaluate.occlusion.measure_curves`: the same fractions for each kind.
-        samples: Draws of the intervals, identities resampled; 0: none.
+        samples: Bootstrap samples over identities; 0 for no intervals.
     """
     fractions = sorted({point.fraction for point in points})
     found = []
@@ -190,9 +190,9 @@ def rows(points: Sequence[Point], samples: int) -> list[Row]:
 
 
 def scored(results: Sequence[RankResult], samples: int) -> dict[str, tuple[float, float, float]]:
-    """Mean mAP and rank-1 over some rankings of the same queries, with their 95 % intervals.
+    """Mean mAP and rank-1 over rankings of the same queries, with 95 % intervals.
 
-    An identity is drawn with all its queries, in all rankings: they succeed or fail together.
+    An identity is resampled with all its queries in all rankings, since these are correlated.
     """
     valid = results[0].first_rank > 0
     people = results[0].query_pids[valid]
@@ -226,7 +226,7 @@ def curve_scores(curve: Sequence[Row], samples: int) -> dict[str, float]:
 
 
 def curve_table(curve: Sequence[Row]) -> str:
-    """mAP and rank-1 in per cent, a line a kind, a column a fraction."""
+    """mAP and rank-1 in per cent, one line per kind, one column per fraction."""
     fractions = sorted({row.fraction for row in curve})
     lines = []
     for name in SCORES:
@@ -242,7 +242,7 @@ def curve_table(curve: Sequence[Row]) -> str:
 
 
 def curve_csv(curve: Sequence[Row]) -> str:
-    """A CSV with a line a point: kind, fraction wanted and hidden, mAP and rank-1 with their intervals."""
+    """A CSV with one line per point: kind, requested and hidden fraction, mAP and rank-1 with intervals."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(

@@ -1,4 +1,4 @@
-"""Every way to score one test: as it is, re-ranked, with pooled or expanded queries; intervals, cameras, thresholds."""
+"""All scores of a test: plain, re-ranked, with pooled or expanded queries; intervals, cameras, thresholds."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Ways(NamedTuple):
-    """Which further ways to score.
+    """Further scorings to compute.
 
     Attributes:
         rerank: Whether to re-rank by k-reciprocal encoding.
@@ -33,8 +33,8 @@ class Ways(NamedTuple):
         k2: Likewise.
         lambda_value: Likewise.
         multi_query: Whether to average the queries of one identity and camera.
-        expand_queries: With how many gallery neighbours each query is averaged; 0 for not at all.
-        centralise: With how many gallery neighbours queries and gallery are each averaged; 0 for not at all.
+        expand_queries: Number of gallery neighbours averaged with each query; 0 for none.
+        centralise: Number of gallery neighbours averaged with each query and gallery item; 0 for none.
     """
 
     rerank: bool = False
@@ -46,7 +46,7 @@ class Ways(NamedTuple):
     centralise: int = 0
 
     def check(self) -> None:
-        """Raises ValueError if a number is out of range; asked before pictures are embedded."""
+        """Raises ValueError if a number is out of range; called before pictures are embedded."""
         if self.k1 < 1 or self.k2 < 1 or not 0 <= self.lambda_value <= 1:
             raise InputError(
                 f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {self.k1}, {self.k2} and "
@@ -64,7 +64,7 @@ def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
 
 
 def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
-    """Scores a test in the ways asked for: ``<name>_reranked``, ``_multi_query``, ``_expanded``, ``_centralised``."""
+    """Computes the requested scorings: ``<name>_reranked``, ``_multi_query``, ``_expanded``, ``_centralised``."""
     query, gallery = test.query_features, test.gallery_features
     labels = query_pids, gallery_pids, query_camids, gallery_camids = labels_of(test)
     results = {}
@@ -86,7 +86,7 @@ def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
 def intervals(results: Mapping[str, RankResult], samples: int) -> dict[str, float]:
     """95 % bootstrap intervals by name, ``test/mAP_low`` and ``test/mAP_high``; none for 0 samples.
 
-    Those that too few people or draws support are left out, and said so.
+    Intervals with too few people or samples are left out with a message.
     """
     found: dict[str, float] = {}
     without: list[str] = []
@@ -111,8 +111,8 @@ def intervals(results: Mapping[str, RankResult], samples: int) -> dict[str, floa
 def thresholds(name: str, test: Test, far: Sequence[float]) -> dict[str, float]:
     """True-accept rate and threshold at each false-accept rate: ``test/TAR@FAR=0.001``, ``test/threshold@FAR=0.001``.
 
-    The threshold is a cosine: a deployment takes two pictures for one person from there up. Rates that there are too
-    few pairs to tell are left out, and said so.
+    The threshold is a cosine: pairs at or above it are treated as the same person. Rates with too few pairs are left
+    out with a message.
     """
     if not far:
         return {}

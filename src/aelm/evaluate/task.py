@@ -1,4 +1,4 @@
-"""What ``python -m aelm.evaluate`` does: tests a checkpoint on its data set or another, or scores ready features."""
+"""The task of ``python -m aelm.evaluate``: tests a checkpoint on a data set, or scores stored features."""
 
 import logging
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Tested(NamedTuple):
-    """Scores of each test set by its name, what they came from, and further ones by their whole names."""
+    """Results and features of each test set by name, and further scores by full name."""
 
     results: dict[str, RankResult]
     tests: dict[str, Test]
@@ -43,10 +43,10 @@ class Tested(NamedTuple):
 
 @full_precision()
 def run(config: DictConfig) -> dict[str, float]:
-    """Tests as ``config`` says, prints the table, and writes to ``output`` where one is given.
+    """Tests as ``config`` says, prints the table, and writes to ``output`` if given.
 
     Returns:
-        Every score by its name, as ``metrics.json`` holds it.
+        All scores by name, as in ``metrics.json``.
     """
     checked_ways(config)
     check_sources(config)
@@ -56,7 +56,7 @@ def run(config: DictConfig) -> dict[str, float]:
 
 
 def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
-    """Every score by its name, of a checkpoint or of ready features."""
+    """All scores by name, of a checkpoint or of stored features."""
     if config.checkpoint is None:
         return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
@@ -77,7 +77,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     tests = metrics.tests_of(module, data)
     further = unreadable.unreadable_counts(bad)
     to = Destination(None if config.output is None else Path(config.output), config.figures)
-    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    module.to(trainer.strategy.root_device)  # Lightning moves it back to the CPU
     if world is not None:
         further |= evidence.claims(embedder, world, config.claims_people, data.loader.workers, to)
     if plan is not None:
@@ -97,7 +97,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
 
 
 def first_map(scores: Mapping[str, float]) -> float:
-    """The mAP of the first test set, whatever it is called.
+    """The mAP of the first test set.
 
     >>> first_map({"test_night/rank1": 0.75, "test_night/mAP": 0.5, "test_rain/mAP": 0.25})
     0.5
@@ -106,7 +106,7 @@ def first_map(scores: Mapping[str, float]) -> float:
 
 
 def check_sources(config: DictConfig) -> None:
-    """Raises ValueError unless a model, or ready features, are given, and nothing that only the other one needs."""
+    """Raises ValueError unless either a model or stored features are given, without keys that only the other needs."""
     ready = [key for key in ("query", "gallery", "distances") if config[key] is not None]
     if (config.checkpoint is None) == (config.query is None or config.gallery is None):
         raise InputError("give either `checkpoint`, or `query` and `gallery` with ready features")
@@ -123,10 +123,10 @@ def check_sources(config: DictConfig) -> None:
 
 
 def checked_ways(config: DictConfig) -> Ways:
-    """The further ways of scoring, looked at before anything is tested.
+    """The further scorings, checked before anything is tested.
 
     Raises:
-        ValueError: If a number of them, of the bootstrap or of the false-accept rates is out of range.
+        ValueError: If one of their numbers, of the bootstrap or of the false-accept rates is out of range.
     """
     ways = Ways(**{key: config[key] for key in Ways._fields})
     ways.check()
@@ -141,10 +141,10 @@ def checked_ways(config: DictConfig) -> Ways:
 
 
 def occlusion_plan(config: DictConfig) -> Plan | None:
-    """The points of the occlusion curve; None where none is asked for.
+    """The points of the occlusion curve; None if not requested.
 
     Raises:
-        ValueError: If `occlusion` is something else than null or sweep, or its points cannot be measured.
+        ValueError: If `occlusion` is neither null nor sweep, or its points are invalid.
     """
     if config.occlusion is None:
         return None
@@ -156,7 +156,7 @@ def occlusion_plan(config: DictConfig) -> Plan | None:
 
 
 def test_features(config: DictConfig) -> Tested:
-    """Ready features, or ready distances, as one test set."""
+    """Stored features, or stored distances, as one test set."""
     query, gallery = read_features(config.query), read_features(config.gallery)
     sides = sides_of(query, gallery)
     for doubt in sides.doubts:
@@ -176,7 +176,7 @@ def test_features(config: DictConfig) -> Tested:
 
 
 def score(config: DictConfig, tested: Tested) -> dict[str, float]:
-    """Adds the further ways of scoring, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
+    """Adds the further scorings, prints the table, and writes ``metrics.json`` and the CSVs to ``output``."""
     ways = checked_ways(config)
     results = dict(tested.results)
     metrics.warn_of_support(

@@ -1,7 +1,7 @@
-"""The pictures of a run: curves, ranked rows, heat maps and sheets of pictures. Plain data in, one PNG out.
+"""Figures of a run: curves, ranked rows, heat maps and contact sheets. Each function takes plain data and writes a PNG.
 
-Everything draws through matplotlib's object interface, never through pyplot's global state, so that sweeps and threads
-do not disturb each other; every file is written whole or not at all, and the same data gives the same bytes.
+All use matplotlib's object interface instead of pyplot's global state, so sweeps and threads do not disturb each other.
+Files are written atomically, and the same data gives the same bytes.
 """
 
 from aelm.figures.curves import cmc_curve

@@ -1,4 +1,4 @@
-"""Arms of an ablation side by side: each metric over seeds, paired differences, and occlusion curves."""
+"""Charts of an ablation's arms: each metric over seeds, paired differences, and occlusion curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from aelm.figures.curves import chart, dress, key, line_style
 from aelm.figures.page import MUTED, drawable, save
 from aelm.types import InputError
 
-LONGEST = 34  # letters of an arm's name
+LONGEST = 34  # characters of an arm's name
 
 
 class Interval(NamedTuple):
-    """A value with the ends of its interval; the ends may be NaN."""
+    """A value and the ends of its interval; the ends may be NaN."""
 
     mean: float
     low: float
@@ -25,13 +25,13 @@ class Interval(NamedTuple):
 
 
 class ArmRow(NamedTuple):
-    """One arm under one metric.
+    """One arm and metric.
 
     Attributes:
-        name: The arm's.
-        values: One a seed.
-        spread: Their mean, and a standard deviation below and above.
-        difference: To the baseline; None for the baseline itself, or without pairs.
+        name: Name of the arm.
+        values: One per seed.
+        spread: Their mean, and the mean minus and plus a standard deviation.
+        difference: Difference to the baseline; None for the baseline itself, or without pairs.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ArmRow(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line with a band: places along the axis, and an interval at each."""
+    """A line with a band: positions on the axis, and an interval at each."""
 
     name: str
     along: Sequence[float]
@@ -51,17 +51,16 @@ class Line(NamedTuple):
 def comparison_chart(
     metrics: Mapping[str, Sequence[ArmRow]], path: str | Path, *, baseline: str, interval: str
 ) -> Path:
-    """Draws a row of two charts a metric: at the left each arm's seeds, mean and deviation, at the right how far it is
-    from the baseline.
+    """Draws two charts per metric: each arm's seeds, mean and deviation, and its difference to the baseline.
 
     Args:
-        metrics: Heading, such as ``test/mAP (%)``, -> arms from top to bottom.
-        path: The PNG to write; an old one is replaced.
-        baseline: Name of the arm that others are compared with.
-        interval: What the right intervals are, such as ``95 % t-interval``.
+        metrics: Heading, such as ``test/mAP (%)`` -> arms from top to bottom.
+        path: The PNG to write; an existing file is replaced.
+        baseline: Name of the baseline arm.
+        interval: Name of the right intervals, such as ``95 % t-interval``.
 
     Raises:
-        ValueError: If there is no metric, one has no arm, or ``path`` is no PNG.
+        ValueError: If there are no metrics, one has no arms, or ``path`` is not a PNG.
     """
     if not metrics or not all(metrics.values()):
         raise InputError("nothing to draw: give at least one metric with one arm")
@@ -86,7 +85,7 @@ def comparison_chart(
 
 
 def _whisker(axes: Axes, place: int, value: Interval, colour: str) -> None:
-    """A mark at the mean, and a line to both ends where there are some."""
+    """A mark at the mean, and a line to both ends unless they are NaN."""
     axes.plot([value.mean], [place], linestyle="", marker="|", markersize=9, markeredgewidth=2, color=colour)
     if not math.isnan(value.low):
         axes.plot([value.low, value.high], [place, place], linewidth=1.4, color=colour, solid_capstyle="butt")
@@ -95,16 +94,16 @@ def _whisker(axes: Axes, place: int, value: Interval, colour: str) -> None:
 def occlusion_chart(
     panels: Mapping[str, tuple[Sequence[Line], Sequence[Line]]], path: str | Path, *, baseline: str, interval: str
 ) -> Path:
-    """Draws a column of two charts a kind of occluder: above mAP, below the difference to the baseline.
+    """Draws two charts per occluder kind: mAP above, the difference to the baseline below.
 
     Args:
         panels: Kind -> (lines of the arms, lines of their differences), in per cent.
-        path: The PNG to write; an old one is replaced.
-        baseline: Name of the arm that others are compared with.
-        interval: What the lower bands are, such as ``95 % t-interval``.
+        path: The PNG to write; an existing file is replaced.
+        baseline: Name of the baseline arm.
+        interval: Name of the lower bands, such as ``95 % t-interval``.
 
     Raises:
-        ValueError: If there is no panel, or ``path`` is no PNG.
+        ValueError: If there are no panels, or ``path`` is not a PNG.
     """
     if not panels:
         raise InputError("nothing to draw: `panels` is empty; give at least one kind of occluder")

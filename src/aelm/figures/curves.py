@@ -1,4 +1,4 @@
-"""The cumulative matching curve, and the look that all charts share."""
+"""The cumulative matching curve, and the common style of all charts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ from matplotlib.ticker import MaxNLocator
 from aelm.figures.page import DPI, INK, LABEL, MUTED, PAPER, RULE, SMALL, drawable, families, font, save
 from aelm.types import InputError
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; dashes tell them apart in grey.
+# Okabe and Ito's colour-blind safe colours; dashes distinguish lines in greyscale.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":")
-LONGEST_NAME = 56  # letters in a legend
+LONGEST_NAME = 56  # characters in a legend
 
 Place = Literal["best", "lower right"]
 
 
 def line_style(index: int) -> tuple[str, str]:
-    """Colour and dashes of the line of this number; no two of the first twelve look the same.
+    """Colour and dashes of a line by index; the first twelve are all different.
 
     >>> len({line_style(index) for index in range(12)})
     12
@@ -32,7 +32,7 @@ def line_style(index: int) -> tuple[str, str]:
 
 
 def chart(width: float, height: float) -> Figure:
-    """An empty figure of a size in points."""
+    """An empty figure, with size in points."""
     return Figure(
         figsize=(width / 72, height / 72),
         dpi=DPI,
@@ -42,7 +42,7 @@ def chart(width: float, height: float) -> Figure:
 
 
 def dress(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:
-    """Gives an axes the house look: no box, a faint grid, small muted numbers."""
+    """Applies the common style to an axes: no box, a faint grid, small grey numbers."""
     axes.set_facecolor(PAPER)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -60,7 +60,7 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:
 
 
 def key(axes: Axes, lines: Sequence[Line2D], names: Sequence[str], place: Place = "best") -> None:
-    """Names the lines; any name will do, also one that starts with an underscore or holds a dollar sign."""
+    """Adds a legend; names may also start with an underscore or contain a dollar sign."""
     legend = axes.legend(
         lines, ["line"] * len(lines), loc=place, prop=font(SMALL), frameon=True, framealpha=0.85, edgecolor="none",
         facecolor=PAPER, borderpad=0.3, handlelength=2.2, labelcolor=INK,
@@ -78,17 +78,18 @@ def cmc_curve(
     max_rank: int = 20,
     title: str = "Cumulative matching curve",
 ) -> Path:
-    """Draws, for each test set, the share of queries with a match among the first k results.
+    """Draws, for each test set, the share of queries with a match in the first k results.
 
     Args:
         curves: Test set -> shares in 0..1 for rank 1, 2, and so on.
-        path: The PNG to write; an old one is replaced.
-        mean_ap: Test set -> mAP in 0..1, named beside the line where given.
-        max_rank: How many ranks are drawn at most.
-        title: Above the chart.
+        path: The PNG to write; an existing file is replaced.
+        mean_ap: Test set -> mAP in 0..1, shown in the legend if given.
+        max_rank: Largest rank to draw.
+        title: Title of the chart.
 
     Raises:
-        ValueError: If there is no curve, one is empty or leaves 0..1, ``max_rank`` is below 1, or ``path`` is no PNG.
+        ValueError: If there are no curves, one is empty or leaves 0..1, ``max_rank`` is below 1, or ``path`` is not a
+            PNG.
     """
     if not curves:
         raise InputError("nothing to draw: `curves` is empty; give at least one test set")

@@ -1,4 +1,4 @@
-"""Where the classifiers look, beside what chance would cover, and scores over the hidden share of the person."""
+"""Charts of the body parts that classifiers cover, compared with chance, and of scores over the hidden share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,17 +17,17 @@ Bar = tuple[float, float, float]
 def part_bars(
     panels: Mapping[str, Mapping[str, Sequence[Bar]]], parts: Sequence[str], path: str | Path, *, title: str = ""
 ) -> Path:
-    """Draws how often each part of the body is covered.
+    """Draws how often each body part is covered.
 
     Args:
-        panels: Title of a panel -> name of a classifier -> for each part how often it is covered, the standard error
-            (NaN for none), and how often by chance; fractions in 0 .. 1, NaN where the part was never seen.
-        parts: Names of the parts, from left to right.
-        path: The PNG to write; an old one is replaced.
-        title: Above all panels.
+        panels: Panel title -> classifier name -> for each part how often it is covered, the standard error (NaN for
+            none), and the chance value; fractions in 0 .. 1, NaN if the part was never visible.
+        parts: Part names, from left to right.
+        path: The PNG to write; an existing file is replaced.
+        title: Title above all panels.
 
     Raises:
-        ValueError: If there is no panel, a classifier has not one bar a part, or ``path`` is no PNG.
+        ValueError: If there are no panels, a classifier does not have one bar per part, or ``path`` is not a PNG.
     """
     if not panels:
         raise InputError("nothing to draw: `panels` is empty; give at least one stage")
@@ -67,15 +67,15 @@ Point = tuple[float, float, float]
 def occlusion_chart(
     panels: Mapping[str, Mapping[str, Sequence[Point]]], fractions: Sequence[float], path: str | Path
 ) -> Path:
-    """Draws a panel for each score: a strong line with its interval for the first curve, thin ones for the others.
+    """Draws a panel for each score: a thick line with its interval for the first curve, thin lines for the others.
 
     Args:
         panels: Score -> curve -> for each fraction the value and the ends of its interval, all fractions in 0 .. 1.
-        fractions: Of the queries hidden, ascending.
-        path: The PNG to write; an old one is replaced.
+        fractions: Hidden fractions of the queries, ascending.
+        path: The PNG to write; an existing file is replaced.
 
     Raises:
-        ValueError: If there is no panel, a curve has not one point a fraction, or ``path`` is no PNG.
+        ValueError: If there are no panels, a curve does not have one point per fraction, or ``path`` is not a PNG.
     """
     if not panels:
         raise InputError("nothing to draw: `panels` is empty; give at least one score")

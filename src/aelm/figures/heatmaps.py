@@ -1,4 +1,4 @@
-"""Heat maps over the pictures they were computed from, and the region that was erased."""
+"""Figures of heat maps on their pictures, and of erased regions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,26 +15,25 @@ from aelm.types import InputError
 Map = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
-COLOUR_MAP = "inferno"  # brighter is hotter, for every kind of eye
-STRONGEST = 0.8  # opacity at a map's maximum; at its minimum the picture shows alone
+COLOUR_MAP = "inferno"  # brighter is hotter, also for colour-blind readers
+STRONGEST = 0.8  # opacity at a map's maximum; at its minimum the map is transparent
 BLANK, STRIPE = "#eceff2", "#aab2bb"
 TRACE = "#56d4f0"
 
-HEIGHT = 160.0  # of a picture, in points, as all lengths here
+HEIGHT = 160.0  # of a picture; all lengths are in points
 GUTTER, BLOCK_GAP, MARGIN = 6.0, 28.0, 16.0
-PAGE = 920.0  # rows stand side by side as long as they fit into this
+PAGE = 920.0  # short rows are placed side by side within this width
 
 
 class Panel(NamedTuple):
     """One view of a picture.
 
     Attributes:
-        title: Over the column; every row has the same ones.
-        heatmap: ``(h, w)``, any range, scaled to its own minimum and maximum; None draws none.
-        mask: ``(h, w)`` bool, True where the map was erased. Alone it blanks those positions;
-            over a heat map it is outlined. None draws none.
-        labels: ``(h, w)`` uint8, whose borders are drawn as thin lines, such as those of the parts of a body. None
-            draws none.
+        title: Column title; the same in every row.
+        heatmap: ``(h, w)``, any range, scaled to its minimum and maximum; None for none.
+        mask: ``(h, w)`` bool, True where the map was erased. Alone it blanks these positions; on a heat map it is
+            outlined. None for none.
+        labels: ``(h, w)`` uint8 label map, such as body parts, whose borders are drawn as thin lines. None for none.
     """
 
     title: str
@@ -44,12 +43,12 @@ class Panel(NamedTuple):
 
 
 class HeatmapRow(NamedTuple):
-    """A picture and what was made of it.
+    """A picture and its panels.
 
     Attributes:
         image: A file, or RGB ``(H, W, 3)`` uint8.
         panels: From left to right.
-        caption: A line under the picture.
+        caption: Text under the picture.
     """
 
     image: str | Path | Image
@@ -58,19 +57,19 @@ class HeatmapRow(NamedTuple):
 
 
 def normalised(heatmap: Map) -> NDArray[np.float32]:
-    """A map scaled to 0..1; a constant one has no range and becomes zero everywhere.
+    """A map scaled to 0..1; a constant map becomes zero.
 
     >>> normalised(np.array([[2.0, 4.0, 3.0]]))
     array([[0. , 1. , 0.5]], dtype=float32)
     """
     lowest, highest = float(heatmap.min()), float(heatmap.max())
-    if highest - lowest <= 1e-6 * max(abs(lowest), abs(highest)):  # rounding is not heat
+    if highest - lowest <= 1e-6 * max(abs(lowest), abs(highest)):  # ignore rounding differences
         return np.zeros(heatmap.shape, np.float32)
     return ((heatmap.astype(np.float64) - lowest) / (highest - lowest)).astype(np.float32)
 
 
 def overlay(image: Image, heatmap: Map) -> Image:
-    """The picture, half greyed, under its heat map: the hotter a place, the more the colour covers it.
+    """The greyed picture under its heat map, which is more opaque where it is hotter.
 
     Shape:
         image ``(H, W, 3)``, heatmap ``(h, w)`` -> ``(H, W, 3)``.
@@ -86,7 +85,7 @@ def overlay(image: Image, heatmap: Map) -> Image:
 
 
 def blanked(image: Image, mask: Mask) -> Image:
-    """The picture with its erased positions hatched out, each position the block of pixels it stands for.
+    """The picture with the pixels of erased positions hatched.
 
     Shape:
         image ``(H, W, 3)``, mask ``(h, w)`` -> ``(H, W, 3)``.
@@ -99,7 +98,7 @@ def blanked(image: Image, mask: Mask) -> Image:
 
 
 def outlined(image: Image, mask: Mask) -> Image:
-    """The picture with a white line in a black one around the erased positions."""
+    """The picture with a white and black outline around the erased positions."""
     height, width = image.shape[:2]
     region = _grown(mask, width, height).astype(np.uint8)
     drawn = image.copy()
@@ -110,7 +109,7 @@ def outlined(image: Image, mask: Mask) -> Image:
 
 
 def traced(image: Image, labels: NDArray[np.uint8]) -> Image:
-    """The picture with a thin light line wherever two labels meet."""
+    """The picture with a thin light line at borders between labels."""
     height, width = image.shape[:2]
     grown = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
     drawn = image.copy()
@@ -119,17 +118,17 @@ def traced(image: Image, labels: NDArray[np.uint8]) -> Image:
 
 
 def heatmap_rows(rows: Sequence[HeatmapRow], path: str | Path, *, title: str = "") -> Path:
-    """Draws each picture with its panels beside it; short rows stand side by side.
+    """Draws each picture with its panels beside it; short rows are placed side by side.
 
     Args:
         rows: From left to right, then from top to bottom; all with the same panel titles.
-        path: The PNG to write; an old one is replaced.
-        title: Above all rows.
+        path: The PNG to write; an existing file is replaced.
+        title: Title above all rows.
 
     Raises:
-        FileNotFoundError: If a picture is not there.
-        ValueError: If there is no row, titles differ, a map is not two-dimensional and finite, a picture cannot be
-            read, or ``path`` is no PNG.
+        FileNotFoundError: If a picture does not exist.
+        ValueError: If there are no rows, titles differ, a map is not two-dimensional and finite, a picture is
+            unreadable, or ``path`` is not a PNG.
     """
     _check(rows)
     images = [read_picture(row.image) for row in rows]
@@ -192,7 +191,7 @@ def _draw_row(page: Page, row: HeatmapRow, image: Image, x: float, y: float, wid
 
 
 def _draw_key(page: Page, rows: Sequence[HeatmapRow], y: float) -> None:
-    """What the colours mean, as far as they occur."""
+    """Draws the legend of the colours that occur."""
     panels = [panel for row in rows for panel in row.panels]
     entries: list[tuple[Image, str]] = []
     if any(panel.heatmap is not None for panel in panels):
@@ -215,7 +214,7 @@ def _draw_key(page: Page, rows: Sequence[HeatmapRow], y: float) -> None:
 
 
 def _grown(mask: Mask, width: int, height: int) -> Mask:
-    """The mask at the size of a picture, without interpolation: (h, w) -> (H, W)."""
+    """The mask resized to a picture, without interpolation: (h, w) -> (H, W)."""
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     grown: Mask = mask.astype(bool)[rows[:, None], columns]

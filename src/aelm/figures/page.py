@@ -1,7 +1,7 @@
-"""A white page in the house look, on which pictures lie pixel by pixel and text is set by matplotlib.
+"""A white page with pictures at pixel precision and text drawn by matplotlib.
 
-Lengths are in points of 1/72 inch, from the top left; a point is two pixels, so that text stays sharp where a README
-shows the page at half its size.
+Lengths are in points of 1/72 inch, from the top left; a point is two pixels, so text stays sharp if a README shows the
+page at half size.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from aelm.types import InputError
 
 Image = NDArray[np.uint8]
 
-# Crops of standing people; a set of other pictures gets boxes of its own shape within these bounds.
+# Bounds of the aspect ratio (width / height) of picture boxes.
 NARROWEST, WIDEST = 0.4, 1.6
 
 
 def read_picture(picture: str | Path | Image) -> Image:
-    """An RGB picture ``(H, W, 3)`` uint8, from a file or as it is.
+    """An RGB picture ``(H, W, 3)`` uint8, from a file or an array.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        ValueError: If the file is no picture, or the array is not ``(H, W, 3)`` uint8.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a picture, or the array is not ``(H, W, 3)`` uint8.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
@@ -41,7 +41,7 @@ def read_picture(picture: str | Path | Image) -> Image:
     path = Path(picture)
     if not path.is_file():
         raise FileNotFoundError(f"no picture at {str(path)!r}; was the data set moved since it was read?")
-    # Bytes first: OpenCV's own reader cannot open every file name on every system.
+    # Read bytes first: OpenCV cannot open every file name on every system.
     encoded = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     if image is None:
@@ -50,7 +50,7 @@ def read_picture(picture: str | Path | Image) -> Image:
 
 
 def resize(image: Image, width: int, height: int) -> Image:
-    """A picture in another size in pixels: area means when it shrinks, cubic when it grows."""
+    """Resizes a picture to a size in pixels: area means to shrink, cubic to enlarge."""
     smaller = width * height < image.shape[0] * image.shape[1]
     return np.asarray(
         cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC), np.uint8
@@ -58,13 +58,13 @@ def resize(image: Image, width: int, height: int) -> Image:
 
 
 def fit(image: Image, width: int, height: int) -> Image:
-    """The largest copy of a picture that lies within ``width`` x ``height`` pixels, its shape kept.
+    """Resizes a picture to fit ``width`` x ``height`` pixels, keeping its aspect ratio.
 
     >>> fit(np.zeros((10, 20, 3), np.uint8), 40, 40).shape
     (20, 40, 3)
     """
     scale = min(width / image.shape[1], height / image.shape[0])
-    # A pixel of rounding is not worth a seam beside the picture.
+    # Rounded: an aspect error below a pixel is better than a seam beside the picture.
     return resize(
         image,
         *(max(1, min(side, round(scale * old))) for side, old in ((width, image.shape[1]), (height, image.shape[0]))),
@@ -72,7 +72,7 @@ def fit(image: Image, width: int, height: int) -> Image:
 
 
 def box_aspect(images: Sequence[Image]) -> float:
-    """Width over height of the box that suits most pictures: their median, within sane bounds.
+    """Width over height of the picture boxes: the median of the pictures, within bounds.
 
     >>> box_aspect([np.zeros((128, 64, 3), np.uint8)] * 3)
     0.5
@@ -80,7 +80,7 @@ def box_aspect(images: Sequence[Image]) -> float:
     return float(np.clip(np.median([image.shape[1] / image.shape[0] for image in images]), NARROWEST, WIDEST))
 
 
-# DejaVu Sans comes with matplotlib; the others are taken for the scripts it lacks, where the machine has one of them.
+# DejaVu Sans comes with matplotlib; these fonts, if installed, are used for scripts that it lacks.
 OTHER_SCRIPTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -96,7 +96,7 @@ MISSING = "\N{WHITE SQUARE}"
 
 @cache
 def families() -> tuple[str, ...]:
-    """The fonts of all figures, in the order in which a glyph is looked for."""
+    """The fonts of all figures, in the order of glyph lookup."""
     installed = set(font_manager.fontManager.get_font_names())
     return ("DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in installed))
 
@@ -109,12 +109,12 @@ def glyphs() -> frozenset[int]:
 
 
 def font(size: float, *, bold: bool = False) -> FontProperties:
-    """The house font in a size in points."""
+    """The font of all figures, with size in points."""
     return FontProperties(family=list(families()), size=size, weight="bold" if bold else "normal")
 
 
 def drawable(text: str) -> str:
-    """One line that can be drawn: white space collapsed, glyphs that no font has shown as a square.
+    """One drawable line of text: collapses white space, and replaces missing glyphs by a square.
 
     >>> drawable("a\\tb\\n c")
     'a b c'
@@ -123,7 +123,7 @@ def drawable(text: str) -> str:
 
 
 def png_path(path: str | Path) -> Path:
-    """The place of a picture to be written, its folder made.
+    """The path of a PNG to write; creates its folder.
 
     Raises:
         ValueError: If the name does not end in ``.png``.
@@ -136,19 +136,19 @@ def png_path(path: str | Path) -> Path:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure as PNG and returns where it lies.
+    """Writes a figure as PNG and returns its path.
 
     Raises:
         ValueError: If the name does not end in ``.png``.
     """
-    canvas: Any = FigureCanvasAgg(figure)  # matplotlib gives it no types
+    canvas: Any = FigureCanvasAgg(figure)  # untyped in matplotlib
     # Without matplotlib's version in the file, the same data gives the same bytes.
     return write_file(png_path(path), lambda file: canvas.print_png(file, metadata={"Software": None}))
 
 
 SCALE = 2
 DPI = 72 * SCALE
-LARGEST = 2**16 - 1  # pixels a side that Agg draws
+LARGEST = 2**16 - 1  # largest width and height of Agg in pixels
 
 INK, MUTED, RULE, PAPER = "#1f2328", "#656d76", "#d0d7de", "#ffffff"
 TITLE, LABEL, SMALL = 12.0, 9.0, 7.5
@@ -170,11 +170,11 @@ class Page:
     """A page of pictures, frames and text.
 
     Args:
-        width: In points.
-        height: In points.
+        width: Width in points.
+        height: Height in points.
 
     Raises:
-        ValueError: If the page is larger than a PNG of this kind can be.
+        ValueError: If the page is too large for a PNG.
     """
 
     def __init__(self, width: float, height: float) -> None:
@@ -185,13 +185,13 @@ class Page:
                 "draw fewer rows or columns"
             )
         self.pixels: Image = np.full((rows, columns, 3), rgb(PAPER), np.uint8)
-        # The small excess keeps the division from losing the last pixel to rounding.
+        # The small excess avoids losing the last pixel by rounding.
         self._figure = Figure(figsize=((columns + 0.01) / DPI, (rows + 0.01) / DPI), dpi=DPI)
-        canvas: Any = FigureCanvasAgg(self._figure)  # matplotlib gives it no types
+        canvas: Any = FigureCanvasAgg(self._figure)  # untyped in matplotlib
         self._renderer = canvas.get_renderer()
 
     def picture(self, image: Image, x: float, y: float) -> None:
-        """Lays an image of device pixels on the page, its top left corner at (x, y)."""
+        """Draws an image, unscaled, with its top left corner at (x, y)."""
         left, top = round(x * SCALE), round(y * SCALE)
         self.pixels[top : top + image.shape[0], left : left + image.shape[1]] = image
 
@@ -203,7 +203,7 @@ class Page:
     def disc(self, x: float, y: float, radius: float, colour: str) -> None:
         """Paints a disc with a white rim around (x, y)."""
         for size, paint in ((radius + 1, PAPER), (radius, colour)):
-            # OpenCV takes fixed point with four binary digits behind the point.
+            # OpenCV takes fixed-point numbers with four fractional bits.
             centre = (round((x * SCALE - 0.5) * 16), round((y * SCALE - 0.5) * 16))
             cv2.circle(self.pixels, centre, round(size * SCALE * 16), rgb(paint), -1, cv2.LINE_AA, 4)
 
@@ -213,7 +213,7 @@ class Page:
         return float(width) / SCALE
 
     def shortened(self, text: str, room: float, size: float = LABEL, *, bold: bool = False) -> str:
-        """The text, or as much of it as fits into ``room`` points, with an ellipsis."""
+        """The text, cut with an ellipsis to fit ``room`` points."""
         text = drawable(text)
         if self.width_of(text, size, bold=bold) <= room:
             return text
@@ -237,7 +237,7 @@ class Page:
         align: Align = "left",
         bold: bool = False,
     ) -> None:
-        """Sets one line of text with its base line at ``y``."""
+        """Draws one line of text with its base line at ``y``."""
         rows, columns = self.pixels.shape[:2]
         self._figure.text(
             x * SCALE / columns,

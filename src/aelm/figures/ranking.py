@@ -1,4 +1,4 @@
-"""Ranked rows: a query at the left, what the model found for it at the right, framed by right and wrong."""
+"""Figures of ranked rows: a query on the left, its results on the right, with frames for match and miss."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +26,13 @@ from aelm.types import InputError
 
 Verdict = Literal["match", "miss", "ignored", "unknown"]
 
-# Green and red that stay apart for colour-blind eyes (after Tol's vibrant set); the glyphs say the same once more.
+# Colour-blind safe green and red (after Tol's vibrant set); glyphs repeat the information.
 COLOURS = {"match": "#009e73", "miss": "#cc3311", "ignored": "#8c959f", "unknown": "#c3cad1", "query": "#0072b2"}
-GROUND = "#eef1f4"  # beside pictures of another shape than most
+GROUND = "#eef1f4"  # background of pictures with another aspect ratio
 GLYPHS = {"match": "✓", "miss": "✗", "ignored": "\N{EN DASH}"}
 MEANINGS = {"match": "same person", "miss": "another person", "ignored": "not ranked (same camera, or junk)"}
 
-HEIGHT = 144.0  # of a picture with its frame, in points, as all lengths here
+HEIGHT = 144.0  # of a picture with its frame; all lengths are in points
 FRAME, GUTTER, MARGIN, BADGE = 3.0, 8.0, 16.0, 6.0
 QUERY_GAP = 16.0  # between a query and its results
 
@@ -42,10 +42,10 @@ class RankedPicture(NamedTuple):
 
     Attributes:
         picture: A file, or RGB ``(H, W, 3)`` uint8.
-        verdict: ``match`` (same person), ``miss`` (another one), ``ignored`` (takes no part in the ranking) or
-            ``unknown``: nobody knows, as in a search; drawn in a neutral frame without a sign.
-        score: Similarity or distance, written beside the rank; None writes nothing.
-        caption: A short line under it, such as the camera.
+        verdict: ``match`` (same person), ``miss`` (another person), ``ignored`` (not ranked) or ``unknown`` (as in a
+            search; drawn with a neutral frame).
+        score: Similarity or distance, shown beside the rank; None for none.
+        caption: Short text under it, such as the camera.
     """
 
     picture: str | Path | Image
@@ -59,9 +59,9 @@ class RankedRow(NamedTuple):
 
     Attributes:
         query: A file, or RGB ``(H, W, 3)`` uint8.
-        results: May be fewer than in other rows, or none.
-        title: A line above the row, such as ``AP 0.31``.
-        caption: A short line under the query.
+        results: Results; their number may differ between rows.
+        title: Text above the row, such as ``AP 0.31``.
+        caption: Short text under the query.
     """
 
     query: str | Path | Image
@@ -80,20 +80,20 @@ class _Cell(NamedTuple):
 
 
 def ranked_rows(rows: Sequence[RankedRow], path: str | Path, *, title: str = "") -> Path:
-    """Draws each query with its results: green frames are right, red ones wrong, grey dashes took no part.
+    """Draws each query with its results: green frames are matches, red ones misses, grey dashes ignored.
 
-    Where nobody knows what is right, frames are pale.
+    Frames of unknown results are pale.
 
-    The number under a result is its rank among those that took part. The page is as wide as the longest row.
+    The number under a result is its rank without ignored ones. The page is as wide as the longest row.
 
     Args:
         rows: From top to bottom.
-        path: The PNG to write; an old one is replaced.
-        title: Above all rows.
+        path: The PNG to write; an existing file is replaced.
+        title: Title above all rows.
 
     Raises:
-        FileNotFoundError: If a picture is not there.
-        ValueError: If there is no row, a verdict is unknown, a picture cannot be read, or ``path`` is no PNG.
+        FileNotFoundError: If a picture does not exist.
+        ValueError: If there are no rows, a verdict is unknown, a picture is unreadable, or ``path`` is not a PNG.
     """
     if not rows:
         raise InputError("nothing to draw: `rows` is empty; give at least one query")
@@ -163,7 +163,7 @@ def _draw_results(page: Page, row: RankedRow, cells: Sequence[_Cell]) -> None:
 
 
 def _draw_frame(page: Page, cell: _Cell, verdict: str) -> None:
-    """Frame first, picture into it; what a picture of another shape leaves free is a pale ground."""
+    """Draws the frame, then the picture in it, with a pale background beside it."""
     frame = np.full((round(HEIGHT * SCALE), round(cell.width * SCALE), 3), rgb(COLOURS[verdict]), np.uint8)
     if verdict == "ignored":
         frame[np.add.outer(np.arange(frame.shape[0]), np.arange(frame.shape[1])) % 18 < 7] = rgb(PAPER)
@@ -171,7 +171,7 @@ def _draw_frame(page: Page, cell: _Cell, verdict: str) -> None:
     inside = frame[edge:-edge, edge:-edge]
     inside[:] = rgb(GROUND)
     image = fit(cell.image, inside.shape[1], inside.shape[0])
-    if verdict == "ignored":  # paler: it is there, but it does not count
+    if verdict == "ignored":  # ignored results are drawn paler
         image = cv2.addWeighted(image, 0.6, np.full_like(image, 255), 0.4, 0)
     top, left = (inside.shape[0] - image.shape[0]) // 2, (inside.shape[1] - image.shape[1]) // 2
     inside[top : top + image.shape[0], left : left + image.shape[1]] = image

@@ -1,4 +1,4 @@
-"""A sheet of pictures in a grid."""
+"""Contact sheets: pictures in a grid."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ def contact_sheet(
 
     Args:
         images: Files, or RGB ``(H, W, 3)`` uint8.
-        path: The PNG to write; an old one is replaced.
-        columns: Pictures in a row.
-        height: Of a picture, in points of two pixels.
-        gutter: Between pictures, in points.
-        captions: A line under each picture; none, or one a picture.
-        title: Above the grid.
+        path: The PNG to write; an existing file is replaced.
+        columns: Pictures per row.
+        height: Height of a picture, in points of two pixels.
+        gutter: Space between pictures, in points.
+        captions: Text under each picture; empty, or one per picture.
+        title: Title above the grid.
 
     Raises:
-        FileNotFoundError: If a picture is not there.
-        ValueError: If there is no picture, a number is out of range, captions and pictures differ in number, a picture
-            cannot be read, or ``path`` is no PNG.
+        FileNotFoundError: If a picture does not exist.
+        ValueError: If there are no pictures, a number is out of range, captions and pictures differ in number, a
+            picture is unreadable, or ``path`` is not a PNG.
     """
     if not images:
         raise InputError("nothing to draw: `images` is empty; give at least one picture")

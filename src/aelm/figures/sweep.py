@@ -1,4 +1,4 @@
-"""What a sweep found: the monitored metric over what was varied."""
+"""Chart of a sweep: the monitored metric over the varied settings."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -11,30 +11,30 @@ from aelm.figures.curves import chart, dress, key, line_style
 from aelm.figures.page import drawable, save
 from aelm.types import InputError
 
-REPEATS = ("seed",)  # keys that repeat a point and do not make another
-LONGEST = 24  # letters of a setting along the axis
+REPEATS = ("seed",)  # keys that only repeat a point
+LONGEST = 24  # characters of a setting along the axis
 
 
 class SweepPoint(NamedTuple):
-    """One job of a sweep: its settings by key, as written, and what came out; None where it failed."""
+    """One job of a sweep: its settings by key, as written, and its result; None if it failed."""
 
     settings: Mapping[str, str]
     value: float | None
 
 
 def sweep_chart(points: Sequence[SweepPoint], path: str | Path, *, metric: str) -> Path:
-    """Draws the points of a sweep, with a line through the means of those that differ only in their seed.
+    """Draws the points of a sweep, with a line through the means over seeds.
 
-    The key with the most values, among those with numbers where there are any, runs along the axis; the others, joined,
-    make a line each. Failed points are crosses at the bottom.
+    The x-axis shows the key with the most values (a numeric one if there is any); each combination of the other keys
+    is a line. Failed points are crosses at the bottom.
 
     Args:
-        points: All that have ended so far.
-        path: The PNG to write; an old one is replaced.
+        points: All finished jobs.
+        path: The PNG to write; an existing file is replaced.
         metric: Name of the value; fractions in 0..1 are shown in per cent.
 
     Raises:
-        ValueError: If there is no point, or ``path`` is no PNG.
+        ValueError: If there are no points, or ``path`` is not a PNG.
     """
     if not points:
         raise InputError("nothing to draw: a sweep needs at least one point")
@@ -69,7 +69,7 @@ def sweep_chart(points: Sequence[SweepPoint], path: str | Path, *, metric: str) 
 
 
 def arrangement(points: Sequence[SweepPoint]) -> tuple[str, list[str]]:
-    """The key along the axis, and the further ones that vary.
+    """The key of the x-axis, and the other varying keys.
 
     >>> arrangement([SweepPoint({"t": "0.5", "arm": "a"}, 1.0), SweepPoint({"t": "0.7", "arm": "b"}, 1.0)])
     ('t', ['arm'])

@@ -1,4 +1,4 @@
-"""Training curves, and Lightning's CSV log that they are read from."""
+"""Training curves, and the reader of Lightning's CSV log."""
 
 import csv
 import math
@@ -18,7 +18,7 @@ from aelm.types import InputError
 Values = NDArray[np.float64]
 History = Mapping[str, Sequence[tuple[int, float]]]
 
-# Title and the names it takes. The first pattern that fits a name has it; names that fit none are not drawn.
+# Title and pattern of metric names. The first matching pattern is used; other names are not drawn.
 PANELS = (
     ("Loss", r"(train|val)\w*/(.*[/_])?loss.*"),
     ("Erased fraction of the map", r"(train|val)\w*/erased_fraction.*"),
@@ -29,19 +29,19 @@ PANELS = (
 ORDER = ("Loss", "Training accuracy", "Validation", "Learning rate", "Erased fraction of the map")
 FRACTIONS = {"Training accuracy", "Validation", "Erased fraction of the map"}
 
-MANY = 150  # points from which on a running mean is drawn over the faint raw line
-FEW = 30  # points up to which each is marked
-ENOUGH = 3000  # points; of longer series every n-th is drawn
+MANY = 150  # with this many points or more, a running mean is drawn over the faint raw line
+FEW = 30  # with at most this many points, each is marked
+ENOUGH = 3000  # points; longer series are subsampled
 
 
 def read_history(metrics_csv: str | Path) -> dict[str, list[tuple[int, float]]]:
     """Reads the ``metrics.csv`` of Lightning's CSVLogger: metric name -> (step, value), as logged.
 
-    Empty cells are metrics that were not logged at that step. A last line that was cut off is read as far as it goes.
+    Empty cells are metrics not logged at that step. A truncated last line is read as far as possible.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it has no ``step`` column, or a cell is no number.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it has no ``step`` column, or a cell is not a number.
     """
     path = Path(metrics_csv)
     if not path.is_file():
@@ -67,7 +67,7 @@ def read_history(metrics_csv: str | Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def panel_of(name: str) -> str | None:
-    """The panel that draws a metric, or None.
+    """The panel of a metric, or None.
 
     >>> panel_of("train/loss"), panel_of("lr-SGD/pg1"), panel_of("test/mAP")
     ('Loss', 'Learning rate', None)
@@ -76,18 +76,18 @@ def panel_of(name: str) -> str | None:
 
 
 def training_curves(history: History, path: str | Path, *, title: str = "") -> Path:
-    """Draws what a run logged: losses, accuracy, validation, learning rate, erased fraction.
+    """Draws the logged metrics of a run: losses, accuracy, validation, learning rate, erased fraction.
 
-    What was not logged has no panel. Long series are drawn faint, under their running mean. Values that are
-    not finite leave gaps, and a series without any finite value is named as such.
+    Metrics that were not logged have no panel. Long series are drawn faint, under their running mean. Values that are
+    not finite leave gaps; a series without finite values is labelled as such.
 
     Args:
-        history: Metric -> (step, value), such as :func:`read_history` gives.
-        path: The PNG to write; an old one is replaced.
-        title: Above all panels.
+        history: Metric -> (step, value), as from :func:`read_history`.
+        path: The PNG to write; an existing file is replaced.
+        title: Title above all panels.
 
     Raises:
-        ValueError: If no metric belongs to a panel, or ``path`` is no PNG.
+        ValueError: If no metric belongs to a panel, or ``path`` is not a PNG.
     """
     panels: dict[str, History] = {
         panel: {name: history[name] for name in sorted(history) if panel_of(name) == panel and history[name]}
@@ -97,7 +97,7 @@ def training_curves(history: History, path: str | Path, *, title: str = "") -> P
     if not panels:
         raise InputError(f"nothing to draw: no training metric among {sorted(history)}; expected such as 'train/loss'")
 
-    # Rows are filled to the brim: five panels are three over two, not three over two and a hole.
+    # Rows fill the full width: five panels are three above two wider ones.
     lines = 1 if len(panels) <= 3 else -(-len(panels) // 3)
     counts = [len(part) for part in np.array_split(np.arange(len(panels)), lines)]
     figure = chart(300 * max(counts), 215 * lines)
@@ -125,7 +125,7 @@ def _draw_panel(axes: Axes, title: str, series: History) -> None:
         if len(values) >= MANY and title != "Learning rate":
             axes.plot(steps[shown], values[shown], color=colour, alpha=0.25, linewidth=0.7)
             reach = len(values) // 40
-            # At its ends the mean has few neighbours and would show noise as a trend.
+            # The ends are cut: with few neighbours the mean shows noise as a trend.
             steps, values = (part[reach // 2 : -(reach // 2)] for part in (steps, running_mean(values, reach)))
         steps, values = steps[shown], values[shown]
         marker = "o" if len(values) <= FEW else ""
@@ -133,17 +133,17 @@ def _draw_panel(axes: Axes, title: str, series: History) -> None:
         names.append(name if np.isfinite(values).any() else f"{name} (never finite)")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter("{x:g}")  # no common factor above the axis, which would move the title
+    axes.yaxis.set_major_formatter("{x:g}")  # no common factor above the axis, which would shift the title
     axes.margins(x=0.03, y=0.08)
-    if axes.dataLim.ymin >= 0:  # heights compare only above zero
+    if axes.dataLim.ymin >= 0:  # heights are comparable only from zero
         axes.set_ylim(bottom=0)
     key(axes, lines, names)
 
 
 def running_mean(values: Values, reach: int) -> Values:
-    """The mean over up to ``reach`` neighbours on each side, equally many, so that a straight line stays one.
+    """The mean over up to ``reach`` neighbours on each side (equally many), so a straight line is unchanged.
 
-    Gaps (NaN) are skipped and stay gaps.
+    NaN values are skipped and stay NaN.
 
     >>> running_mean(np.array([0.0, 3.0, 6.0, 0.0]), 1).tolist()
     [0.0, 3.0, 3.0, 0.0]

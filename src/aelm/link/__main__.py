@@ -1,4 +1,4 @@
-"""``python -m aelm.link``: which tracks of several cameras are the same person."""
+"""``python -m aelm.link``: decides which tracks of several cameras are the same person."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("link")
 def main(config: DictConfig) -> int:
-    """Runs the whole of it; a sweeper gets the number of people."""
-    from aelm.link.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command. Returns the number of people (to a Hydra sweeper)."""
+    from aelm.link.task import run  # imported here: misspelt keys are reported before torch loads
 
     return int(run(config).person.max()) + 1
 

@@ -1,15 +1,15 @@
-"""Average linkage under constraints, for ten tracks and for a hundred thousand.
+"""Average-linkage clustering with constraints, for ten to a hundred thousand tracks.
 
-Two groups of tracks are joined while the mean similarity of their pairs reaches the threshold, the most similar groups
-first, and never two that hold a pair which cannot be one person. A mean reaches the threshold only where a pair does:
-so groups are looked for within the connected parts of the graph of pairs that reach it. A part is small where the model
-is good, and scikit-learn clusters it from its matrix. Pairs that cannot be get a distance there so large that no mean
-with one of them comes under the threshold, and pairs that must be get one below all others.
+Groups of tracks are joined, most similar first, while the mean similarity of their pairs reaches the threshold; groups
+with a pair that cannot be one person (cannot-link) are never joined. A mean reaches the threshold only if a pair does,
+so each connected component of the graph of such pairs is clustered separately. With a good model components are small,
+and scikit-learn clusters them from their distance matrix. There, cannot-link pairs get a distance so large that no mean
+with one of them passes the threshold, and must-link pairs a distance below all others.
 
-Where a model is weak or the threshold low, one part may hold most of the tracks: its matrix does not fit into memory,
-and scikit-learn's clustering over a sparse graph knows no constraints and leaves pairs out of its means. There the same
-linkage runs over the graph: the mean of cosines of two groups is the product of their mean embeddings, so it needs no
-matrix. A test holds both to the same result.
+With a weak model or a low threshold, one component may hold most tracks: its matrix does not fit in memory, and
+scikit-learn's clustering of sparse graphs supports no constraints and omits pairs from its means. Then the same linkage
+runs on the graph: the mean cosine of two groups is the product of their mean embeddings, so no matrix is needed. A test
+checks that both give the same result.
 """
 
 import heapq
@@ -28,16 +28,16 @@ from aelm.link.constraints import Constraints, Rows
 log = logging.getLogger(__name__)
 
 Values = NDArray[np.float32]
-LARGEST = 3000  # tracks of a part that is clustered from its matrix
+LARGEST = 3000  # largest component that is clustered from its matrix
 
 
 class Similarities(NamedTuple):
-    """The pairs of N tracks that may be similar enough.
+    """Candidate pairs of N tracks.
 
     Attributes:
-        near: ``(N, N)`` symmetric: similarities of each track and its nearest ones.
-        features: ``(N, D)`` of unit length, whose product is the similarity of every pair; None: pairs that ``near``
-            does not hold have similarity 0.
+        near: ``(N, N)`` symmetric: similarities of each track to its nearest ones.
+        features: ``(N, D)`` of unit length, whose product is the similarity of every pair; None if pairs missing in
+            ``near`` have similarity 0.
     """
 
     near: sparse.csr_array
@@ -52,13 +52,13 @@ class Similarities(NamedTuple):
 
 
 def cluster(similarities: Similarities, threshold: float, constraints: Constraints, *, largest: int = LARGEST) -> Rows:
-    """A number for each track, ``(N,)`` from 0: equal for those that are one person.
+    """Cluster number of each track, ``(N,)`` from 0: equal for the same person.
 
     Args:
-        similarities: Of the pairs.
-        threshold: Mean similarity from which two groups are one person.
-        constraints: What must and cannot be.
-        largest: Tracks of a part from which on it is clustered without its matrix.
+        similarities: Similarities of the pairs.
+        threshold: Mean similarity at or above which two groups are one person.
+        constraints: Must-link and cannot-link constraints.
+        largest: Largest component that is clustered from its matrix.
     """
     near = similarities.near
     kept = sparse.coo_array(near)
@@ -85,11 +85,11 @@ def cluster(similarities: Similarities, threshold: float, constraints: Constrain
 
 
 def from_matrix(similarity: NDArray[np.float64], members: Rows, threshold: float, constraints: Constraints) -> Rows:
-    """Clusters a part by scikit-learn; ``similarity`` is that of all pairs of its ``members``."""
+    """Clusters a component by scikit-learn, with the ``similarity`` of all pairs of its ``members``."""
     distance = 1 - similarity
     distance[constraints.cannot(members, members)] = 8.0 * len(members) ** 2  # a mean holds at most n^2 / 4 pairs
     group = constraints.group[members]
-    distance[group[:, None] == group] = -1  # before all others
+    distance[group[:, None] == group] = -1  # below all others
     np.fill_diagonal(distance, 0)
     how = AgglomerativeClustering(
         n_clusters=None, metric="precomputed", linkage="average", distance_threshold=np.nextafter(1 - threshold, 3)
@@ -98,20 +98,20 @@ def from_matrix(similarity: NDArray[np.float64], members: Rows, threshold: float
 
 
 def from_graph(similarities: Similarities, members: Rows, threshold: float, constraints: Constraints) -> Rows:
-    """Clusters a part over its graph, with the same result; only groups that the graph joins are compared."""
+    """Clusters a component on its graph, with the same result; only compares groups connected by an edge."""
     groups = Groups(similarities, members, threshold, constraints)
     waiting = [entry for group in groups.alive() if (entry := groups.nearest(group)) is not None]
     heapq.heapify(waiting)
     while waiting:
         _, group, version, other, other_version = heapq.heappop(waiting)
-        if groups.version[group] != version:  # it has grown, and has another entry, or is part of another group
+        if groups.version[group] != version:  # outdated: the group has grown, or was joined to another
             continue
         if groups.version[other] == other_version:
             if groups.cannot(group, other):
                 groups.forbid(group, other)
             else:
                 groups.join(group, other)
-        # Means only shrink where groups join, so what this entry was compared with need not be looked at before.
+        # Means only shrink when groups join, so the outdated similarity was an upper bound.
         entry = groups.nearest(group)
         if entry is not None:
             heapq.heappush(waiting, entry)
@@ -123,7 +123,7 @@ Entry = tuple[float, int, int, int, int]
 
 
 class Groups:
-    """The groups of a part while they grow; each is known by the place of its first track among the members."""
+    """The growing groups of a component; each is identified by the index of its first track in the members."""
 
     def __init__(self, similarities: Similarities, members: Rows, threshold: float, constraints: Constraints) -> None:
         self.members, self.threshold, self.constraints = members, threshold, constraints
@@ -148,11 +148,11 @@ class Groups:
         self.forbidden: dict[int, set[int]] = {}
 
     def alive(self) -> Iterator[int]:
-        """The groups that there are."""
+        """The current groups."""
         return iter(list(self.places))
 
     def nearest(self, group: int) -> Entry | None:
-        """The most similar group that may be joined with this one; None where none reaches the threshold."""
+        """The most similar group that may be joined with this one; None if none reaches the threshold."""
         neighbours, values = self.edges[group]
         found, inverse = np.unique(self.root[neighbours], return_inverse=True)
         if self.total is not None:
@@ -169,17 +169,17 @@ class Groups:
         return -float(mean[best]), group, int(self.version[group]), other, int(self.version[other])
 
     def cannot(self, a: int, b: int) -> bool:
-        """Whether two groups hold a pair that cannot be one person."""
+        """Whether two groups contain a cannot-link pair."""
         left, right = (self.members[self.places[group]] for group in (a, b))
         return bool(self.constraints.cannot(left, right).any())
 
     def forbid(self, a: int, b: int) -> None:
-        """Keeps two groups apart, and what they grow into."""
+        """Forbids joining two groups and their successors."""
         self.forbidden.setdefault(a, set()).add(b)
         self.forbidden.setdefault(b, set()).add(a)
 
     def join(self, a: int, b: int) -> None:
-        """Makes one group of two, known as ``a``."""
+        """Joins two groups, identified as ``a``."""
         places = self.places.pop(b)
         self.root[places] = a
         self.places[a] = np.concatenate([self.places[a], places])

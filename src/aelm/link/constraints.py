@@ -1,4 +1,4 @@
-"""Which tracks must and which cannot be one person: by their times, and by what people have corrected."""
+"""Must-link and cannot-link constraints between tracks, from their times and from user corrections."""
 
 import csv
 import io
@@ -25,12 +25,12 @@ SAME, DIFFERENT = ANSWERS = ("same", "different")
 
 
 class Correction(NamedTuple):
-    """What a person has said of two tracks.
+    """A user's decision about two tracks.
 
     Attributes:
         answer: ``same`` or ``different``.
-        a: A track, as the table of people calls it: ``door:7``.
-        b: Another one.
+        a: A track, by its name in the table of people: ``door:7``.
+        b: Another track.
     """
 
     answer: str
@@ -39,10 +39,10 @@ class Correction(NamedTuple):
 
 
 def read_corrections(path: str | Path) -> tuple[Correction, ...]:
-    """Reads a table with the columns ``answer``, ``a`` and ``b``; of several answers for one pair the last one counts.
+    """Reads a table with the columns ``answer``, ``a`` and ``b``; the last answer for a pair counts.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If a column is missing or a row is malformed, with its line.
     """
     with Path(path).open(encoding="utf-8-sig", newline="", errors="surrogateescape") as stream:
@@ -62,12 +62,12 @@ def read_corrections(path: str | Path) -> tuple[Correction, ...]:
 
 
 def merged_corrections(corrections: Iterable[Correction]) -> tuple[Correction, ...]:
-    """One answer a pair: the last."""
+    """One answer per pair: the last."""
     return tuple({frozenset((one.a, one.b)): one for one in corrections}.values())
 
 
 def as_table(corrections: Iterable[Correction]) -> str:
-    """The corrections as :func:`read_corrections` reads them."""
+    """The corrections in the format of :func:`read_corrections`."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerows([COLUMNS, *corrections])
@@ -75,21 +75,21 @@ def as_table(corrections: Iterable[Correction]) -> str:
 
 
 class Constraints:
-    """What is known of pairs of N tracks before they are compared.
+    """Constraints on pairs of N tracks.
 
-    Two tracks of one camera that overlap in time are two people; times without an end or start tell nothing. What a
-    person has said comes before that: a tracker may follow one person twice.
+    Two tracks of one camera that overlap in time are two people; tracks without start or end are not constrained.
+    Corrections take precedence, since a tracker may follow one person twice.
 
     Args:
         tracks: N tracks.
-        corrections: One answer a pair.
+        corrections: One answer per pair.
 
     Attributes:
         group: ``(N,)`` int64, equal for tracks that must be one person.
 
     Raises:
-        ValueError: If two tracks have one name, a correction names a track that is not there, or corrections
-            contradict each other.
+        ValueError: If two tracks have the same name, a correction names an unknown track, or corrections contradict
+            each other.
     """
 
     def __init__(self, tracks: Sequence[Item], corrections: Sequence[Correction] = ()) -> None:
@@ -137,7 +137,7 @@ class Constraints:
         )
 
     def overlapping(self, a: Rows, b: Rows) -> NDArray[np.bool_]:
-        """``(len(a), len(b))``: whether two tracks were in one camera at one time."""
+        """``(len(a), len(b))``: whether two tracks were in one camera at the same time."""
         found: NDArray[np.bool_] = (
             (self.camera[a][:, None] == self.camera[b])
             & (self.start[a][:, None] <= self.end[b])
@@ -154,5 +154,5 @@ class Constraints:
         return found
 
     def overruled(self) -> list[tuple[int, int]]:
-        """Pairs that a person called the same although they overlap in one camera."""
+        """Pairs corrected to be the same although they overlap in one camera."""
         return [(a, b) for a, b in self.same.tolist() if self.overlapping(np.array([a]), np.array([b])).any()]

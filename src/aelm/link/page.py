@@ -1,4 +1,4 @@
-"""The page of people in one file: a row a person, tracks in time over cameras, and why they are one person."""
+"""The HTML page of people in one file: one row per person, with tracks over time and cameras, and heat maps."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from aelm.search.page import (
     text,
 )
 
-EPOCH = 1e8  # seconds from which on times are those since 1970
+EPOCH = 1e8  # larger times are seconds since 1970
 NO_HEAT = "There is no heat map: a picture is gone, the model keeps its feature maps to itself, or it was switched off."
 ALONE = "This person has no other track."
 
@@ -38,15 +38,15 @@ def render(
     facts: Mapping[str, str],
     most: int,
 ) -> str:
-    """The whole page.
+    """The full page.
 
     Args:
-        people: Who the N tracks show.
-        tracks: N tracks, whose paths can be opened.
+        people: The people of the N tracks.
+        tracks: N tracks, with readable paths.
         pictures_of: The pictures of a track.
-        embedder: The model that makes the heat maps; None for none.
-        facts: What stands in the head, by name.
-        most: How many people are shown: those with the most tracks.
+        embedder: The model for heat maps; None for none.
+        facts: Facts for the header, by name.
+        most: Number of people to show: those with the most tracks.
     """
     count = np.bincount(people.person)
     chosen = np.sort(np.argsort(-count, kind="stable")[:most])
@@ -112,7 +112,7 @@ def _person(
 
 
 def _lanes(cameras: Sequence[str], members: Sequence[int], people: People, tracks: Sequence[Item]) -> str:
-    """When the person was where: a line a camera over the time of all tracks; empty where no times are known."""
+    """Timeline of a person: one line per camera over the time of all tracks; empty if times are unknown."""
     times = [time for track in tracks for time in (track.start, track.end) if time is not None]
     if not times:
         return ""
@@ -131,7 +131,7 @@ def _lanes(cameras: Sequence[str], members: Sequence[int], people: People, track
 
 
 def span(track: Item) -> str:
-    """When a track was seen.
+    """Time span of a track as text.
 
     >>> span(Item("", start=61.5, end=3700.0)), span(Item(""))
     ('0:01:01.5 to 1:01:40.0', 'time unknown')
@@ -153,5 +153,5 @@ def _number(count: int, what: str) -> str:
 
 
 def absolute(items: Sequence[Item], folder: str | os.PathLike[str]) -> list[Item]:
-    """Items whose paths can be opened from anywhere, of a folder of embeddings."""
+    """Items of a folder of embeddings, with absolute paths."""
     return [item._replace(path=os.path.normpath(os.path.join(folder, item.path))) for item in items]

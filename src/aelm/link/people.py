@@ -1,4 +1,4 @@
-"""From tracks to people: who is whom, why, how sure that is, and how right where it is known."""
+"""Links tracks to people, with similarities, confidence, and scores against known identities."""
 
 import logging
 import math
@@ -22,17 +22,17 @@ from aelm.types import InputError
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-BLOCK = 1024  # tracks that are compared with all others together
-BINS = 2000  # thresholds at which a baseline is looked at
-LEAST_CERTAIN = 0.1  # share of the links that are marked
+BLOCK = 1024  # tracks compared with all others at once
+BINS = 2000  # thresholds tried for the baseline
+LEAST_CERTAIN = 0.1  # share of links marked as uncertain
 
 
 class Settings(NamedTuple):
-    """How tracks are linked.
+    """Settings of linking.
 
     Attributes:
-        threshold: Mean similarity from which two groups of tracks are one person.
-        neighbours: How many nearest tracks of each are looked at.
+        threshold: Mean similarity at or above which two groups of tracks are one person.
+        neighbours: Number of nearest tracks of each to consider.
         rerank: Whether similarity is the share of common neighbours instead of the cosine.
         k1: See :func:`aelm.retrieval.neighbour_graph`.
         k2: Likewise.
@@ -53,14 +53,14 @@ class Settings(NamedTuple):
 
 
 class People(NamedTuple):
-    """Who N tracks show.
+    """The people of N tracks.
 
     Attributes:
-        person: ``(N,)`` from 0, in the order in which people are first seen.
-        fellow: ``(N,)`` the most similar track of the same person, -1 where there is none.
-        score: ``(N,)`` the similarity with it, NaN where there is none.
-        fit: ``(N,)`` the mean similarity with all other tracks of the person, NaN likewise.
-        uncertain: ``(N,)`` whether the track is among the tenth that fits its person least.
+        person: ``(N,)`` person number from 0, in the order of first appearance.
+        fellow: ``(N,)`` the most similar track of the same person, -1 if there is none.
+        score: ``(N,)`` the similarity to it, NaN if there is none.
+        fit: ``(N,)`` the mean similarity to all other tracks of the person, NaN likewise.
+        uncertain: ``(N,)`` whether the track is in the tenth with the lowest ``fit``.
     """
 
     person: Rows
@@ -77,9 +77,9 @@ def link(
 
     Args:
         features: ``(N, D)`` of unit length.
-        tracks: N tracks; where they have times, those of one camera that overlap are never one person.
-        settings: How.
-        corrections: What people have said, which comes before all else.
+        tracks: N tracks; if they have times, overlapping tracks of one camera are never one person.
+        settings: Settings of linking.
+        corrections: User corrections, which take precedence.
 
     Raises:
         ValueError: If a setting is out of range, or corrections contradict each other.
@@ -99,7 +99,7 @@ def link(
 
 
 def explained_pairs(similarities: Similarities, person: Rows) -> People:
-    """People with what holds them together."""
+    """People with the similarities of their tracks."""
     fellow, score, fit = np.full(len(person), -1, np.int64), np.full(len(person), np.nan), np.full(len(person), np.nan)
     order = np.argsort(person, kind="stable").astype(np.int64)
     for members in np.split(order, np.flatnonzero(np.diff(person[order])) + 1):
@@ -127,10 +127,10 @@ def similarities_between(similarities: Similarities, a: Rows, b: Rows) -> Floats
 
 
 def link_scores(person: Rows, pids: Sequence[str]) -> dict[str, float]:
-    """How right the people are, over the tracks whose identity is known; empty where fewer than two are.
+    """Scores of the links, over tracks with known identity; empty if there are fewer than two.
 
     Pairwise precision, recall and F1 count pairs of tracks; B-cubed (Bagga and Baldwin 1998) averages them over tracks,
-    so that a person of many tracks does not outweigh all others; the adjusted Rand index is 0 for chance.
+    so a person with many tracks does not dominate; the adjusted Rand index is 0 for chance.
     """
     known = known_rows(pids)
     if len(known) < 2:
@@ -153,14 +153,14 @@ def link_scores(person: Rows, pids: Sequence[str]) -> dict[str, float]:
 
 
 def single_scores(features: Values, pids: Sequence[str], threshold: float) -> dict[str, float]:
-    """What one threshold on single pictures gives: each pair of tracks is decided alone, by a picture of each.
+    """Scores of the baseline: each pair of tracks is decided separately, by one threshold on a picture of each.
 
-    ``best_pairwise_f1`` is the highest that any threshold reaches, known only afterwards.
+    ``best_pairwise_f1`` is the best of any threshold, chosen with known identities.
 
     Args:
-        features: ``(N, D)`` of one picture a track, of unit length.
-        pids: N identities; empty where unknown.
-        threshold: Similarity from which two pictures are one person.
+        features: ``(N, D)`` of one picture per track, of unit length.
+        pids: N identities; empty if unknown.
+        threshold: Similarity at or above which two pictures are one person.
     """
     known = known_rows(pids)
     if len(known) < 2:
@@ -184,12 +184,12 @@ def single_scores(features: Values, pids: Sequence[str], threshold: float) -> di
 
 
 def known_rows(pids: Sequence[str]) -> Rows:
-    """The tracks whose identity is known; junk (-1) is not."""
+    """The tracks with known identity; junk (-1) counts as unknown."""
     return np.array([i for i, pid in enumerate(pids) if pid not in ("", "-1")], np.int64)
 
 
 def rates(kind: str, right: int, false: int, missed: int) -> dict[str, float]:
-    """Precision, recall and F1 of pairs; 1 where there was nothing to find and nothing was found.
+    """Precision, recall and F1 of pairs; 1 if there was nothing to find and nothing was found.
 
     >>> rates("pairwise", 1, 1, 3)
     {'pairwise_precision': 0.5, 'pairwise_recall': 0.25, 'pairwise_f1': 0.3333333333333333}

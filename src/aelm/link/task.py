@@ -1,4 +1,4 @@
-"""What ``python -m aelm.link`` does: which tracks of several cameras are the same person."""
+"""The task of ``python -m aelm.link``: decides which tracks of several cameras are the same person."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ COLUMNS = ["person", "track", "camid", "start", "end", "pictures", "path", "pid"
 
 
 def run(config: DictConfig) -> People:
-    """Links as ``config`` says, prints what came out, and writes it to ``output``."""
+    """Links as ``config`` says, prints a summary, and writes the results to ``output``."""
     output = check_folder(config.output)
     settings = Settings(threshold(config), config.neighbours, config.rerank, config.k1, config.k2)
     settings.check()
@@ -43,7 +43,7 @@ def run(config: DictConfig) -> People:
 
 
 def linked(config: DictConfig, output: Path, settings: Settings) -> People:
-    """Links, into an output that is held."""
+    """Links and writes to the locked output."""
     embeddings = tracks_in(config.embeddings)
     tracks = page.absolute(embeddings.items, embeddings.folder)
     corrections = all_corrections(config.corrections, output / CORRECTIONS, tracks)
@@ -69,11 +69,11 @@ def linked(config: DictConfig, output: Path, settings: Settings) -> People:
 
 
 def threshold(config: DictConfig) -> float:
-    """The threshold that is given, or that an evaluation recommends.
+    """The given threshold, or the one recommended by an evaluation.
 
     Raises:
-        FileNotFoundError: If there are no metrics of that name.
-        ValueError: If there is none, or both are given.
+        FileNotFoundError: If the metrics file does not exist.
+        ValueError: If none or both are given, or the metrics hold no threshold.
     """
     if (config.threshold is None) == (config.metrics is None):
         raise InputError(
@@ -100,10 +100,10 @@ def threshold(config: DictConfig) -> float:
 
 
 def tracks_in(folder: str) -> Embeddings:
-    """Embeddings of tracks.
+    """Reads embeddings of tracks.
 
     Raises:
-        ValueError: If its rows are no tracks.
+        ValueError: If its rows are not tracks.
     """
     found = read_embeddings(folder)
     without = [item.path for item in found.items if not item.track]
@@ -119,7 +119,7 @@ def tracks_in(folder: str) -> Embeddings:
 
 
 def all_corrections(given: str | None, kept: Path, tracks: Sequence[Item]) -> tuple[Correction, ...]:
-    """What was corrected in earlier runs and what is now; of two answers for one pair the later one counts."""
+    """Corrections of earlier runs and of this one; the later answer for a pair counts."""
     new = () if given is None else read_corrections(given)
     before = read_corrections(kept) if kept.is_file() else ()
     there = {name(item) for item in tracks}
@@ -131,7 +131,7 @@ def all_corrections(given: str | None, kept: Path, tracks: Sequence[Item]) -> tu
 
 
 def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
-    """The model that made the embeddings, for the heat maps; None where it is gone and no other is given."""
+    """The model of the embeddings, for heat maps; None if its file is gone and no other is given."""
     made_by = str(embeddings.meta["model"]["checkpoint"])
     if config.checkpoint is None and not os.path.isfile(made_by):
         log.warning("no heat maps: %s is gone; give `checkpoint`", made_by)
@@ -143,7 +143,7 @@ def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
 
 
 def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settings) -> dict[str, float]:
-    """How right the links are where identities are known, beside one threshold on single pictures."""
+    """Scores of the links if identities are known, and of the single-picture baseline."""
     pids = [item.pid for item in tracks]
     told = {f"link/{key}": value for key, value in link_scores(people.person, pids).items()}
     if not told or settings.rerank or not (folder / PICTURES).is_dir():
@@ -155,7 +155,7 @@ def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settin
 
 
 def people_table(people: People, items: Sequence[Item], folder: str, output: Path) -> str:
-    """The people as a table: a line a track."""
+    """The people as a CSV table with one line per track."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(COLUMNS)
@@ -170,7 +170,7 @@ def people_table(people: People, items: Sequence[Item], folder: str, output: Pat
 
 
 def summary(people: People, told: dict[str, float], where: Path) -> str:
-    """What came out, in a few lines."""
+    """The summary in a few lines."""
     lines = [f"{int(people.person.max()) + 1} people in {len(people.person)} tracks: {where}"]
     for kind, what in (("link", "links"), ("single", "one threshold on single pictures")):
         if f"{kind}/pairwise_f1" in told:

@@ -1,4 +1,4 @@
-"""Why a network says what it says, as rows of a figure: single pictures, and pairs."""
+"""Rows of heat-map figures that explain a network's output, for single pictures and pairs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,8 @@ def panels(outputs: StageOutputs, index: int) -> list[Panel]:
     """The views of one picture of a batch: at each stage A's heat map, what is erased, what B sees, and B's heat map.
 
     Args:
-        outputs: Of ``network.explain``.
-        index: Which picture.
+        outputs: Result of ``network.explain``.
+        index: Index of the picture.
     """
     shown = []
     for s, heads in enumerate(outputs, 1):
@@ -45,15 +45,15 @@ def model_rows(
     pids: Sequence[int | None] = (),
     captions: Sequence[str] = (),
 ) -> list[HeatmapRow]:
-    """A row of panels for each picture, with what it was taken for under it.
+    """A row of panels for each picture, with its predicted identity below.
 
     Args:
         network: On any device.
         images: ``(B, 3, H, W)`` uint8.
-        labels: What each label of the network stands for.
-        pids: The label of each picture, whose heat maps are shown; None where it is unknown: then those of the
-            identity that A finds at each stage. Empty for none known.
-        captions: What each picture is called; empty for no names.
+        labels: Name of each label of the network.
+        pids: Label of each picture, whose heat maps are shown; None if unknown: then the identity that A predicts at
+            each stage is used. Empty if all are unknown.
+        captions: Name of each picture; empty for no names.
 
     Raises:
         ValueError: If the numbers of pictures, labels and captions differ.
@@ -78,7 +78,7 @@ def model_rows(
 
 
 def prediction(outputs: StageOutputs, index: int, labels: Sequence[str]) -> str:
-    """Whom each stage's A takes a picture for, and how sure it is; empty where it knows no identities."""
+    """The identity that A predicts at each stage, and its probability; empty without an identity classifier."""
     if not outputs[-1][0].logits.shape[1]:
         return ""
     said = []
@@ -91,13 +91,13 @@ def prediction(outputs: StageOutputs, index: int, labels: Sequence[str]) -> str:
 def paired(
     network: ReIDNetwork, image_a: Tensor, image_b: Tensor, captions: tuple[str, str] = ("", "")
 ) -> tuple[SimilarityMaps, list[HeatmapRow]]:
-    """Which positions make two pictures similar: the split of their score, and two rows to draw.
+    """Explains the similarity of two pictures: the score split by position, and two rows to draw.
 
     Args:
         network: In evaluation mode, on any device.
         image_a: ``(3, H, W)`` uint8.
         image_b: ``(3, H, W)`` uint8.
-        captions: What the two are called.
+        captions: Names of the two pictures.
     """
     pair = torch.stack([image_a, image_b]).to(network.mean.device)
     maps = similarity_maps(network, pair[:1], pair[1:])
@@ -113,7 +113,7 @@ def paired(
 
 
 def shares(maps: SimilarityMaps, index: int = 0) -> dict[str, float]:
-    """How much of the score each classifier brings, by its name such as ``A, stage 1``; they add up to it."""
+    """Contribution of each classifier to the score, by name such as ``A, stage 1``; they sum to the score."""
     return {
         f"{letter}, stage {s}": float(part[index].sum())
         for s, stage in enumerate(maps.on_a, maps.first)
@@ -122,6 +122,6 @@ def shares(maps: SimilarityMaps, index: int = 0) -> dict[str, float]:
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """A tensor as the numpy array that figures take."""
+    """A tensor as a numpy array for figures."""
     values: NDArray[Any] = np.asarray(tensor.cpu())
     return values

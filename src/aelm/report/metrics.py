@@ -1,4 +1,4 @@
-"""What a test leaves behind: the table, metrics.json, a CSV a query, and the pictures."""
+"""Output of a test: the table, metrics.json, and CSVs of queries and cameras."""
 
 import csv
 import io
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Test(NamedTuple):
-    """Features of a test set and whom they show.
+    """Features and pictures of a test set.
 
     Attributes:
-        query_features: ``(Q, D)``, anything that :func:`aelm.retrieval.rank_metrics` takes.
+        query_features: ``(Q, D)``, any kind that :func:`aelm.retrieval.rank_metrics` takes.
         gallery_features: ``(G, D)``.
         query: The Q pictures.
         gallery: The G pictures.
-        names: What identities and cameras are called.
+        names: Names of identities and cameras.
     """
 
     query_features: Any
@@ -40,7 +40,7 @@ class Test(NamedTuple):
 
 
 def tests_of(module: ReIDModule, data: ReIDDataModule) -> dict[str, Test]:
-    """What a test of ``module`` on ``data`` ranked, by test set; without pictures that could not be read."""
+    """Features and pictures that a test of ``module`` on ``data`` ranked, by test set; without unreadable pictures."""
     tests = {}
     for one in data.test_sets:
         features, positions = module.collected[one.name]
@@ -55,12 +55,12 @@ COLUMNS = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
 
 
 def scores(results: Mapping[str, RankResult]) -> dict[str, float]:
-    """Every score under the name it is logged by, such as ``test/mAP``."""
+    """All scores by their logged name, such as ``test/mAP``."""
     return {f"{name}/{key}": value for name, result in results.items() for key, value in result.scalars().items()}
 
 
 def scores_table(results: Mapping[str, RankResult], intervals: Mapping[str, float] | None = None) -> str:
-    """The scores in per cent, a line a test set; with ``intervals``, those of mAP and rank-1 stand behind them."""
+    """The scores in per cent, one line per test set; ``intervals`` are printed after mAP and rank-1."""
     known = intervals or {}
     rows = [["per cent", "queries", "skipped", *COLUMNS]]
     for name, result in results.items():
@@ -76,7 +76,7 @@ def scores_table(results: Mapping[str, RankResult], intervals: Mapping[str, floa
 
 
 def excluded_counts(results: Mapping[str, RankResult]) -> str:
-    """What took no part: queries without a match, junk and distractors, a line a test set that has any."""
+    """Excluded queries without a match, junk and distractors; one line per test set that has any."""
     return "\n".join(
         f"{name}: {r.num_skipped} queries without a match skipped, {r.num_junk} junk pictures ignored, "
         f"{r.num_distractors} distractors"
@@ -86,7 +86,7 @@ def excluded_counts(results: Mapping[str, RankResult]) -> str:
 
 
 def warn_of_support(sets: Iterable[EvaluationSet]) -> None:
-    """Says which scores of some sets mean less than they seem to: ranks beyond the gallery, choices of a few people."""
+    """Warns of unreliable scores: ranks beyond the gallery size, and sets with few people."""
     for one in sets:
         usable = sum(picture.pid != JUNK for picture in one.gallery)
         certain = [f"rank{k}" for k in (1, 5, 10) if usable <= k]
@@ -101,12 +101,12 @@ def warn_of_support(sets: Iterable[EvaluationSet]) -> None:
 
 
 def write_metrics(values: Mapping[str, float], path: Path) -> None:
-    """Writes ``metrics.json``: flat, name -> number."""
+    """Writes ``metrics.json``: a flat mapping of name to number."""
     write_text(path, json.dumps(dict(sorted(values.items())), indent=2) + "\n")
 
 
 def write_queries(result: RankResult, queries: Sequence[Picture], path: Path, names: Names = NO_NAMES) -> None:
-    """Writes a CSV with a line a query: path, pid, camid, AP, INP and rank of the first match; empty where skipped."""
+    """Writes a CSV with one line per query: path, pid, camid, AP, INP and rank of the first match; empty if skipped."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(["path", "pid", "camid", "average_precision", "inverse_negative_penalty", "first_rank"])
@@ -118,7 +118,7 @@ def write_queries(result: RankResult, queries: Sequence[Picture], path: Path, na
 
 
 def write_cameras(result: RankResult, path: Path, names: Names = NO_NAMES) -> None:
-    """Writes a CSV with a line a query camera: its queries, those skipped, and their scores."""
+    """Writes a CSV with one line per query camera: numbers of queries and skipped queries, and their scores."""
     text = io.StringIO(newline="")
     lines = csv.writer(text)
     lines.writerow(["camid", "queries", "skipped", *COLUMNS])
@@ -129,5 +129,5 @@ def write_cameras(result: RankResult, path: Path, names: Names = NO_NAMES) -> No
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file as :func:`aelm.files.write_file` does; file names in it may be any, also no UTF-8."""
+    """Writes a text file with :func:`aelm.files.write_file`; it may contain file names that are not UTF-8."""
     files.write_file(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))

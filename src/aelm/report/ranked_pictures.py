@@ -1,4 +1,4 @@
-"""The pictures of a run: curves, ranked rows of its test sets, heat maps of its network."""
+"""Figures of a run: curves, ranked rows of its test sets, heat maps of its network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ ROWS, RESULTS, PEOPLE = 5, 10, 6
 def draw_pictures(
     directory: Path, module: ReIDModule, data: ReIDDataModule, tests: Mapping[str, Test], history: History
 ) -> list[Path]:
-    """Draws what a tested module offers into ``directory``; returns the files.
+    """Draws all figures of a tested module into ``directory``; returns the files.
 
     Args:
-        directory: Where the PNGs go.
-        module: After a test, with its results; without results nothing of a test is drawn.
-        data: What it was tested on.
-        tests: The features that were ranked, by test set.
+        directory: Folder for the PNGs.
+        module: After a test, with its results; without results no test figures are drawn.
+        data: The test data.
+        tests: The ranked features, by test set.
         history: Logged values by name; empty for no training curves.
     """
     paths = [figures.training_curves(history, directory / "training.png")] if history else []
@@ -42,7 +42,7 @@ def draw_pictures(
     for name, test in tests.items():
         paths += draw_rankings(directory, name, test, module.results[name])
         rows = query_heatmaps(module.network, data, test)
-        if rows[0].panels:  # other people's models have none
+        if rows[0].panels:  # models from other projects have none
             title = "What each classifier looks at, and what AELM erases"
             paths.append(figures.heatmap_rows(rows, directory / f"heatmaps_{name}.png", title=title))
     return paths
@@ -59,7 +59,7 @@ def draw_rankings(directory: Path, name: str, test: Test, result: RankResult) ->
 
 
 def ranking_rows(test: Test, result: RankResult, queries: Sequence[int]) -> list[figures.RankedRow]:
-    """What the drawing of some queries needs: their nearest gallery pictures, and what each counts as."""
+    """Rows to draw for some queries: their nearest gallery pictures, and whether each is a match."""
     asked = [test.query[q] for q in queries]
     found = ranked_rows(
         test.query_features[list(queries)],
@@ -84,7 +84,7 @@ def ranking_rows(test: Test, result: RankResult, queries: Sequence[int]) -> list
 
 
 def chosen_queries(result: RankResult) -> dict[str, list[int]]:
-    """Which queries are shown: of the highest AP, of the lowest, and at random (the same in each run)."""
+    """The queries to show: highest AP, lowest AP, and random ones (the same in each run)."""
     scored = np.flatnonzero(result.first_rank)
     order = scored[np.argsort(-result.average_precision[scored], kind="stable")]
     some = np.random.default_rng(0).permutation(scored)[:ROWS]
@@ -92,7 +92,7 @@ def chosen_queries(result: RankResult) -> dict[str, list[int]]:
 
 
 def query_heatmaps(network: ReIDNetwork, data: ReIDDataModule, test: Test) -> list[figures.HeatmapRow]:
-    """Heat maps of every classifier, and what AELM would erase, for some people spread over the queries."""
+    """Heat maps of all classifiers, and what AELM would erase, for some people spread over the queries."""
     picks = np.linspace(0, len(test.query) - 1, min(PEOPLE, len(test.query))).round().astype(int)
     pictures = [test.query[i] for i in picks]
     dataset = ReIDDataset(pictures, data.transform.test)

@@ -1,4 +1,4 @@
-"""Pictures of a run that could not be read and were left out (``dataset.on_bad_image=skip``): how many, and which."""
+"""Unreadable pictures that a run skipped (``dataset.on_bad_image=skip``): how many, and which."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ LIST = "bad.csv"
 
 
 def unreadable_files(data: ReIDDataModule) -> dict[str, list[str]]:
-    """The files of each set that no process could read so far; empty where that is an error. All processes must ask."""
+    """The unreadable files of each set so far, over all processes; empty unless they are skipped. A collective call."""
     found = [data.unreadable]
     if dist.is_available() and dist.is_initialized():
         found *= dist.get_world_size()
@@ -25,7 +25,7 @@ def unreadable_files(data: ReIDDataModule) -> dict[str, list[str]]:
 
 
 def unreadable_counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """How many files were left out of each set, as ``metrics.json`` names it.
+    """Number of skipped files per set, by the names in ``metrics.json``.
 
     >>> unreadable_counts({"train": [], "test": ["a.jpg", "b.jpg"]})
     {'train/unreadable': 0.0, 'test/unreadable': 2.0}
@@ -34,7 +34,7 @@ def unreadable_counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
 
 
 def write_list(files: Mapping[str, Sequence[str]], folder: Path) -> None:
-    """Writes ``bad.csv``: set, path and what is wrong; where nothing is wrong, an earlier list goes."""
+    """Writes ``bad.csv``: set, path and error; without errors, an earlier file is removed."""
     rows = [(name, path, decoding_error(path)) for name, paths in files.items() for path in paths]
     if not rows:
         (folder / LIST).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Gallery features, any rows of which can be had, and all products of them with queries, passed by in blocks."""
+"""Gallery features with access to any rows, and their products with queries, block by block."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,18 +21,18 @@ Array = Tensor | NDArray[Any]
 Features = Array | Iterable[Array]
 Visit = Callable[[int, int, int, Any], None]
 
-# Gallery pictures multiplied at once.
+# Gallery pictures per matrix product.
 COLUMNS = 4096
 
 
 class GalleryBlocks:
-    """The rows of a gallery that take part, on the device and in the type of the queries.
+    """The used rows of a gallery, on the device and in the dtype of the queries.
 
     Args:
-        source: ``(G, D)`` tensor, array or memory-mapped array; or an iterable of such blocks of rows of any size: a
-            list, a data loader, a generator, which is copied to a temporary file first.
-        like: ``(Q, D)`` queries; blocks follow their D, device and type.
-        taking_part: ``(G,)`` bool; the other rows are left out. None for all rows, however many come.
+        source: ``(G, D)`` tensor, array or memory-mapped array; or an iterable of such blocks of any number of rows (a
+            list, a data loader, a generator), which is first copied to a temporary file.
+        like: ``(Q, D)`` queries; blocks get their device and dtype, and must have their D.
+        taking_part: ``(G,)`` bool; other rows are left out. None for all rows.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
@@ -54,18 +54,18 @@ class GalleryBlocks:
         return len(self.source) if self._chosen is None else len(self._chosen)
 
     def numbers(self, positions: IntArray) -> IntArray:
-        """Row numbers in the source, of positions among the rows taking part."""
+        """Row numbers in the source of positions among the used rows."""
         return positions if self._chosen is None else self._chosen[positions]
 
     def rows(self, positions: IntArray) -> Tensor:
-        """The features ``(n, D)`` at some positions among the rows taking part."""
+        """The features ``(n, D)`` at some positions among the used rows."""
         numbers = self.numbers(positions)
         if isinstance(self.source, Tensor):
             return self._place(self.source[torch.from_numpy(numbers).to(self.source.device)])
         return self._place(self.source.take(numbers, axis=0))
 
     def blocks(self, width: int) -> Iterator[tuple[int, IntArray, Tensor]]:
-        """Yields the position of a block among the rows taking part, its row numbers in the source, and its features.
+        """Yields the first position of each block among the used rows, its row numbers in the source, and its features.
 
         Args:
             width: Rows in a block; the last one may be shorter.
@@ -77,7 +77,7 @@ class GalleryBlocks:
             yield first, numbers, self._place(self.source[part])
 
     def representatives(self) -> IntArray:
-        """For each position the first one that holds the very same row: duplicates score alike and are scored once."""
+        """The first position with an identical row, for each position: duplicates are scored once."""
         if self._representatives is None:
             digests: list[bytes] = []
             for _, _, block in self.blocks(COLUMNS):
@@ -102,7 +102,7 @@ class GalleryBlocks:
                 raise InputError(
                     "`gallery_features` has no rows, an iterable without blocks; has an iterator been used up before?"
                 )
-            # The map keeps the file alive after it is closed.
+            # The memory map keeps the file alive after it is closed.
             return np.memmap(file, dtype=dtype, mode="r+").reshape(-1, self.like.shape[1])
 
     def _place(self, block: Array) -> Tensor:
@@ -133,17 +133,17 @@ def visit_blocks(
 ) -> None:
     """Calls ``visit(begin, end, first, values)`` for every block of similarities.
 
-    ``values`` are those of queries ``begin`` to ``end`` with the gallery from ``first`` on; an array, which may be
-    overwritten, in several threads at once on a CPU, and a tensor on a GPU. Each query meets the gallery in order.
+    ``values`` are those of queries ``begin`` to ``end`` with the gallery from ``first`` on: on a CPU an array, in
+    several threads at once; on a GPU a tensor. They may be overwritten. Each query gets the gallery in order.
 
     Args:
         query: ``(Q, D)`` prepared queries.
-        gallery: The gallery; its blocks are made as wide as suits the memory.
-        metric: Which similarity.
-        visit: What to do with a block.
+        gallery: The gallery; the memory limits the width of its blocks.
+        metric: The similarity.
+        visit: Called for each block.
         memory: Megabytes for one block and its similarities.
-        team: Who does it.
-        share: Of several processes, each visits its own gallery blocks; all of them look for broken rows.
+        team: The threads.
+        share: With several processes, each visits its own gallery blocks; all check all rows.
     """
     room = int(memory * 2**20) // query.element_size()
     rows = max(1, min(len(query), room // COLUMNS))
@@ -153,7 +153,7 @@ def visit_blocks(
         if number % share.size != share.rank:
             gallery_weights(block, metric, rows=row_numbers)
             continue
-        # The first block is the widest.
+        # No block is wider than the first.
         buffer = buffer if len(buffer) else query.new_empty(rows, len(block))
         for start, stop in spans(len(query), rows):
             values = buffer[: stop - start, : len(block)]
@@ -173,7 +173,7 @@ def visit_blocks(
 def _multiply_shared(
     query: Tensor, block: Tensor, rows: IntArray, metric: Metric, values: Tensor, team: Threads
 ) -> Tensor:
-    """Fills ``values`` with products and returns the block's weights; a thread takes some columns at a time."""
+    """Fills ``values`` with products and returns the block's weights; each thread computes some columns."""
     weights = block.new_empty(len(block))
 
     def fill(span: tuple[int, int]) -> None:
@@ -181,19 +181,19 @@ def _multiply_shared(
         weights[columns] = gallery_weights(block[columns], metric, rows=rows[columns])
         multiply(query, block[columns], values[:, columns])
 
-    # For few queries, what the cache holds, so that memory is read once; for many, as wide as high, or they would be
-    # read over and over.
+    # For few queries a tile fills the cache, so memory is read once; for many it is square, so queries are not read
+    # repeatedly.
     tile = max(len(query), CACHED // block[:1].nbytes) if block.device.type == "cpu" else len(block)
     team.each(fill, spans(len(block), min(tile, -(-len(block) // team.threads))))
     return weights
 
 
 def query_tensor(features: Array, gallery: Features, name: str = "query_features") -> Tensor:
-    """Queries in the type that both sides are compared in: at least float32.
+    """Queries in the common dtype of both sides: at least float32.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
-        ValueError: If there is no row, or not two axes.
+        ValueError: If there are no rows, or not two axes.
     """
     check_features(name, features)
     if len(features) == 0:
@@ -207,21 +207,21 @@ def query_tensor(features: Array, gallery: Features, name: str = "query_features
 
 
 def as_tensor(block: Array) -> Tensor:
-    """A tensor without gradient, to be read only: it shares the memory of an array, also of a read-only memory map."""
+    """A tensor without gradient. Read only: it shares the memory of an array, also of a read-only memory map."""
     if isinstance(block, Tensor):
         return block.detach()
     if not block.dtype.isnative or any(stride < 0 for stride in block.strides):
         block = np.array(block, dtype=block.dtype.newbyteorder("="))
-    # from_numpy warns of arrays that may not be written to, and a copy would cost as much as a product with 32 queries.
+    # from_numpy warns about read-only arrays, and a copy would cost as much as a product with 32 queries.
     return from_dlpack(block)
 
 
 def check_features(name: str, features: Any) -> None:
-    """Refuses what is not a table of floating-point numbers.
+    """Checks that features are a 2D table of floating-point numbers.
 
     Raises:
-        TypeError: If it is no tensor or array, or holds no floating-point numbers.
-        ValueError: If it has not two axes.
+        TypeError: If it is not a tensor or array of floating-point numbers.
+        ValueError: If it does not have two axes.
     """
     if not isinstance(features, (Tensor, np.ndarray)):
         raise InputTypeError(f"`{name}` must be a tensor or an array, got {type(features).__name__}")

@@ -1,4 +1,4 @@
-"""How many entries of a row stand above a threshold, and which of them a product cannot tell from it."""
+"""Counts entries of a row above a threshold, and finds entries too close to it for the product's precision."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ from torch import Tensor
 from aelm.retrieval.labels import FloatArray, IntArray, place_within
 
 Values = NDArray[Any]
-# Scores of some entries, given their rows, columns and products.
+# Computes scores of entries from their rows, columns and products.
 Score = Callable[[IntArray, IntArray, Values], FloatArray]
 
-# Where a sample says that less than this share of a row can stand above any match, the rest is dropped before sorting.
+# If a sample shows that less than this share of a row can be above any match, the rest is dropped before sorting.
 SPARSE = 0.2
 SAMPLE = 256
-# Entries that a GPU compares at once; each takes a few bytes for a moment.
+# Entries that a GPU compares at once; each needs a few bytes of temporary memory.
 AT_ONCE = 2**25
 
 
 class Close(NamedTuple):
-    """Entries that a product cannot tell from one or more thresholds of their row.
+    """Entries whose product is too close to a threshold of their row.
 
     Attributes:
         row: ``(n,)`` int64, ascending.
@@ -36,7 +36,7 @@ class Close(NamedTuple):
 
 
 def mask(values: Values | Tensor, row: IntArray, column: IntArray) -> None:
-    """Puts ``-inf`` in the place of some entries, which then take no part."""
+    """Replaces some entries by ``-inf``, so that they are ignored."""
     if isinstance(values, Tensor):
         values[torch.from_numpy(row).to(values.device), torch.from_numpy(column).to(values.device)] = -torch.inf
     else:
@@ -61,19 +61,19 @@ def count_above(
     score: Score,
     known: FloatArray | None = None,
 ) -> IntArray:
-    """Counts, for each threshold, the other entries of its row that stand above it.
+    """Counts, for each threshold, the other entries of its row that are above it.
 
-    An entry stands above a threshold that it is clearly larger than. What is near to it is compared by score, and by
-    column where scores are equal.
+    Entries clearly larger than the threshold are above it. Entries near it are compared by score, and by column if
+    scores are equal.
 
     Args:
-        values: ``(R, N)`` similarities; what takes no part is ``-inf``.
+        values: ``(R, N)`` similarities; ignored entries are ``-inf``.
         row: ``(T,)`` ascending, the row of each threshold.
-        column: ``(T,)`` where the threshold itself stands; before 0 or beyond N when that is in another block.
+        column: ``(T,)`` column of the threshold itself; below 0 or at least N if it is in another block.
         threshold: ``(T,)`` finite similarities.
-        width: ``(T,)`` how near to its threshold an entry may be and not be told from it.
-        score: Scores entries that are near.
-        known: ``(T,)`` scores of the thresholds; None where all stand in ``values`` and are scored with the rest.
+        width: ``(T,)`` entries within this distance of the threshold are near it.
+        score: Computes the scores of near entries.
+        known: ``(T,)`` scores of the thresholds; None if all are in ``values`` and are scored with the other entries.
 
     Returns:
         ``(T,)`` int64.
@@ -85,7 +85,7 @@ def count_above(
     """
     if not len(row):
         return np.zeros(0, dtype=np.int64)
-    # Rounded outward, to the type of the entries.
+    # Rounded outward, to the dtype of the entries.
     dtype = np.dtype(str(values.dtype).removeprefix("torch."))
     wide = threshold.astype(np.float64)
     low, high = (wide - width).astype(dtype), (wide + width).astype(dtype)
@@ -103,14 +103,14 @@ def count_above(
         asked = scores[place]
     else:
         asked = known[near]
-    # Entries that have a score are counted by it, no longer by their product.
+    # Entries with a score are counted by it instead of by their product.
     by_score = _before(row[near], (-asked, column[near]), close.row, (-scores, close.column))
     above[near] += by_score - _before(row[near], (-high[near],), close.row, (-close.value,))
     return above
 
 
 def _before(row: IntArray, keys: tuple[Values, ...], other_row: IntArray, other_keys: tuple[Values, ...]) -> IntArray:
-    """Counts, for each of some keys, the other keys of its row that come strictly before it."""
+    """Counts, for each key, the other keys of its row that come strictly before it."""
     is_other = np.repeat([False, True], [len(row), len(other_row)])
     rows = np.concatenate([row, other_row])
     columns = [np.concatenate(pair) for pair in zip(keys, other_keys, strict=True)]
@@ -124,11 +124,11 @@ def _before(row: IntArray, keys: tuple[Values, ...], other_row: IntArray, other_
 def _count_by_sorting(
     values: Values, row: IntArray, column: IntArray, low: Values, high: Values
 ) -> tuple[IntArray, IntArray, Close]:
-    # On a CPU, sorting a row with vector instructions costs less than comparing it with some ten thresholds.
+    # On a CPU, sorting a row with vector instructions is faster than comparing it with about ten thresholds.
     rows, begin = np.unique(row, return_index=True)
     end = np.append(begin[1:], len(row))
     lowest = np.minimum.reduceat(low, begin)
-    # Entries from the first edge on, but not from the second on, are near.
+    # Near entries: at or above the first edge, below the second.
     edges = np.stack([low, np.nextafter(high, np.inf, dtype=high.dtype)])
     before = np.zeros(edges.shape, dtype=np.int64)
     for i, ordered in _ordered_rows(values, rows, lowest):
@@ -140,7 +140,7 @@ def _count_by_sorting(
     some, first = np.unique(row[near], return_index=True)
     for r, own in zip(some.tolist(), np.split(near, first[1:]), strict=False):
         line = values[r]
-        # All thresholds at once: threads that each do little at a time wait for each other.
+        # All thresholds at once: threads with small pieces of work wait for each other.
         columns = np.flatnonzero(((line >= low[own, None]) & (line <= high[own, None])).any(axis=0))
         found.append(np.stack([np.full(len(columns), r), columns]))
     where, entry = np.concatenate(found, axis=1)
@@ -148,7 +148,7 @@ def _count_by_sorting(
 
 
 def _ordered_rows(values: Values, rows: IntArray, lowest: Values) -> Iterator[tuple[int, Values]]:
-    """For each of some rows, which it is and its entries in ascending order, at least those from ``lowest`` on."""
+    """Yields the index of each row and its entries in ascending order, at least those from ``lowest`` on."""
     sampled = np.count_nonzero(values[rows, :SAMPLE] >= lowest[:, None], axis=1)
     sparse = sampled < SPARSE * min(SAMPLE, values.shape[1])
     dense = np.flatnonzero(~sparse)
@@ -171,7 +171,7 @@ def _count_by_comparing(
     device = values.device
     place = place_within(row) - 1
     width = int(place.max()) + 1
-    # One line of thresholds for each row, filled up with +inf, which nothing exceeds.
+    # One line of thresholds for each row, padded with +inf, which no entry exceeds.
     limits, own = np.full((2, width, R), np.inf, dtype=low.dtype), np.zeros((width, R), dtype=np.int64)
     limits[:, place, row] = low, high
     own[place, row] = (column >= 0) & (column < N)

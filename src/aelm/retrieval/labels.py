@@ -1,7 +1,7 @@
-"""Who may match whom: the identity and camera rules of re-ID, without any feature.
+"""The identity and camera rules of re-ID: which pairs are matches, negatives or ignored.
 
-For one query, a gallery picture of its own identity counts as a match when another camera took it and takes no part
-when the same camera did; pictures of pid -1 (junk) never take part; all others, distractors included, are negatives.
+For a query, a gallery picture of the same identity is a match if another camera took it, and ignored if the same camera
+did. Pictures of pid -1 (junk) are always ignored. All others, including distractors, are negatives.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ JUNK = -1
 
 
 class Labels(NamedTuple):
-    """Checked identities and cameras of both sides, each int64.
+    """Checked identities and cameras of queries and gallery, all int64.
 
     Attributes:
         query_pids: ``(Q,)``, all 0 or above.
@@ -34,24 +34,24 @@ class Labels(NamedTuple):
 
     @property
     def num_junk(self) -> int:
-        """Gallery pictures of pid -1."""
+        """Number of gallery pictures of pid -1."""
         return int((self.gallery_pids == JUNK).sum())
 
     @property
     def num_distractors(self) -> int:
-        """Gallery pictures of an identity that no query has, junk left out."""
+        """Number of gallery pictures of an identity without a query, without junk."""
         known = np.isin(self.gallery_pids, self.query_pids)
         return int((~known & (self.gallery_pids != JUNK)).sum())
 
 
 class PidPairs(NamedTuple):
-    """All (query, gallery) pairs of one identity, query by query, gallery order within a query.
+    """All (query, gallery) pairs of the same identity, by query and then in gallery order.
 
     Attributes:
         query: ``(K,)`` int64, ascending.
         gallery: ``(K,)`` int64.
-        is_match: ``(K,)`` bool: True where the cameras differ, False where the pair takes no part.
-        start: ``(Q + 1,)`` int64: the pairs of query ``q`` lie at ``start[q]:start[q + 1]``.
+        is_match: ``(K,)`` bool: True if the cameras differ, False if the pair is ignored.
+        start: ``(Q + 1,)`` int64: the pairs of query ``q`` are ``start[q]:start[q + 1]``.
     """
 
     query: IntArray
@@ -64,8 +64,8 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
     """Turns tensors, arrays or lists into :class:`Labels`.
 
     Raises:
-        TypeError: If ids are not whole numbers.
-        ValueError: If a side is empty, lengths differ, a pid lies below -1, or a query is junk.
+        TypeError: If ids are not integers.
+        ValueError: If a side is empty, lengths differ, a pid is below -1, or a query is junk.
 
     >>> check_labels([3, 4], [3, -1, 9], [1, 1], [2, 2, 2]).num_distractors
     1
@@ -96,7 +96,7 @@ def check_labels(query_pids: Any, gallery_pids: Any, query_camids: Any, gallery_
 
 
 def pid_pairs(labels: Labels) -> PidPairs:
-    """Lists every pair of one identity, without a Q x G table.
+    """Lists all pairs of the same identity, without a Q x G table.
 
     >>> pid_pairs(check_labels([3, 4], [3, -1, 4, 3], [1, 1], [2, 2, 1, 1])).gallery.tolist()
     [0, 3, 2]
@@ -113,14 +113,14 @@ def pid_pairs(labels: Labels) -> PidPairs:
 
 
 def some_queries(pairs: PidPairs, begin: int, end: int) -> PidPairs:
-    """The pairs of queries ``begin`` to ``end``, which then count from 0."""
+    """The pairs of queries ``begin`` to ``end``, with queries renumbered from 0."""
     own = slice(pairs.start[begin], pairs.start[end])
     start = pairs.start[begin : end + 1] - pairs.start[begin]
     return PidPairs(pairs.query[own] - begin, pairs.gallery[own], pairs.is_match[own], start)
 
 
 def place_within(row: IntArray) -> IntArray:
-    """Numbers the entries of each row from 1, for an ascending list of rows.
+    """Numbers the entries of each row from 1; row indices must ascend.
 
     >>> place_within(np.array([0, 0, 2])).tolist()
     [1, 2, 1]
@@ -130,7 +130,7 @@ def place_within(row: IntArray) -> IntArray:
 
 
 def require_matches(labels: Labels, pairs: PidPairs) -> None:
-    """Says why no query can be scored, and what to look at.
+    """Raises an error with the likely cause if no query can be scored.
 
     Raises:
         ValueError: If no query has a match.
@@ -149,7 +149,7 @@ def require_matches(labels: Labels, pairs: PidPairs) -> None:
 
 
 def first_few(rows: IntArray, most: int = 5) -> str:
-    """Names the first rows of a long list for an error message.
+    """Lists the first rows for an error message.
 
     >>> first_few(np.arange(9), most=3)
     '0, 1, 2, ...'
@@ -158,10 +158,10 @@ def first_few(rows: IntArray, most: int = 5) -> str:
 
 
 def whole_numbers(name: str, values: Any) -> IntArray:
-    """One int64 id for each picture, from a tensor, array or list.
+    """Converts ids from a tensor, array or list to int64, one per picture.
 
     Raises:
-        TypeError: If the ids are not whole numbers.
+        TypeError: If the ids are not integers.
         ValueError: If there is not exactly one axis.
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -1,4 +1,4 @@
-"""`rank_metrics` under Lightning: collects features step by step, on any number of processes."""
+"""`rank_metrics` as a torchmetrics metric: collects features batch by batch, on any number of processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,18 +21,18 @@ from aelm.types import InputError
 
 
 class RankMetrics(TorchMetric):
-    """Collects features of queries and gallery, and ranks them when asked.
+    """Collects features of queries and gallery, and ranks them in ``compute``.
 
-    Pictures that a sampler repeated to fill the last batch are known by their data set index and count once; query
-    and gallery have indices of their own. The gallery is ordered by index, and ranks depend on no product's rounding
-    (see :func:`rank_metrics`), so neither batches nor processes change the result, to the last bit.
+    Pictures that a sampler repeats to fill the last batch have the same data set index and count once; query and
+    gallery are indexed separately. The gallery is sorted by index, and ranks do not depend on rounding (see
+    :func:`rank_metrics`), so the result is bit-identical for any batch size and number of processes.
 
     Args:
         metric: ``cosine`` or ``euclidean``.
         max_rank: Length of the CMC curve.
-        memory: Megabytes for similarities; None for what suits the device.
-        tracks: Where tracks are ranked: for each index that of the first picture of its track, on its side. The
-            features of a track are averaged, and its first picture tells identity and camera. None: pictures are.
+        memory: Megabytes for similarities; None for the device's default.
+        tracks: To rank tracks: for each index, the index of its track's first picture on the same side. Features of a
+            track are averaged, and its first picture gives identity and camera. None to rank pictures.
 
     >>> metric = RankMetrics()
     >>> first = torch.tensor([True, True, False, False])
@@ -68,10 +68,10 @@ class RankMetrics(TorchMetric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, pids: Tensor, camids: Tensor, is_query: Tensor, index: Tensor) -> None:
-        """Takes one batch.
+        """Adds one batch.
 
         Args:
-            features: ``(B, D)``; what lies below float32 is widened to it.
+            features: ``(B, D)``; lower precision is converted to float32.
             pids: ``(B,)`` identities.
             camids: ``(B,)`` cameras.
             is_query: ``(B,)`` bool, False for the gallery.
@@ -93,17 +93,17 @@ class RankMetrics(TorchMetric):
         self.index.append(index.long())
 
     def add_gallery(self, other: "RankMetrics", shift: int = 0) -> None:
-        """Takes over the gallery that this process has given ``other``, its positions moved by ``shift``."""
+        """Copies this process's gallery from ``other``, with indices shifted by ``shift``."""
         parts = zip(other.features, other.pids, other.camids, other.is_query, other.index, strict=True)
         for features, pids, camids, is_query, index in parts:
             rows = ~is_query
             self.update(features[rows], pids[rows], camids[rows], is_query[rows], index[rows] + shift)
 
     def compute(self) -> RankResult:
-        """Ranks everything seen since the last reset.
+        """Ranks everything added since the last reset.
 
         Raises:
-            ValueError: As :func:`rank_metrics`, also when no query has a match, as in a first look at two batches.
+            ValueError: As :func:`rank_metrics`, also if no query has a match, as in a sanity check of two batches.
         """
         if not len(self.features):
             raise InputError("RankMetrics has seen no picture: `update` was not called, or none could be read")
@@ -117,10 +117,10 @@ class RankMetrics(TorchMetric):
         return score_ranks(labels, pairs, rank, self.max_rank)
 
     def items(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """What is ranked of the collected rows that are ``chosen``, each once, by index.
+        """The items to rank among the ``chosen`` collected rows, each once, by index.
 
         Returns:
-            Features ``(n, D)``, and the rows ``(n,)`` that tell of them.
+            Features ``(n, D)``, and their rows ``(n,)``, which hold identity and camera.
         """
         features, index = dim_zero_cat(self.features), dim_zero_cat(self.index)
         rows = _rows(index, chosen)
@@ -139,7 +139,7 @@ class RankMetrics(TorchMetric):
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
-        # A process without any picture must still take part, with empty tensors of the others' width and type.
+        # A process without pictures must also take part, with empty tensors of the others' width and dtype.
         group = process_group or self.process_group
         kinds: list[tuple[int, torch.dtype] | None] = [None] * dist.get_world_size(group)
         mine = (self.features[0].shape[1], self.features[0].dtype) if len(self.features) else None
@@ -153,7 +153,7 @@ class RankMetrics(TorchMetric):
 
 
 def _rows(index: Tensor, chosen: Tensor) -> Tensor:
-    """Rows of one side in the order of their index, each index once."""
+    """Rows of one side sorted by index, each index once."""
     rows = torch.nonzero(chosen).flatten()
     rows = rows[torch.argsort(index[rows], stable=True)]
     ordered = index[rows]

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, streamed over blocks of the gallery; ties resolve by gallery order."""
+"""Exact nearest neighbours, block by block over the gallery; ties are broken by gallery order."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from aelm.types import InputError
 Values = NDArray[Any]
 IGNORED, MISS, MATCH = -1, 0, 1
 
-# Entries from which the first guess at the k-th best is taken.
+# Entries used for the first estimate of the k-th best.
 SAMPLE = 2048
-# Entries kept beyond the k best: those that a product cannot tell from the k-th mostly fit in.
+# Entries kept beyond the k best; usually enough for those too close to the k-th.
 SPARE = 12
 
 
@@ -38,7 +38,7 @@ class Nearest(NamedTuple):
 
 
 class RankedRows(NamedTuple):
-    """The nearest gallery pictures of each query with what they count as, for drawing.
+    """The nearest gallery pictures of each query and whether each is a match, for drawing.
 
     Attributes:
         scores: As in :class:`Nearest`.
@@ -54,17 +54,17 @@ class RankedRows(NamedTuple):
 def nearest(
     query: Array, gallery: Features, k: int, *, metric: Metric = "cosine", memory: float | None = None
 ) -> Nearest:
-    """Finds the k most similar gallery rows of each query, the same ones on every machine (see :func:`rank_metrics`).
+    """Finds the k most similar gallery rows of each query, identical on every machine (see :func:`rank_metrics`).
 
     Args:
-        query: ``(Q, D)`` features; the work happens on the device of a tensor.
+        query: ``(Q, D)`` features; a tensor's device is used for the computation.
         gallery: ``(G, D)`` features: tensor, array, memory map, or an iterable of blocks.
-        k: How many; all G when there are fewer.
+        k: Number of neighbours; all G if there are fewer.
         metric: ``cosine`` or ``euclidean``.
-        memory: Megabytes for one block and its similarities; None for what suits the device.
+        memory: Megabytes for one block and its similarities; None for the device's default.
 
     Returns:
-        Scores in the type of the features, rounded from float64.
+        Scores in the dtype of the features, rounded from float64.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
@@ -106,7 +106,7 @@ def _nearest(certified: Certified, k: int, memory: float, team: Threads) -> tupl
 
 
 def _one_by_one(certified: Certified, row: int, k: int, kth: float) -> tuple[FloatArray, IntArray]:
-    """The k best of one query, of whose gallery more than a few are within the bound of the k-th best product."""
+    """The k best of one query, if too many gallery rows are within the bound of the k-th best product."""
     scores = certified.scores
     limit = kth - 2 * certified.width(np.array([row]))[0]
     score, index = np.empty(0), np.empty(0, dtype=np.int64)
@@ -123,16 +123,16 @@ def _one_by_one(certified: Certified, row: int, k: int, kth: float) -> tuple[Flo
 
 
 class BestOfRows:
-    """Keeps the best entries of each row by their product, best first.
+    """Keeps the best entries of each row by product, best first.
 
     Args:
-        rows: How many rows there are.
-        kept: How many entries to keep.
-        dtype: Type of the entries.
+        rows: Number of rows.
+        kept: Number of entries to keep.
+        dtype: Dtype of the entries.
 
     Attributes:
-        value: ``(rows, kept)``, ``-inf`` where there was no entry yet.
-        index: ``(rows, kept)`` int64 column numbers, -1 where there was no entry yet.
+        value: ``(rows, kept)``, ``-inf`` where there is no entry yet.
+        index: ``(rows, kept)`` int64 column numbers, -1 where there is no entry yet.
     """
 
     def __init__(self, rows: int, kept: int, dtype: np.dtype[np.floating]) -> None:
@@ -140,19 +140,19 @@ class BestOfRows:
         self.index: IntArray = np.full((rows, kept), -1, dtype=np.int64)
 
     def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
-        """Merges a block in: rows ``begin`` to ``end``, columns from ``first`` on; columns come in ascending order."""
+        """Merges a block: rows ``begin`` to ``end``, columns from ``first`` on. Blocks come in column order."""
         if isinstance(values, Tensor):
             self._merge_on_device(begin, end, first, values)
             return
         kept = self.value.shape[1]
         bar = self.value[begin:end, -1:]
         if values.shape[1] > kept and (bar == -np.inf).any():
-            # As many entries of this block reach the least of its beginning; more than that need not be looked at.
+            # At least `kept` entries of this block reach the `kept`-th best of its beginning; smaller ones are dropped.
             sample = values[:, : max(SAMPLE, kept)]
             guess = np.partition(sample, sample.shape[1] - kept, axis=1)[:, -kept, None]
             hits = np.flatnonzero(values >= np.maximum(bar, guess))
         else:
-            # Equal to the least is not enough: among equals the earlier ones stay.
+            # Strictly larger: of equal entries the earlier ones are kept.
             hits = np.flatnonzero(values > bar)
         if len(hits):
             self._merge(begin, end, first, values, hits)
@@ -164,7 +164,7 @@ class BestOfRows:
         place = kept + np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         value = np.full((end - begin, kept + int(count.max())), np.inf, dtype=values.dtype)
         index = np.full(value.shape, -1, dtype=np.int64)
-        # Negated, because only an ascending sort can be stable.
+        # Negated, since only an ascending sort is stable.
         value[:, :kept], index[:, :kept] = -self.value[begin:end], self.index[begin:end]
         value[row, place], index[row, place] = -values.reshape(-1)[hits], column + first
         order = np.argsort(value, axis=1, kind="stable")[:, :kept]
@@ -181,7 +181,7 @@ class BestOfRows:
         self.index[begin:end] = np.take_along_axis(index, order, axis=1)
 
     def undecided(self, certified: Certified, k: int) -> IntArray:
-        """Rows of which more entries than are kept may be among the k best."""
+        """Rows in which entries that were not kept may belong to the k best."""
         rows, kept = self.value.shape
         if kept == len(certified.scores.gallery):
             return np.empty(0, dtype=np.int64)
@@ -190,14 +190,14 @@ class BestOfRows:
         return found
 
     def in_order(self, certified: Certified, *, everything: bool) -> tuple[FloatArray, IntArray]:
-        """The kept entries, those that the product cannot tell apart in the order of their scores.
+        """The kept entries; those too close in product are sorted by score.
 
         Args:
             certified: The bound and the scores.
-            everything: Whether all scores are wanted, also those that decide nothing.
+            everything: Whether to compute all scores, also those that do not affect the order.
 
         Returns:
-            ``(rows, kept)`` scores, and products less their shift where no score was needed; and columns.
+            ``(rows, kept)`` scores, or products minus their shift where no score was needed; and columns.
         """
         rows, kept = self.value.shape
         score, index = np.empty((rows, kept)), self.index.copy()
@@ -206,7 +206,7 @@ class BestOfRows:
             numbers = np.arange(begin, end)
             apart = value[:, :-1] - value[:, 1:] > 2 * certified.width(numbers)[:, None]
             ends = np.ones((end - begin, 1), dtype=bool)
-            # Runs of entries of which each is within the bound of the next.
+            # Runs of entries in which each is within the bound of the next.
             run = np.cumsum(np.concatenate([ends, apart], axis=1), axis=1)
             close = ~(np.concatenate([ends, apart], axis=1) & np.concatenate([apart, ends], axis=1)) | everything
             value -= certified.scores.shift[numbers][:, None]
@@ -238,7 +238,7 @@ def ranked_rows(
     *,
     metric: Metric = "cosine",
 ) -> RankedRows:
-    """Finds the k nearest gallery pictures of each query, ignored ones included, and says what each counts as.
+    """Finds the k nearest gallery pictures of each query, including ignored ones, and whether each is a match.
 
     Args and errors are those of :func:`rank_metrics` and :func:`nearest`.
 

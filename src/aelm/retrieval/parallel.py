@@ -1,4 +1,4 @@
-"""Sharing work out: pieces among the threads of one process, blocks among processes."""
+"""Parallel work: pieces for the threads of one process, blocks for processes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,18 +17,18 @@ from aelm.devices import issuing_threads
 
 T = TypeVar("T")
 
-# Bytes that one thread works on at a time, about what its cache holds.
+# Bytes that one thread processes at a time, about the size of its cache.
 CACHED = 2**21
 
 
 class Threads:
-    """Some threads, each of which multiplies and counts on one core.
+    """A pool of threads, each of which multiplies and counts on one core.
 
-    Torch's own threads keep spinning for a while after each product, and take their cores from whatever comes next;
-    threads that work piece by piece, products included, do not.
+    Torch's own threads spin for a while after each product and occupy the cores that the next operation needs. Threads
+    that do products and counting themselves avoid this.
 
     Args:
-        threads: How many.
+        threads: Number of threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -36,13 +36,13 @@ class Threads:
         self.pool = ThreadPoolExecutor(threads)
 
     def each(self, work: Callable[[T], None], items: Iterable[T]) -> None:
-        """Calls ``work`` for every item and waits for all; few items are drawn ahead, for they may be large."""
+        """Calls ``work`` for every item and waits for all; few items are fetched ahead, since they may be large."""
         if self.threads == 1:
             for item in items:
                 work(item)
             return
         running: deque[Future[None]] = deque()
-        # Threads do not take over the mode, in which alone its tensors may be written.
+        # New threads do not inherit inference mode, and its tensors can only be written in that mode.
         mode = torch.is_inference_mode_enabled()
 
         def alike(item: T) -> None:
@@ -57,7 +57,7 @@ class Threads:
             while running:
                 running.popleft().result()
         finally:
-            # After an error, nothing may go on writing into what the caller drops.
+            # After an error, no thread may still write to arrays that the caller frees.
             for future in running:
                 future.cancel()
             for future in running:
@@ -67,10 +67,10 @@ class Threads:
 
 @contextmanager
 def threads(device: torch.device) -> Iterator[Threads]:
-    """As many threads as torch uses, which meanwhile works on one; a single one for a GPU."""
+    """As many threads as torch uses, one for a GPU; meanwhile torch itself uses one."""
     before = torch.get_num_threads()
     count = issuing_threads(device)
-    # New threads take over this setting.
+    # New threads inherit this setting.
     torch.set_num_threads(1)
     team = Threads(count)
     try:
@@ -81,13 +81,13 @@ def threads(device: torch.device) -> Iterator[Threads]:
 
 
 class Share(NamedTuple):
-    """This process's part of work that all processes do together.
+    """This process's share of work split over processes.
 
     Attributes:
-        rank: Number of this process.
-        size: Processes in all.
-        device: Where the processes exchange arrays; a GPU under NCCL.
-        group: The processes; None for all.
+        rank: Rank of this process.
+        size: Number of processes.
+        device: Device for exchanging arrays; a GPU under NCCL.
+        group: The process group; None for all processes.
     """
 
     rank: int = 0
@@ -100,7 +100,7 @@ class Share(NamedTuple):
         return items[self.rank :: self.size]
 
     def sum(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Adds the arrays of all processes; exact for whole numbers, and for floats of which all but one are zero."""
+        """Sums the arrays of all processes; exact for integers, and for floats that are zero on all but one process."""
         if self.size == 1:
             return values
         tensor = torch.from_numpy(values).to(self.device)
@@ -109,7 +109,7 @@ class Share(NamedTuple):
         return total
 
     def largest(self, value: float) -> float:
-        """The largest of a number that each process has."""
+        """The maximum of a number over all processes."""
         if self.size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -121,7 +121,7 @@ ALONE = Share()
 
 
 def spans(length: int, size: int) -> list[tuple[int, int]]:
-    """Cuts ``0 .. length`` into runs of at most ``size``, all but equal in length.
+    """Splits ``0 .. length`` into runs of at most ``size`` and nearly equal length.
 
     >>> spans(10, 4)
     [(0, 4), (4, 7), (7, 10)]
@@ -131,9 +131,9 @@ def spans(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def each_rows(table: Tensor, work: Callable[[int, int, Any], None]) -> None:
-    """Calls ``work(begin, end, rows)`` for runs of rows: some cache-fulls on a CPU, the whole tensor on a GPU.
+    """Calls ``work(begin, end, rows)`` for runs of rows: a few cache sizes on a CPU, the whole tensor on a GPU.
 
-    Threads that did less at a time would wait for each other's turn at the interpreter.
+    With smaller runs, threads would wait for Python's global lock.
     """
     if table.device.type != "cpu":
         work(0, len(table), table)

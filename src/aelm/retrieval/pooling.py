@@ -1,4 +1,4 @@
-"""Several features made one: pictures of a person, of a track, and the neighbours of a query."""
+"""Averages of features: pictures of a person, of a track, and neighbours of a query."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class Pooled(NamedTuple):
         features: ``(N, D)`` of unit length.
         pids: ``(N,)`` int64.
         camids: ``(N,)`` int64.
-        group: ``(B,)`` int64, the row of ``features`` that each picture went into.
+        group: ``(B,)`` int64, row in ``features`` of each picture.
     """
 
     features: Tensor
@@ -30,15 +30,15 @@ class Pooled(NamedTuple):
 
 
 def pool_people(features: Array, pids: Any, camids: Any) -> Pooled:
-    """Averages all pictures of one identity and camera: multi-query evaluation, as Market-1501 has it.
+    """Averages all pictures of one identity and camera, for multi-query evaluation as in Market-1501.
 
     Args:
-        features: ``(B, D)``; brought to unit length before they are averaged.
+        features: ``(B, D)``; normalised to unit length before averaging.
         pids: ``(B,)``.
         camids: ``(B,)``.
 
     Raises:
-        TypeError: If ids are not whole numbers or features not floating-point.
+        TypeError: If ids are not integers or features not floating-point.
         ValueError: If lengths differ, or a row is zero, NaN or infinite.
 
     >>> pool_people(torch.eye(3), [7, 7, 8], [1, 1, 1]).features.shape
@@ -51,16 +51,16 @@ def pool_people(features: Array, pids: Any, camids: Any) -> Pooled:
 
 
 def pool_tracks(features: Array, tracks: Any, pids: Any, camids: Any) -> Pooled:
-    """Averages all pictures of one track, in the order of the track numbers.
+    """Averages all pictures of each track, in the order of track numbers.
 
     Args:
-        features: ``(B, D)``; brought to unit length before they are averaged.
-        tracks: ``(B,)`` track of each picture.
-        pids: ``(B,)``; one for each track.
-        camids: ``(B,)``; one for each track.
+        features: ``(B, D)``; normalised to unit length before averaging.
+        tracks: ``(B,)`` track number of each picture.
+        pids: ``(B,)``; the same within a track.
+        camids: ``(B,)``; the same within a track.
 
     Raises:
-        TypeError: If ids are not whole numbers or features not floating-point.
+        TypeError: If ids are not integers or features not floating-point.
         ValueError: If lengths differ, a track has two identities or cameras, or a row is zero, NaN or infinite.
     """
     numbers, people, cameras = (
@@ -84,8 +84,8 @@ def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *
     Args:
         query_features: ``(Q, D)``.
         gallery_features: ``(G, D)``.
-        k: Neighbours; a good value lies below the number of pictures that a person has.
-        alpha: Neighbours weigh their cosine (0 when negative) to this power; 0 weighs them like the query itself.
+        k: Number of neighbours; a good value is below the number of pictures per person.
+        alpha: Weight of a neighbour is its cosine (0 if negative) to this power; with 0 all weigh as much as the query.
 
     Returns:
         ``(Q, D)`` of unit length.
@@ -105,14 +105,14 @@ def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *
 
 
 def centralise(query_features: Array, gallery_features: Array, k: int = 2) -> tuple[Tensor, Tensor]:
-    """Neighbour centralisation: queries and gallery are each averaged with their k nearest gallery features, by cosine.
+    """Neighbour centralisation: averages each query and gallery item with its k nearest gallery features, by cosine.
 
-    No query takes part in another's average, nor in the gallery's: each is answered as if it came alone.
+    Queries are not used as neighbours, so each query's result does not depend on the others.
 
     Args:
         query_features: ``(Q, D)``.
         gallery_features: ``(G, D)``.
-        k: Neighbours beside the feature itself; a good value lies below the number of pictures that a person has.
+        k: Number of neighbours besides the feature itself; a good value is below the number of pictures per person.
 
     Returns:
         ``(Q, D)`` and ``(G, D)``, of unit length.
@@ -121,10 +121,10 @@ def centralise(query_features: Array, gallery_features: Array, k: int = 2) -> tu
         TypeError: If features are not floating-point tensors or arrays.
         ValueError: If k is below 1, dimensions differ, or a row is zero, NaN or infinite.
 
-    Reference: Yuan et al. 2025 (Pose2ID), who also let queries count as neighbours, and mutual ones alone.
+    Reference: Yuan et al. 2025 (Pose2ID), who also use queries as neighbours, and only mutual neighbours.
     """
     queries = expand_queries(query_features, gallery_features, k)
-    # Each item is its own nearest neighbour, or has an equal one in front of it.
+    # Each item is its own nearest neighbour, or an identical one comes first.
     found = nearest(gallery_features, gallery_features, min(k + 1, len(gallery_features)))
     gallery = _directions(gallery_features, "gallery_features")
     total = torch.zeros_like(gallery)
@@ -134,7 +134,7 @@ def centralise(query_features: Array, gallery_features: Array, k: int = 2) -> tu
 
 
 def mean_directions(features: Array, group: IntArray) -> Tensor:
-    """The mean of each group's rows, all of unit length: ``(number of groups, D)``.
+    """The unit-length mean of each group's normalised rows: ``(number of groups, D)``.
 
     Args:
         features: ``(B, D)``.
@@ -145,7 +145,7 @@ def mean_directions(features: Array, group: IntArray) -> Tensor:
     """
     directions = _directions(features)
     total = directions.new_zeros(int(group.max()) + 1, directions.shape[1])
-    # One after the other in order: a GPU's index_add_ adds in whatever order its threads come.
+    # Added in a fixed order: index_add_ on a GPU adds in any order.
     order = np.argsort(group.reshape(-1), kind="stable")
     starts = np.searchsorted(group.reshape(-1)[order], np.arange(len(total) + 1))
     place = 0

@@ -1,6 +1,6 @@
-"""The fast product of query and gallery features: a filter, which may round as it likes.
+"""The fast product of query and gallery features, used as a filter; its rounding does not matter.
 
-What a pair of features scores is defined in :mod:`aelm.retrieval.score`. Here BLAS comes near it.
+The exact score of a pair is defined in :mod:`aelm.retrieval.score`. BLAS approximates it here.
 """
 
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ def multiply(query: Tensor, gallery: Tensor, out: Tensor, *, onto: bool = False)
         query: ``(Q, D)``.
         gallery: ``(G, D)``.
         out: ``(Q, G)``.
-        onto: Add to what stands in ``out``.
+        onto: Whether to add to ``out``.
     """
     return torch.addmm(out, query, gallery.T, beta=int(onto), out=out)
 
@@ -46,7 +46,7 @@ def minus_squared_distances(
 
 
 def prepare_queries(query: Tensor, metric: Metric) -> Tensor:
-    """Queries such that ``finish(query @ gallery.T)`` is the similarity: of unit length, or doubled.
+    """Scales queries so that ``finish(query @ gallery.T)`` is the similarity: to unit length, or doubled.
 
     Raises:
         ValueError: As :func:`gallery_weights`.
@@ -58,12 +58,12 @@ def prepare_queries(query: Tensor, metric: Metric) -> Tensor:
 def finish(values: Any, weights: Tensor, metric: Metric) -> None:
     """Turns products into similarities, in place: the cosine, or minus the squared distance plus ``|q|^2``.
 
-    The term of the query moves its whole row alike and so leaves the ranking as it is.
+    ``|q|^2`` is constant in a row, so it does not change the ranking.
 
     Args:
         values: ``(Q, G)`` products of prepared queries and gallery, a tensor or an array.
         weights: ``(G,)``, on the same device, from :func:`gallery_weights`.
-        metric: Which similarity.
+        metric: The similarity.
     """
     aligned = weights if isinstance(values, Tensor) else weights.numpy()
     if metric == "cosine":
@@ -75,16 +75,16 @@ def finish(values: Any, weights: Tensor, metric: Metric) -> None:
 def gallery_weights(
     features: Tensor, metric: Metric, name: str = "gallery_features", rows: IntArray | None = None
 ) -> Tensor:
-    """Length (cosine) or squared length (euclidean) of every row, which finds unusable rows on the way.
+    """Length (cosine) or squared length (euclidean) of every row; also finds invalid rows.
 
     Args:
         features: ``(N, D)``.
-        metric: Zero rows have no direction, so ``cosine`` refuses them.
-        name: What to call the features in an error.
-        rows: ``(N,)`` row numbers to name in an error; 0 .. N-1 when None.
+        metric: ``cosine`` rejects zero rows, which have no direction.
+        name: Name of the features in errors.
+        rows: ``(N,)`` row numbers for errors; None for 0 .. N-1.
 
     Raises:
-        ValueError: If a row holds NaN or infinity, is too long for its type, or is zero under ``cosine``.
+        ValueError: If a row holds NaN or infinity, overflows its dtype, or is zero under ``cosine``.
     """
     weights = unchecked_weights(features, metric)
     finite = torch.isfinite(weights)
@@ -102,17 +102,17 @@ def gallery_weights(
 
 
 def unchecked_weights(features: Tensor, metric: Metric) -> Tensor:
-    """What :func:`gallery_weights` gives, whatever the rows hold."""
+    """Like :func:`gallery_weights`, without checks."""
     return torch.linalg.vector_norm(features, dim=1) if metric == "cosine" else squared_lengths(features)
 
 
 def squared_lengths(features: Tensor) -> Tensor:
-    """Squared length of every row, some rows at a time."""
+    """Squared length of every row, computed in chunks."""
     return torch.cat([(part * part).sum(dim=1) for part in torch.split(features, CHUNK)])
 
 
 def check_metric(metric: str) -> None:
-    """Refuses a metric that does not exist."""
+    """Raises ValueError for an unknown metric."""
     if metric not in get_args(Metric):
         raise InputError(f"`metric` must be one of {', '.join(get_args(Metric))}, got {metric!r}")
 

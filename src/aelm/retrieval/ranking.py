@@ -1,8 +1,8 @@
 """Exact mAP, CMC and mINP at the speed of the matrix product, the same on every machine.
 
-A match of similarity s has rank 1 + (entries that stand above it): nothing else is put in order. Entries are counted by
-their products, which are within a bound of their scores. What lies within the bound of a match is compared with it by
-score, and by gallery order where scores are equal. Counts add up over blocks of the gallery, which need not be held.
+The rank of a match is 1 + the number of entries above it: only counts are needed, no full sort. Entries are counted by
+their products, which are within a bound of their scores. Entries within the bound of a match are compared with it by
+score, and by gallery order if scores are equal. Counts are summed over gallery blocks, so the gallery can be streamed.
 """
 
 from typing import Any
@@ -43,9 +43,9 @@ from aelm.types import InputError
 
 CPU = torch.device("cpu")
 
-# Matches of each group of queries whose products are checked, beside those that are near to something.
+# Matches per group of queries whose products are checked, besides those near other entries.
 CHECKED = 64
-# Queries ranked at once: fewer leave the matrix product short of work; more take memory and leave less to share out.
+# Queries ranked at once: fewer make the matrix product slow; more need memory and leave fewer groups to share.
 ROWS = 1728
 
 
@@ -62,34 +62,34 @@ def rank_metrics(
     max_rank: int = 50,
     memory: float | None = None,
 ) -> RankResult:
-    """Ranks the gallery for every query and scores the ranking, exactly.
+    """Ranks the gallery for every query and computes exact scores.
 
-    Gallery pictures of pid -1 (junk) take no part, nor, for each query, those of its own pid and camera. Ties resolve
-    as a stable sort by gallery order would. Queries without a match are skipped and counted.
+    Gallery pictures of pid -1 (junk) are ignored, and for each query those of its own pid and camera. Ties are broken
+    by gallery order, as in a stable sort. Queries without a match are skipped and counted.
 
-    Ranks are the same to the last one on every processor and device, whatever its matrix product rounds to: pairs that
-    the product cannot tell apart are compared by a score in float64 whose operations and order are fixed
+    Ranks are identical on every processor and device, independent of the rounding of its matrix product: pairs whose
+    products are too close are compared by a float64 score with a fixed order of operations
     (:mod:`aelm.retrieval.score`).
 
     Args:
-        query_features: ``(Q, D)`` tensor or array of any floating-point type; what lies below float32 is widened to
-            it. The work happens on the device of this tensor.
+        query_features: ``(Q, D)`` tensor or array of any floating-point dtype; lower precision is converted to float32.
+            The computation runs on this tensor's device.
         gallery_features: ``(G, D)`` tensor, array or memory map, or an iterable of ``(b, D)`` blocks in gallery order.
         query_pids: ``(Q,)`` identities, 0 or above.
         gallery_pids: ``(G,)`` identities, -1 for junk.
         query_camids: ``(Q,)`` cameras.
         gallery_camids: ``(G,)`` cameras.
         metric: ``cosine`` or ``euclidean``.
-        distances: Instead of both features (then None): ``(Q, G)`` distances, smaller is closer, from :func:`rerank`
-            or elsewhere; or an iterable of ``(b, G)`` blocks in query order.
+        distances: Replaces both features (then None): ``(Q, G)`` distances, smaller is closer, for example from
+            :func:`rerank`; or an iterable of ``(b, G)`` blocks in query order.
         max_rank: Length of the CMC curve; may exceed the gallery.
-        memory: Megabytes for similarities; None for what suits the device. Results do not depend on it.
+        memory: Megabytes for similarities; None for the device's default. Results do not depend on it.
 
     Raises:
-        TypeError: If ids are not whole numbers or features not floating-point.
+        TypeError: If ids are not integers or features not floating-point.
         ValueError: If shapes or devices disagree, a side is empty, an id is below -1, a query is junk, a value is NaN
-            or infinite, a row is zero under ``cosine``, or no query at all has a match. The message says which rows
-            and what to do.
+            or infinite, a row is zero under ``cosine``, or no query has a match. The message names the rows and what to
+            do.
 
     >>> features = np.eye(3)
     >>> rank_metrics(features, features, [0, 1, 2], [0, 1, 2], [1, 1, 1], [2, 2, 2]).mAP
@@ -120,19 +120,19 @@ def rank_pairs(
     memory: float | None = None,
     share: Share = ALONE,
 ) -> IntArray:
-    """Ranks every match; each process does its share of the work and has the whole result.
+    """Ranks every match; each process does its share of the work and gets the full result.
 
-    Args are those of :func:`rank_metrics`, with the labels checked and the pairs listed.
+    Args are those of :func:`rank_metrics`, with checked labels and their pairs.
 
     Returns:
-        ``(K,)`` int64 for the K pairs: ranks from 1, and 0 where the pair is no match.
+        ``(K,)`` int64 for the K pairs: ranks from 1, and 0 if the pair is not a match.
     """
     check_metric(metric)
     query = query_tensor(query_features, gallery_features)
     if len(query) != len(labels.query_pids):
         raise InputError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
     taking_part = labels.gallery_pids != JUNK
-    # Junk is dropped, so columns are counted among what is left.
+    # Junk is dropped, so columns are renumbered.
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
     room = block_memory(query.device) if memory is None else memory
     with torch.no_grad(), full_precision(), threads(query.device) as team:
@@ -150,13 +150,13 @@ def rank_pairs(
 def _rank_whole_rows(
     certified: Certified, pairs: PidPairs, groups: list[tuple[int, int]], team: Threads, share: Share
 ) -> IntArray:
-    """Ranks by full rows of similarities, some queries at a time; thresholds are the products of the matches."""
+    """Ranks with full rows of similarities, some queries at a time; thresholds are the products of the matches."""
     scores = certified.scores
     query, gallery, metric = scores.prepared, scores.gallery, scores.metric
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     buffer = query.new_empty(max(end - begin for begin, end in groups), len(gallery))
     weights = query.new_empty(len(gallery))
-    # A process without a group still looks for broken rows, so that all of them stop at the same error.
+    # A process without a group still checks the rows, so all processes raise the same error.
     mine = share.deal(groups) or [(0, 0)]
     for begin, end in mine:
         values = buffer[: end - begin]
@@ -181,14 +181,14 @@ def _rank_whole_rows(
 
             each_rows(values[span[0] : span[1]], work)
 
-        # Several parts for each thread, since some queries cost more than others.
+        # Several parts per thread, since some queries take longer than others.
         parts = 8 * team.threads if values.device.type == "cpu" else 1
         team.each(rank_part, spans(len(values), max(1, -(-len(values) // parts))))
     return share.sum(rank)
 
 
 def _check_some(certified: Certified, values: Tensor, weights: Tensor, pairs: PidPairs, begin: int, end: int) -> None:
-    """Checks the products of some matches of queries ``begin`` to ``end``, spread evenly over them."""
+    """Checks the products of some matches of queries ``begin`` to ``end``, evenly spread."""
     match = pairs.start[begin] + np.flatnonzero(pairs.is_match[pairs.start[begin] : pairs.start[end]])
     some = match[:: max(1, len(match) // CHECKED)]
     row, column = pairs.query[some], pairs.gallery[some]
@@ -198,7 +198,7 @@ def _check_some(certified: Certified, values: Tensor, weights: Tensor, pairs: Pi
 
 
 def _rank_features(certified: Certified, values: Values | Tensor, pairs: PidPairs, begin: int, end: int) -> IntArray:
-    """Ranks the matches of queries ``begin`` to ``end`` by their whole rows of similarities."""
+    """Ranks the matches of queries ``begin`` to ``end`` with full rows of similarities."""
     own = some_queries(pairs, begin, end)
     match = np.flatnonzero(own.is_match)
     row, column = own.query[match] + begin, own.gallery[match]
@@ -231,14 +231,14 @@ def _rank_streamed(certified: Certified, pairs: PidPairs, memory: float, team: T
     above = np.zeros(len(match), dtype=np.int64)
 
     def visit(begin: int, end: int, first: int, values: Values | Tensor) -> None:
-        """Counts what stands above each match in a block."""
+        """Counts the entries above each match in a block."""
         low, high = np.searchsorted(ordered, [first, first + values.shape[1]])
         own = by_gallery[low:high]
         own = own[(pairs.query[own] >= begin) & (pairs.query[own] < end) & ~pairs.is_match[own]]
         mask(values, pairs.query[own] - begin, pairs.gallery[own] - first)
         part = slice(*np.searchsorted(row, [begin, end]))
         rows, columns = row[part], column[part]
-        # The product of each match is checked in its own block.
+        # The product of each match is checked in the block that holds it.
         here = (columns >= first) & (columns < first + values.shape[1])
         product = take(values, rows[here] - begin, columns[here] - first)
         certified.note(rows[here], product, score[part][here])
@@ -256,7 +256,7 @@ def _rank_streamed(certified: Certified, pairs: PidPairs, memory: float, team: T
 
 
 def _rank_distances(distances: Features, labels: Labels, pairs: PidPairs) -> IntArray:
-    """Ranks every match by ready distances, some rows at a time."""
+    """Ranks every match by given distances, some rows at a time."""
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     junk = np.flatnonzero(labels.gallery_pids == JUNK)
     done = 0
@@ -287,7 +287,7 @@ def _rank_distances(distances: Features, labels: Labels, pairs: PidPairs) -> Int
 
 
 def _rank_as_given(values: Values, pairs: PidPairs) -> IntArray:
-    """Ranks the matches of some queries by ready similarities, which are compared as they are."""
+    """Ranks the matches of some queries by given similarities, without scores."""
     match = np.flatnonzero(pairs.is_match)
     mask(values, pairs.query[~pairs.is_match], pairs.gallery[~pairs.is_match])
     row, column = pairs.query[match], pairs.gallery[match]

@@ -1,8 +1,8 @@
 """Re-ranking with k-reciprocal encoding, sparse. Reference: Zhong et al., CVPR 2017, and their dense Python code.
 
-Two pictures of one person have each other, and each other's neighbours, among their nearest. Each item is encoded by
-its reciprocal neighbours, weighted by how near they are; the Jaccard distance of two encodings corrects the original
-distance. The encodings have some hundred entries each, whatever N: nothing here is N x N.
+Two pictures of one person are usually among each other's nearest neighbours, and share neighbours. Each item is encoded
+by its reciprocal neighbours, weighted by similarity; the Jaccard distance of two encodings corrects the original
+distance. Each encoding has some hundred entries for any N: no dense N x N table is needed.
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ from aelm.retrieval.product import Metric, check_metric, gallery_weights, minus_
 from aelm.retrieval.score import Certified, Scores, certify, lengths
 from aelm.types import InputError
 
-# Queries whose distances are made at once.
+# Queries whose distances are computed at once.
 ROWS = 1152
-# Queries whose codes are compared at once, by one thread.
+# Queries whose codes one thread compares at once.
 AT_ONCE = 8
-# Pairs whose distances are made at once.
+# Pairs whose distances are computed at once.
 PAIRS = 4096
-# Neighbours remembered, as a multiple of the k1 + 1 that matter: they hold most distances that the encoding asks for.
+# Stored neighbours as a multiple of k1 + 1: they include most distances that the encoding needs.
 REMEMBERED = 3
-# Items multiplied with one another at once.
+# Rows and columns of one tile of the product of all items.
 TILE = 4096
-# Columns of a tile turned into rows at once.
+# Columns of a tile transposed at once.
 TURNED = 256
 SQUARE = 64
 
@@ -48,15 +48,15 @@ def rerank(
     lambda_value: float = 0.3,
     metric: Metric = "cosine",
 ) -> Values:
-    """Distances of queries to gallery, corrected by whom they have as neighbours in common.
+    """Distances of queries to gallery, corrected by common neighbours.
 
     Args:
         query_features: ``(Q, D)``.
         gallery_features: ``(G, D)``.
-        k1: Neighbours among which reciprocity is asked for, beside the item itself.
-        k2: Neighbours, the item among them, over which encodings are averaged; 1 for none.
+        k1: Number of neighbours for the reciprocity test, besides the item itself.
+        k2: Number of neighbours, including the item itself, over which encodings are averaged; 1 for none.
         lambda_value: Weight of the original distance.
-        metric: ``cosine`` brings features to unit length first, ``euclidean`` takes them as they are.
+        metric: ``cosine`` normalises features to unit length first, ``euclidean`` does not.
 
     Returns:
         ``(Q, G)`` distances, smaller is closer; for ``rank_metrics(..., distances=...)``.
@@ -89,7 +89,7 @@ def rerank_blocks(
     lambda_value: float = 0.3,
     metric: Metric = "cosine",
 ) -> Iterator[Values]:
-    """As :func:`rerank`, some rows ``(b, G)`` at a time: ``rank_metrics`` takes them so, and nothing is Q x G.
+    """Like :func:`rerank`, but yields blocks ``(b, G)`` for ``rank_metrics``, without a full Q x G table.
 
     >>> next(rerank_blocks(torch.eye(4)[:1], torch.eye(4), k1=2, k2=1)).shape
     (1, 4)
@@ -124,24 +124,24 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
 
 
 def _to_unit(items: Tensor) -> None:
-    """Brings rows to unit length in place, by defined lengths: items are the same on every machine."""
+    """Normalises rows in place, with bit-identical lengths on every machine."""
     for part in torch.split(items, TURNED):
         part.copy_(part.double() / torch.from_numpy(lengths(part)).to(part.device)[:, None])
 
 
 def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 20, k2: int = 6) -> sparse.csr_array:
-    """Which of N items are similar: ``(N, N)``, symmetric, the k nearest of each item and nothing on the diagonal.
+    """Similarity graph of N items: ``(N, N)``, symmetric, with the k nearest of each item and an empty diagonal.
 
     Args:
-        features: ``(N, D)``; brought to unit length.
-        k: How many at most.
-        rerank: Entries are the share that two items have of their k-reciprocal neighbours (1 minus the Jaccard
-            distance, as re-ranking has it with ``lambda_value=0``) instead of cosines.
+        features: ``(N, D)``; normalised to unit length.
+        k: Number of neighbours at most.
+        rerank: Whether entries are the overlap of k-reciprocal neighbours (1 minus the Jaccard distance, as in
+            re-ranking with ``lambda_value=0``) instead of cosines.
         k1: See :func:`rerank`.
         k2: Likewise.
 
     Raises:
-        TypeError: If features are no floating-point tensor or array.
+        TypeError: If features are not a floating-point tensor or array.
         ValueError: If a number is below 1, a value is not finite or a row is zero.
 
     >>> graph = neighbour_graph(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), k=1)
@@ -175,13 +175,13 @@ def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 
 
 
 def _largest(values: Values, first: int, count: int) -> tuple[IntArray, Values]:
-    """Columns and values of the largest entries of some rows, of which number ``first`` is the topmost."""
+    """Columns and values of the ``count`` largest entries of some rows."""
     column = np.argpartition(-values, min(count, values.shape[1]) - 1, axis=1)[:, :count]
     return column, np.take_along_axis(values, column, axis=1)
 
 
 class Neighbours(NamedTuple):
-    """What re-ranking needs of the N x N squared distances.
+    """The part of the N x N squared distances that re-ranking needs.
 
     Attributes:
         item: ``(N, k)`` int64, nearest first, ties by item.
@@ -197,12 +197,12 @@ class Neighbours(NamedTuple):
 def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
     """Finds the k nearest of all items for each item, itself included.
 
-    The product is symmetric, so each tile above the diagonal serves its rows, and, turned, its columns.
+    The product is symmetric: each tile above the diagonal is used for its rows and, transposed, for its columns.
 
     Args:
-        items: ``(N, D)``; squared Euclidean distances are taken between them as they are.
-        k: How many; N at most.
-        team: Who does it.
+        items: ``(N, D)``, not normalised; distances are squared Euclidean.
+        k: Number of neighbours; N at most.
+        team: The threads.
     """
     N = len(items)
     squared = squared_lengths(items)
@@ -210,7 +210,7 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
     best, largest = BestOfRows(N, min(k + SPARE, N), dtype), np.zeros(N, dtype=dtype)
 
     def visit(rows: Tensor, begin: int, first: int) -> None:
-        """Takes in minus squared distances of items from ``begin`` on to items from ``first`` on."""
+        """Merges minus squared distances of items from ``begin`` on to items from ``first`` on."""
 
         def work(low: int, high: int, values: Any) -> None:
             low, high = begin + low, begin + high
@@ -249,13 +249,13 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
         return Neighbours(index[:, :k], np.maximum(-score[:, :k], 0).astype(dtype), largest)
 
     scores = Scores(items, GalleryBlocks(items, items), "euclidean")
-    for low, high in spans(N, TILE):  # what is kept are products less their shift
+    for low, high in spans(N, TILE):  # stored values are products minus their shift
         best.value[low:high] += scores.shift[low:high, None].astype(dtype)
     return certify(scores, attempt)
 
 
 def _turn(part: Tensor) -> Tensor:
-    """The transpose, row after row in memory; in small squares, which a cache holds, it takes a tenth of the time."""
+    """The contiguous transpose; in small squares that fit in the cache it is ten times faster."""
     if part.device.type != "cpu":
         return part.T.contiguous()
     table, turned = part.numpy(), part.new_empty(part.shape[::-1])
@@ -265,7 +265,7 @@ def _turn(part: Tensor) -> Tensor:
 
 
 def _encode(items: Tensor, near: Neighbours, k1: int) -> sparse.csr_array:
-    """``(N, N)`` weights of each item's reciprocal neighbours, and of theirs where the two sets mostly agree."""
+    """``(N, N)`` weights of each item's reciprocal neighbours, and of their neighbours if the two sets mostly agree."""
     mutual, half = _reciprocal(near.item[:, : k1 + 1]), _reciprocal(near.item[:, : round(k1 / 2) + 1])
     common = sparse.csr_array((mutual @ half.T).multiply(mutual))
     common.data = (common.data > 2 / 3 * np.diff(half.indptr)[common.indices]).astype(np.int32)
@@ -273,7 +273,7 @@ def _encode(items: Tensor, near: Neighbours, k1: int) -> sparse.csr_array:
     expanded = sparse.csr_array(mutual + common @ half)
     column = expanded.indices.astype(np.int64)
     row = np.repeat(np.arange(len(items)), np.diff(expanded.indptr))
-    # All items may be one and the same.
+    # All items may be identical.
     largest = np.where(near.largest > 0, near.largest, 1)
     weight = np.exp(-_look_up(items, near, row, column) / largest[row])
     weight /= np.bincount(row, weight, len(items))[row]
@@ -281,7 +281,7 @@ def _encode(items: Tensor, near: Neighbours, k1: int) -> sparse.csr_array:
 
 
 def _reciprocal(index: IntArray) -> sparse.csr_array:
-    """Ones where two items are among each other's neighbours."""
+    """Ones where two items are neighbours of each other."""
     N, k = index.shape
     ones = np.ones(N * k, dtype=np.int32)
     among = sparse.csr_array((ones, index.ravel(), np.arange(0, N * k + 1, k)), shape=(N, N))
@@ -289,7 +289,7 @@ def _reciprocal(index: IntArray) -> sparse.csr_array:
 
 
 def _look_up(items: Tensor, near: Neighbours, row: IntArray, column: IntArray) -> Values:
-    """Squared distances of some pairs: most are remembered, the others are computed."""
+    """Squared distances of some pairs: most are stored, the others are computed."""
     N = len(items)
     order = np.argsort(near.item, axis=1)
     keys = (np.take_along_axis(near.item, order, axis=1) + np.arange(N)[:, None] * N).ravel()
@@ -305,7 +305,7 @@ def _look_up(items: Tensor, near: Neighbours, row: IntArray, column: IntArray) -
 
 
 def _average(codes: sparse.csr_array, near: Neighbours, k2: int) -> sparse.csr_array:
-    """Local query expansion: the mean code of each item's k2 nearest, itself among them."""
+    """Local query expansion: the mean code of each item's k2 nearest, including itself."""
     if k2 == 1:
         return codes
     index = near.item[:, :k2]
@@ -345,7 +345,7 @@ def _distances(
 
 
 def _jaccard(codes: sparse.csr_array, by_neighbour: sparse.csc_array) -> Values:
-    """Jaccard distances of some codes to those of the gallery, from the entries that they share."""
+    """Jaccard distances of some codes to the gallery's codes, from their common entries."""
     R, G = codes.shape[0], by_neighbour.shape[0]
     start, size = by_neighbour.indptr[codes.indices], np.diff(by_neighbour.indptr)[codes.indices]
     entry = np.arange(size.sum()) + np.repeat(start - (np.cumsum(size) - size), size)

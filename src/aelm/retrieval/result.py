@@ -1,4 +1,4 @@
-"""From the ranks of the matches to every score that re-ID papers print."""
+"""Computes the usual re-ID scores from the ranks of the matches."""
 
 import math
 from typing import NamedTuple
@@ -11,26 +11,26 @@ from aelm.types import InputError
 
 
 class RankResult(NamedTuple):
-    """What a ranking is worth. All scores are fractions in 0 .. 1; ranks count from 1, with ignored pictures removed.
+    """Scores of a ranking, as fractions in 0 .. 1; ranks start at 1, with ignored pictures removed.
 
     Attributes:
         mAP: Mean of ``(1/R) sum k / r_k``, the formula of torchreid, fast-reid, BoT and TransReID.
         mAP_trapezoid: Mean of ``(1/R) sum 1/2 [k / r_k + (k-1) / (r_k - 1)]``, Market-1501's official code.
         mINP: Mean of ``R / r_R``.
-        cmc: ``(max_rank,)`` float64: share of queries whose first match stands at rank k or before.
-        average_precision: ``(Q,)`` float64, NaN for a skipped query; so are the next two.
+        cmc: ``(max_rank,)`` float64: share of queries whose first match has rank k or better.
+        average_precision: ``(Q,)`` float64, NaN for a skipped query, as are the next two.
         average_precision_trapezoid: ``(Q,)`` float64.
         inverse_negative_penalty: ``(Q,)`` float64, ``R / r_R`` of each query.
         first_rank: ``(Q,)`` int64, rank of the first match; 0 for a skipped query.
         match_query: ``(M,)`` int64, the query of every match, ascending.
-        match_gallery: ``(M,)`` int64, the gallery row of every match, best first within a query.
+        match_gallery: ``(M,)`` int64, the gallery row of every match, best first for each query.
         match_rank: ``(M,)`` int64, its rank.
         query_pids: ``(Q,)`` int64, as given.
         query_camids: ``(Q,)`` int64, as given.
-        num_queries: Q, skipped ones included.
-        num_skipped: Queries without any match, left out of every mean.
+        num_queries: Q, including skipped ones.
+        num_skipped: Queries without a match, left out of all means.
         num_junk: Gallery pictures of pid -1.
-        num_distractors: Gallery pictures of an identity that no query has.
+        num_distractors: Gallery pictures of an identity without a query.
     """
 
     mAP: float
@@ -52,13 +52,13 @@ class RankResult(NamedTuple):
     num_distractors: int
 
     def scalars(self) -> dict[str, float]:
-        """The scores by their names in logs: mAP, mAP_trapezoid, mINP, rank1, rank5, rank10."""
+        """The scores by logged name: mAP, mAP_trapezoid, mINP, rank1, rank5, rank10."""
         return _scalars(self, np.ones(self.num_queries, dtype=bool))
 
     def by_camera(self) -> dict[int, dict[str, float]]:
-        """The same scores for the queries of each camera, with ``num_queries`` and ``num_skipped`` beside them.
+        """The same scores for the queries of each camera, with ``num_queries`` and ``num_skipped``.
 
-        A camera whose queries were all skipped has NaN for its scores.
+        Scores are NaN for a camera whose queries were all skipped.
         """
         cameras = {}
         for camid in np.unique(self.query_camids).tolist():
@@ -70,11 +70,11 @@ class RankResult(NamedTuple):
 
 
 def score_ranks(labels: Labels, pairs: PidPairs, rank: IntArray, max_rank: int) -> RankResult:
-    """Turns the ranks of all matches into a :class:`RankResult`.
+    """Computes a :class:`RankResult` from the ranks of all matches.
 
     Args:
         labels: Checked labels.
-        pairs: All pairs of one identity; at least one of them a match.
+        pairs: All pairs of the same identity, with at least one match.
         rank: ``(K,)`` int64, the rank of every match from 1.
         max_rank: Length of the CMC curve; may exceed the gallery.
     """
@@ -133,25 +133,25 @@ def _scalars(result: RankResult, chosen: NDArray[np.bool_]) -> dict[str, float]:
 
 
 class Interval(NamedTuple):
-    """A confidence interval; both ends are fractions in 0 .. 1, and NaN where nothing supports one."""
+    """A confidence interval; both ends are fractions in 0 .. 1, or NaN if the data does not support one."""
 
     low: float
     high: float
 
 
-MIN_PEOPLE = 5  # fewer, drawn with replacement, say nothing about others: of one, each draw is the same
+MIN_PEOPLE = 5  # too few people give no meaningful interval: with one, every resample is the same
 
 
 def percentiles(means: FloatArray, people: int, confidence: float = 0.95) -> Interval:
-    """The interval that the middle of some draws spans.
+    """The central percentile interval of bootstrap samples.
 
     Args:
-        means: ``(samples,)``, a score in each draw.
-        people: How many identities were drawn from.
+        means: ``(samples,)``, the score in each sample.
+        people: Number of resampled identities.
         confidence: Share of the draws.
 
     Returns:
-        NaN for both ends where there are fewer than ``MIN_PEOPLE`` identities, or no draw lies beyond each end.
+        NaN for both ends if there are fewer than ``MIN_PEOPLE`` identities, or no sample lies beyond each end.
 
     >>> percentiles(np.linspace(0, 1, 101), people=5, confidence=0.5)
     Interval(low=0.25, high=0.75)
@@ -168,19 +168,19 @@ def percentiles(means: FloatArray, people: int, confidence: float = 0.95) -> Int
 def bootstrap(
     result: RankResult, *, samples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
-    """Percentile intervals of the scores, by the names of :meth:`RankResult.scalars`.
+    """Bootstrap percentile intervals of the scores, by the names of :meth:`RankResult.scalars`.
 
-    Queries of one identity share their gallery pictures and so succeed or fail together. Resampling queries would
-    take them for independent and give intervals that are too narrow; so whole identities are drawn, with replacement.
+    Queries of one identity share their gallery pictures and are correlated. Resampling queries as if independent would
+    give intervals that are too narrow, so whole identities are resampled with replacement.
 
     Args:
         result: What :func:`rank_metrics` returned.
         samples: Draws.
-        confidence: Share of the draws that the interval spans.
-        seed: Of the draws; the same seed gives the same intervals.
+        confidence: Share of the samples inside the interval.
+        seed: Random seed; the same seed gives the same intervals.
 
     Returns:
-        Both ends of an interval are NaN where fewer than five identities, or too few draws, support it.
+        Both ends of an interval are NaN if there are fewer than five identities, or too few samples.
 
     Raises:
         ValueError: If ``samples`` is below 1 or ``confidence`` not between 0 and 1.
@@ -209,15 +209,15 @@ def bootstrap(
 
 
 def resamples(pids: IntArray, samples: int, seed: int = 0) -> tuple[IntArray, IntArray]:
-    """How often each identity is drawn, with replacement, in each of some draws of as many identities as there are.
+    """Bootstrap over identities: how often each identity is drawn, with replacement, in each sample.
 
     Args:
-        pids: ``(n,)``, whose each value is.
+        pids: ``(n,)``, identity of each value.
         samples: Draws.
         seed: Of the draws.
 
     Returns:
-        ``(samples, I)`` times that each of the I identities is drawn, and ``(n,)`` which of them each value belongs to.
+        ``(samples, I)`` counts of each of the I identities, and ``(n,)`` the identity index of each value.
     """
     people, identity = np.unique(pids, return_inverse=True)
     count = len(people)

@@ -1,9 +1,9 @@
-"""What a pair of features scores, the same to the last bit on every machine, and how far a fast product is from it.
+"""The score of a pair of features, bit-identical on every machine, and a bound on the error of the fast product.
 
-A matrix product rounds as its library, processor, device and block shape have it. So the score of a pair is *defined*:
-float64, each product and each sum an elementwise operation of its own, in one fixed order. Every machine whose floats
-follow IEEE 754 has the same bits. The fast product is a filter: it is within a bound of the score, and what it cannot
-tell apart is compared by the score.
+The rounding of a matrix product depends on library, processor, device and block shape. So the score of a pair is
+*defined*: in float64, with elementwise products and sums in a fixed order. Every machine with IEEE 754 floats gives the
+same bits. The fast product is a filter: it is within a bound of the score, and pairs that are too close are compared by
+score.
 """
 
 import logging
@@ -26,23 +26,23 @@ from aelm.types import NotFiniteError
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# Pairs scored at once; fewer would stay in the cache, and threads would wait for each other's turn at the interpreter.
+# Pairs scored at once; fewer fit the cache better, but threads would wait for Python's global lock.
 PAIRS = 192
-# Pairs beyond which it pays to look for duplicates.
+# Number of pairs above which searching for duplicates pays off.
 MANY = 20_000
-# The bound is this many times the largest error of the first sample, and at least so many roundings of the type.
+# The bound is MARGIN times the largest error of the first sample, and at least ROUNDINGS roundings of the dtype.
 MARGIN = 5
 ROUNDINGS = 2
-# An error beyond this share of the bound widens it, and the work is done again.
+# An error above this share of the bound widens the bound and repeats the work.
 FULL = 0.9
 # Queries and gallery rows of the first sample.
 SAMPLED_QUERIES, SAMPLED_ROWS = 64, 256
-# Of a product no larger than this every entry is looked at.
+# Products of at most this many entries are checked completely.
 ALL_SAMPLED = 512
 
 
 def ordered_sum(terms: Any) -> Any:
-    """Sums each row ``(n, D)`` of float64 in one fixed order: the second half onto the first, until one is left.
+    """Sums each row of float64 ``(n, D)`` in a fixed order: adds the second half to the first until one value is left.
 
     ``terms``, a tensor or an array, is overwritten.
 
@@ -61,9 +61,9 @@ def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> Tensor:
     """The defined score of each pair of rows: the cosine, or minus the squared Euclidean distance.
 
     Args:
-        left: ``(n, D)`` features of any float type; widened to float64, which is exact.
+        left: ``(n, D)`` features of any float dtype; converted to float64, which is exact.
         right: ``(n, D)``.
-        metric: Which score.
+        metric: The score.
 
     Returns:
         ``(n,)`` float64, on the CPU.
@@ -81,14 +81,14 @@ def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> Tensor:
 
 
 def _cosine(products: FloatArray, mine: FloatArray, theirs: FloatArray) -> FloatArray:
-    # By numpy, which takes the processor's own root. Torch may take that of a library, whose last bit is another.
+    # numpy uses the processor's exact square root; torch may use a library's, whose last bit can differ.
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         cosine: FloatArray = products / (np.sqrt(mine) * np.sqrt(theirs))
     return cosine
 
 
 def lengths(features: Tensor) -> FloatArray:
-    """Lengths ``(n,)`` of all rows in float64, by sums of one fixed order.
+    """Lengths ``(n,)`` of all rows in float64, summed in a fixed order.
 
     >>> lengths(torch.tensor([[3.0, 4.0]]))
     array([5.])
@@ -100,7 +100,7 @@ def lengths(features: Tensor) -> FloatArray:
 
 
 class Workspace:
-    """Ordered sums over pairs of arrays, in memory of its own: new arrays for each few pairs would cost as much again.
+    """Ordered sums over pairs of arrays in reused memory: allocating new arrays would double the time.
 
     Args:
         dim: D.
@@ -122,7 +122,7 @@ class Workspace:
         wide, other = self._left[:n], self._right[:n]
         np.copyto(wide, left)
         np.copyto(other, right)
-        with np.errstate(invalid="ignore", over="ignore"):  # broken rows are named elsewhere
+        with np.errstate(invalid="ignore", over="ignore"):  # invalid rows are reported elsewhere
             combine(wide, other, out=wide)
             if combine is np.subtract:
                 np.multiply(wide, wide, out=wide)
@@ -131,17 +131,17 @@ class Workspace:
 
 
 class Scores:
-    """Defined scores of pairs of one query set and one gallery.
+    """Defined scores of pairs of a query set and a gallery.
 
     Args:
-        query: ``(Q, D)`` queries as given.
-        gallery: The gallery, any rows of which can be had.
-        metric: Which score.
+        query: ``(Q, D)`` unscaled queries.
+        gallery: The gallery.
+        metric: The score.
 
     Attributes:
-        prepared: ``(Q, D)`` queries for the product.
-        shift: ``(Q,)`` what products of each query are above its scores: ``|q|^2`` under ``euclidean``, else 0.
-        scale: ``(Q,)`` the unit that errors of each query's products are counted in.
+        prepared: ``(Q, D)`` queries scaled for the product.
+        shift: ``(Q,)`` product minus score of each query: ``|q|^2`` under ``euclidean``, else 0.
+        scale: ``(Q,)`` unit of the product errors of each query.
 
     Raises:
         ValueError: If a query is zero under ``cosine``, NaN or infinite.
@@ -152,19 +152,19 @@ class Scores:
         self.prepared = prepare_queries(query, metric)
         self.shift = np.zeros(len(query))
         self.scale = np.ones(len(query))
-        self._own = local()  # a workspace for each thread
-        # Squared lengths of queries and gallery that have been asked for; NaN for the others.
+        self._own = local()  # one workspace per thread
+        # Squared lengths of queries and gallery, cached; NaN if not computed yet.
         self._squares = np.full(len(query), np.nan), np.full(len(gallery), np.nan)
         if metric == "euclidean":
             length = lengths(query)
-            # A product leaves out the query's term, and its error grows with the lengths.
+            # The product omits the query's term, and its error grows with the lengths.
             self.shift = length**2
             self.scale = (length + gallery.largest_length()) ** 2
 
     def of(self, row: IntArray, column: IntArray) -> FloatArray:
-        """Scores ``(n,)`` of the queries ``row`` with the gallery's ``column``, counted among the rows taking part."""
+        """Scores ``(n,)`` of queries ``row`` with gallery positions ``column`` (among the used rows)."""
         if len(row) > max(MANY, len(self.gallery)):
-            # So many pairs are near to each other where pictures repeat, or features have collapsed.
+            # So many close pairs mean repeated pictures or collapsed features.
             column = self.gallery.representatives()[column]
             pairs, group = np.unique(row * len(self.gallery) + column, return_inverse=True)
             row, column = np.divmod(pairs, len(self.gallery))
@@ -173,7 +173,7 @@ class Scores:
 
     def _each(self, row: IntArray, column: IntArray) -> FloatArray:
         score = np.empty(len(row))
-        # Neighbours in memory are read together.
+        # Reads neighbouring memory together.
         order = np.lexsort((row, column))
         for begin in range(0, len(row), PAIRS):
             part = order[begin : begin + PAIRS]
@@ -212,7 +212,7 @@ class Scores:
 
 
 class Bound:
-    """How far products may be from scores, in units of the scale, and how far they were seen to be.
+    """Bound on the distance of products from scores, in units of the scale, and the largest distance seen.
 
     Args:
         size: The bound.
@@ -224,7 +224,7 @@ class Bound:
         self._lock = Lock()
 
     def check(self, similarity: FloatArray, score: FloatArray, scale: FloatArray) -> None:
-        """Takes note of the errors of some products, less their shift."""
+        """Records the errors of some products, with their shift subtracted."""
         if len(score):
             with np.errstate(invalid="ignore"):
                 error = np.abs(similarity - score) / np.where(scale > 0, scale, 1)
@@ -234,7 +234,7 @@ class Bound:
 
 
 class Certified(NamedTuple):
-    """Scores and the bound within which products know them.
+    """Scores, and the bound on the error of products.
 
     Attributes:
         scores: Of the pairs.
@@ -245,11 +245,11 @@ class Certified(NamedTuple):
     bound: Bound
 
     def width(self, row: IntArray) -> FloatArray:
-        """How far the products of each query may be from its scores."""
+        """Bound on the error of each query's products."""
         return self.bound.size * self.scores.scale[row]
 
     def check(self, row: IntArray, column: IntArray, product: NDArray[np.floating]) -> FloatArray:
-        """Scores of some pairs, against which their products are checked."""
+        """Scores of some pairs; checks their products against them."""
         score = self.scores.of(row, column)
         self.note(row, product, score)
         return score
@@ -260,12 +260,12 @@ class Certified(NamedTuple):
 
 
 def certify(scores: Scores, attempt: Callable[[Certified], T], share: Share = ALONE) -> T:
-    """Does some work within a bound that is checked on the way; with a wider one again where it did not hold.
+    """Runs ``attempt`` with an error bound that it checks; repeats it with a wider bound if it did not hold.
 
     Args:
         scores: Of the pairs.
-        attempt: The work; notes the errors that it sees.
-        share: All processes do it again where one of them saw the bound broken.
+        attempt: The work; records the errors that it sees.
+        share: All processes repeat the work if one of them saw a larger error.
 
     Raises:
         FloatingPointError: If products are NaN or infinite although features are finite.
@@ -293,7 +293,7 @@ def certify(scores: Scores, attempt: Callable[[Certified], T], share: Share = AL
 
 
 def first_bound(scores: Scores) -> float:
-    """A bound from the errors of a small product: some times the largest, and not below a few roundings."""
+    """A bound from the errors of a small product: a multiple of the largest, and at least a few roundings."""
     query, gallery, metric = scores.query, scores.gallery, scores.metric
     rows = np.unique(np.linspace(0, len(query) - 1, SAMPLED_QUERIES).astype(np.int64))
     columns = np.unique(np.linspace(0, len(gallery) - 1, SAMPLED_ROWS).astype(np.int64))
@@ -301,7 +301,7 @@ def first_bound(scores: Scores) -> float:
     values = multiply(some, block, some.new_empty(len(rows), len(columns)))
     finish(values, unchecked_weights(block, metric), metric)
     found = values.cpu().numpy()
-    # Each row with some columns: the best, where partial sums are largest, and others.
+    # Some columns of each row: the best one, where partial sums are largest, and others.
     best = found.argmax(axis=1)
     if found.size <= ALL_SAMPLED:
         row, column = (part.ravel() for part in np.indices(found.shape))
@@ -311,5 +311,5 @@ def first_bound(scores: Scores) -> float:
     bound = Bound(0.0)
     Certified(scores, bound).check(rows[row], columns[column], found[row, column])
     floor = ROUNDINGS * float(torch.finfo(query.dtype).eps) / 2
-    # Broken rows are named by the work itself.
+    # Invalid rows are reported by the work itself.
     return max(MARGIN * bound.seen, floor) if math.isfinite(bound.seen) else 1.0

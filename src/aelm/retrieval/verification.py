@@ -1,7 +1,7 @@
-"""Same person or not, by a threshold: what a deployment needs beside the ranking.
+"""Verification: same person or not, by a threshold on the similarity.
 
-A genuine pair is a query and a match of it, an impostor pair a query and a negative. The threshold accepts a share of
-both: the true-accept rate (TAR) and the false-accept rate (FAR).
+A genuine pair is a query and one of its matches, an impostor pair a query and a negative. The shares of both that a
+threshold accepts are the true-accept rate (TAR) and the false-accept rate (FAR).
 """
 
 from collections.abc import Sequence
@@ -22,29 +22,29 @@ from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.score import Scores, first_bound
 from aelm.types import InputError
 
-# Points of the curve: thresholds at equal steps of the true-accept rate.
+# Points of the curve, at equal steps of the true-accept rate.
 POINTS = 513
 
 
 class Verification(NamedTuple):
-    """Operating points.
+    """Operating points and the ROC curve.
 
     Genuine pairs have their defined score (:mod:`aelm.retrieval.score`); impostor pairs are counted by their product,
-    which is within a bound of it, about 1e-6 in float32. What is as near as that to a threshold counts as if it were at
-    it, so rates and thresholds hold within that bound.
+    which is within a bound of it, about 1e-6 in float32. A pair within the bound of a threshold counts as equal to it,
+    so rates and thresholds are exact up to that bound.
 
     Attributes:
-        far: ``(F,)`` the false-accept rates asked for.
-        far_reached: ``(F,)`` the largest rate not above it that a threshold can reach.
-        tar: ``(F,)`` the true-accept rate there.
-        threshold: ``(F,)`` accept cosines from here up, or Euclidean distances from here down.
-        roc_far: ``(P,)`` the whole curve, from strict to lenient.
+        far: ``(F,)`` the requested false-accept rates.
+        far_reached: ``(F,)`` the largest reachable rate not above it.
+        tar: ``(F,)`` the true-accept rate at that point.
+        threshold: ``(F,)`` accept cosines at or above it, or Euclidean distances at or below it.
+        roc_far: ``(P,)`` the full curve, from strict to lenient.
         roc_tar: ``(P,)``.
         roc_threshold: ``(P,)``.
         num_genuine: Genuine pairs.
         num_impostor: Impostor pairs.
-        is_supported: ``(F,)`` whether there are pairs enough to tell a rate: at least one impostor pair would be
-            accepted at it. Of the others rate and threshold are those at which none is, whatever was asked for.
+        is_supported: ``(F,)`` whether there are enough pairs for a rate: at least one impostor pair is accepted at it.
+            Otherwise rate and threshold are those at which none is accepted.
     """
 
     far: FloatArray
@@ -71,12 +71,12 @@ def verification(
     far: float | Sequence[float] = (1e-2, 1e-3, 1e-4),
     memory: float | None = None,
 ) -> Verification:
-    """Measures how well one threshold tells genuine from impostor pairs.
+    """Measures how well one threshold separates genuine from impostor pairs.
 
-    Args other than ``far`` are those of :func:`rank_metrics`, and so are junk and camera rules and the errors.
+    Other arguments, junk and camera rules, and errors are those of :func:`rank_metrics`.
 
     Args:
-        far: False-accept rates, between 0 and 1. A rate below one impostor pair is reached with none accepted.
+        far: False-accept rates, between 0 and 1. For a rate below one impostor pair, none is accepted.
 
     Raises:
         ValueError: If a rate is out of range, or there is no impostor pair.
@@ -105,13 +105,13 @@ def verification(
         match = np.flatnonzero(pairs.is_match)
         genuine = np.sort(scores.of(pairs.query[match], pairs.gallery[match]))
         curve = np.unique(np.quantile(genuine, np.linspace(0, 1, POINTS), method="lower"))[::-1]
-        # Across queries, only whole squared distances compare.
-        # Whatever is this near to a threshold counts as if it were at it.
+        # Full squared distances are needed to compare different queries. Entries within `near` of a threshold count as
+        # equal to it.
         near = first_bound(scores) * float(scores.scale.max())
         impostors = _Impostors(pairs, scores.shift, curve - near, int(wanted.max() * num_impostor) + 1)
         room = block_memory(query.device) if memory is None else memory
         visit_blocks(scores.prepared, gallery, metric, impostors.visit, room, team)
-    # Strictly above the first impostor that is one too many.
+    # Strictly above the first impostor that must be rejected.
     limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)].astype(np.float64) + near
     threshold = np.nextafter(limit, np.inf)
     return Verification(
@@ -129,7 +129,7 @@ def verification(
 
 
 class _Impostors:
-    """Counts impostor pairs at given thresholds, and keeps the most similar ones."""
+    """Counts impostor pairs above given thresholds, and keeps the most similar ones."""
 
     def __init__(self, pairs: PidPairs, shift: FloatArray, curve: Values, most: int) -> None:
         self.pairs, self.shift, self.curve, self.most = pairs, shift, curve, most
@@ -139,7 +139,7 @@ class _Impostors:
         self.lock = Lock()
 
     def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
-        """Takes in one block of similarities."""
+        """Merges one block of similarities."""
         own = slice(self.pairs.start[begin], self.pairs.start[end])
         row, column = self.pairs.query[own] - begin, self.pairs.gallery[own] - first
         inside = (column >= 0) & (column < values.shape[1])

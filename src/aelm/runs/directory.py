@@ -1,4 +1,4 @@
-"""A run's directory: what lies there, and whether a run goes on in it."""
+"""The run directory: its files, and whether a run can resume there."""
 
 import json
 import platform
@@ -20,40 +20,41 @@ from aelm.files import check_folder
 from aelm.report.metrics import write_text
 from aelm.types import InputError
 
-# Keys, or patterns of them, that no weight depends on: where things lie, how they are loaded and what is told of them.
-# Data is known by what it holds (see `changed_people`), and not by its place.
+# Keys, or patterns of keys, that do not affect the weights: paths, loading and logging. Data is compared by content
+# (see `changed_people`), not by path.
 FREE = {
     "resume", "run_dir", "name", "figures", "checkpoint_every_n_steps", "dataset.workers", "dataset.cache", "data_dir",
     "dataset.benchmarks.*.root", "dataset.benchmarks.*.csv", "logger", "logger.*", "trainer.log_every_n_steps",
     "trainer.enable_progress_bar", "trainer.profiler", "trainer.max_time", "trainer.default_root_dir",
 }  # fmt: skip
-# What further may differ between a run and its continuation.
+# Further keys that may change when a run resumes.
 TESTS = {"dataset.test", "dataset.test_batch_size"}
-FILES = {"model.backbone.weights"}  # known by their names
+FILES = {"model.backbone.weights"}  # compared by file name
 
 
 def claim(
     run_dir: Path, config: DictConfig, told: Mapping[str, Any] | None = None, *, first: bool = True
 ) -> Path | None:
-    """Writes ``config.yaml`` into a fresh run directory, or finds where the run there stopped.
+    """Writes ``config.yaml`` to a new run directory, or finds the checkpoint to resume from.
 
     Args:
         run_dir: The directory, which may not exist yet.
-        config: The whole configuration, resolved; ``resume`` says whether checkpoints there are gone on from.
-        told: What the checkpoints of this training tell, ``labels`` and ``people`` of it; None: not compared.
-        first: Whether this is the first of several processes: the others neither look after the directory nor make one.
+        config: The full, resolved configuration; ``resume`` says whether to resume from checkpoints there.
+        told: The description in this training's checkpoints, of which ``labels`` and ``people`` are compared; None to
+            skip this.
+        first: Whether this is rank 0: other processes neither check nor create the directory.
 
     Returns:
-        The checkpoint to go on from; None for a fresh start.
+        The checkpoint to resume from; None for a new run.
 
     Raises:
-        FileExistsError: If there are checkpoints there, of this or another configuration, that would be lost.
-        ValueError: If a file there cannot be read, or the run there was trained on other people or pictures.
-        OSError: If nothing can be written there.
+        FileExistsError: If checkpoints there, of this or another configuration, would be overwritten.
+        ValueError: If a file there is unreadable, or the run was trained on other people or pictures.
+        OSError: If the directory is not writable.
     """
     folder = run_dir / "checkpoints"
     held = sorted(p.name for p in folder.glob("*.ckpt"))
-    # A run that was killed before its first last.ckpt may have a best.ckpt, which holds as much.
+    # A run killed before its first last.ckpt may have a best.ckpt, from which it can also resume.
     last = next((folder / name for name in ("last.ckpt", "best.ckpt") if name in held), None)
     if not first:
         return last if config.resume == "auto" else None
@@ -86,7 +87,7 @@ def read_config(path: Path) -> DictConfig:
     """The configuration of a run.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If the file is not a configuration.
     """
     try:
         found = OmegaConf.load(path)
@@ -99,7 +100,7 @@ def read_config(path: Path) -> DictConfig:
 
 
 def differences(before: Any, after: Any) -> list[str]:
-    """What changed between two configurations that weights depend on, as ``key: old -> new``."""
+    """Differences between two configurations that affect the weights, as ``key: old -> new``."""
     old = dict(dotted_values(OmegaConf.to_container(before)))
     new = dict(dotted_values(OmegaConf.to_container(after)))
     for one in (old, new):
@@ -109,7 +110,7 @@ def differences(before: Any, after: Any) -> list[str]:
 
 
 def matches(key: str, patterns: Collection[str]) -> bool:
-    """Whether a dotted key is one of some keys or patterns.
+    """Whether a dotted key matches one of some keys or patterns.
 
     >>> matches("dataset.benchmarks.duke.root", FREE), matches("seed", FREE)
     (True, False)
@@ -118,12 +119,12 @@ def matches(key: str, patterns: Collection[str]) -> bool:
 
 
 def changed_people(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed between the people that a checkpoint was trained on and those at hand; empty where nothing did.
+    """Differences between the people that a checkpoint was trained on and the current ones; empty if there are none.
 
     Args:
-        before: What the checkpoint tells; of an earlier release ``labels`` alone, else ``people``, with digests of
-            their pictures, as :attr:`aelm.data.ReIDDataModule.people` gives them.
-        now: What the next checkpoint would tell.
+        before: Description in the checkpoint: ``people`` with digests of their pictures, as in
+            :attr:`aelm.data.ReIDDataModule.people`; only ``labels`` in earlier releases.
+        now: Description for the next checkpoint.
 
     >>> changed_people({"people": {"a": "1", "b": "2", "c": "3"}}, {"people": {"b": "0", "c": "3", "d": "4"}})
     'people that came: d; people that went: a; people with other pictures: b'
@@ -141,12 +142,12 @@ def changed_people(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of some names, and how many more there are."""
+    """The first few names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def dotted_values(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested configuration, with dotted names."""
+    """The leaves of a nested configuration, with dotted keys."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
             yield from dotted_values(value, f"{place}.{key}".lstrip("."))
@@ -158,17 +159,17 @@ LIBRARIES = ("aelm", "torch", "timm", "pytorch-lightning", "albumentations", "nu
 
 
 def run_facts(trainer: pl.Trainer, overrides: Sequence[str]) -> dict[str, str | float]:
-    """What is to be told of a training beside its scores.
+    """Facts about a training, beside its scores.
 
     Args:
-        trainer: Has trained, with a :class:`~pytorch_lightning.callbacks.Timer` among its callbacks.
-        overrides: What the command line said, such as ``["arm=ifcn", "seed=0"]``.
+        trainer: After training, with a :class:`~pytorch_lightning.callbacks.Timer` among its callbacks.
+        overrides: Overrides of the command line, such as ``["arm=ifcn", "seed=0"]``.
 
     Returns:
-        Flat: ``train/seconds`` (validation during the training included, the test not; the parts of a run that was
-        stopped and went on add up), device, number of processes, threads of each, versions, command line.
+        Flat: ``train/seconds`` (with validation, without the test; summed over the parts of a resumed run), device,
+        number of processes, threads per process, versions, command line.
     """
-    attached: Any = trainer  # Lightning gives `callbacks` no type
+    attached: Any = trainer  # `callbacks` is untyped in Lightning
     (timer,) = (callback for callback in attached.callbacks if isinstance(callback, Timer))
     return {
         "train/seconds": timer.time_elapsed("train"),
@@ -182,7 +183,7 @@ def run_facts(trainer: pl.Trainer, overrides: Sequence[str]) -> dict[str, str | 
 
 
 def device_name(device: torch.device) -> str:
-    """The maker's name of a device, as far as the system tells it.
+    """The product name of a device, if the system knows it.
 
     >>> device_name(torch.device("cpu")) != ""
     True

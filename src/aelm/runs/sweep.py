@@ -1,4 +1,4 @@
-"""A sweep's table and plot: each job adds its row to ``sweep.csv`` as it ends, and draws the plot anew."""
+"""Table and plot of a sweep: each job adds its row to ``sweep.csv`` when it ends, and redraws the plot."""
 
 import csv
 import io
@@ -18,11 +18,11 @@ from aelm.report.metrics import write_text
 
 Row = Mapping[str, str]
 
-NO_SETTING = r"job$|status$|error$|(train|test|val)\w*/"  # columns of sweep.csv that the command line did not ask for
+NO_SETTING = r"job$|status$|error$|(train|test|val)\w*/"  # columns of sweep.csv that are not command-line settings
 
 
 class Job(NamedTuple):
-    """One job of a sweep: where the sweep lies, the number of the job, what it was started with."""
+    """One job of a sweep: the sweep's folder, the job number, and its overrides."""
 
     folder: Path
     number: int
@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
 
 def this_job() -> Job | None:
-    """The job that runs here; None outside of a Hydra multirun."""
+    """The current job; None outside of a Hydra multirun."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
     hydra = HydraConfig.get()
@@ -38,7 +38,7 @@ def this_job() -> Job | None:
 
 
 def overrides() -> list[str]:
-    """What the command line said, in a sweep for this job; nothing where no command runs."""
+    """The command-line overrides, in a sweep those of this job; empty if no command runs."""
     return [str(override) for override in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
@@ -54,10 +54,10 @@ def override_values(overrides: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def point(monitor: str) -> Iterator[dict[str, float]]:
-    """Notes a job of a sweep when the block ends, however it ends; outside of a sweep it does nothing.
+    """Records a sweep job when the block ends, also after an error; does nothing outside of a sweep.
 
-    The block puts scores by name into what it is given. The plot shows ``monitor``, or where nothing was validated the
-    same score of the test set.
+    The block fills the given mapping with scores. The plot shows ``monitor``, or without validation the same score of
+    the test set.
     """
     results: dict[str, float] = {}
     failure = ""
@@ -74,7 +74,7 @@ def point(monitor: str) -> Iterator[dict[str, float]]:
 
 @rank_zero_only
 def note(job: Job, results: Mapping[str, float], failure: str, monitor: str) -> None:
-    """Adds the row of ``job`` to ``sweep.csv``, in place of an earlier one of this number, and draws ``sweep.png``."""
+    """Writes the row of ``job`` to ``sweep.csv``, replacing an earlier row of that number, and draws ``sweep.png``."""
     path = job.folder / "sweep.csv"
     row = {
         "job": str(job.number), "status": "failed" if failure else "done", **job.settings,
@@ -93,7 +93,7 @@ def note(job: Job, results: Mapping[str, float], failure: str, monitor: str) -> 
 
 
 def draw_sweep(rows: Sequence[Row], monitor: str, path: Path) -> None:
-    """Draws the monitored metric of all rows that a sweep has so far."""
+    """Draws the monitored metric of all rows of a sweep so far."""
     metric = monitor if any(row.get(monitor) for row in rows) else monitor.replace("val/", "test/", 1)
     points = []
     for row in rows:
@@ -103,7 +103,7 @@ def draw_sweep(rows: Sequence[Row], monitor: str, path: Path) -> None:
 
 
 def is_result(column: str) -> bool:
-    """Whether a column of ``sweep.csv`` holds what came out, and not what the command line asked for.
+    """Whether a column of ``sweep.csv`` holds a result, not a command-line setting.
 
     >>> is_result("test/mAP"), is_result("train/unreadable"), is_result("seed")
     (True, True, False)
@@ -112,7 +112,7 @@ def is_result(column: str) -> bool:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a ``sweep.csv``; none where there is no such file."""
+    """The rows of a ``sweep.csv``; empty if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""``python -m aelm.search``: the pictures of a gallery that are most similar to a query."""
+"""``python -m aelm.search``: finds the pictures of a gallery that are most similar to a query."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("search")
 def main(config: DictConfig) -> int:
-    """Runs the whole of it; a sweeper gets the number of results."""
-    from aelm.search.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command. Returns the number of results (to a Hydra sweeper)."""
+    from aelm.search.task import run  # imported here: misspelt keys are reported before torch loads
 
     return sum(len(found.hits) for found in run(config))
 

@@ -1,4 +1,4 @@
-"""What a search found, for people and programs: as a table, JSON, a picture or a page."""
+"""Output of a search: table, JSON, PNG or HTML page."""
 
 import json
 import os
@@ -31,11 +31,11 @@ class Answer(NamedTuple):
 
 
 def check_output(path: str | None) -> None:
-    """Refuses a file that cannot be written.
+    """Checks the output file.
 
     Raises:
-        OSError: If it cannot be made where it shall lie.
-        ValueError: If the name ends in none of ``SUFFIXES``.
+        OSError: If it cannot be written.
+        ValueError: If its extension is not one of ``SUFFIXES``.
     """
     if path is not None and Path(path).suffix.lower() not in SUFFIXES:
         raise InputError(f"`output` must end in {', '.join(SUFFIXES)}, got {path!r}; null prints the table only")
@@ -44,7 +44,7 @@ def check_output(path: str | None) -> None:
 
 
 def results_table(found: Sequence[Answer], no_match: str) -> str:
-    """The results as lines for a console; what would break a line in a file name is escaped.
+    """The results as lines for a console; line breaks in file names are escaped.
 
     >>> print(results_table([Answer(Item("q.jpg"), [Hit("a\\nb.jpg", 0.5, "7", "")])], "none"))
     query q.jpg
@@ -64,7 +64,7 @@ def results_table(found: Sequence[Answer], no_match: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """Text without what moves a cursor: control characters, and what is no text, are escaped.
+    """Text for a console: escapes control characters and invalid characters.
 
     >>> printable_line("a\\tb"), printable_line("人物")
     ('a\\\\tb', '人物')
@@ -73,7 +73,7 @@ def printable_line(text: str) -> str:
 
 
 def as_json(found: Sequence[Answer], facts: Mapping[str, Any]) -> str:
-    """The results for programs."""
+    """The results as JSON."""
     queries = [
         {
             **{"path": query.path, "pid": query.pid, "camid": query.camid},
@@ -86,7 +86,7 @@ def as_json(found: Sequence[Answer], facts: Mapping[str, Any]) -> str:
 
 
 def draw_results(found: Sequence[Answer], path: Path) -> None:
-    """The results as a PNG; pictures that are gone are drawn as empty boxes."""
+    """Draws the results as a PNG; missing pictures are drawn as empty boxes."""
     rows = []
     for query, hits in found:
         pictures = [
@@ -111,9 +111,9 @@ def page(
     heatmaps: bool,
     pictures_of: Callable[[Hit], Sequence[str]] = lambda hit: [hit.path],
 ) -> str:
-    """The results as a page of HTML, with the heat map of each pair where ``heatmaps`` says so.
+    """The results as an HTML page, with a heat map of each pair if ``heatmaps`` is set.
 
-    ``pictures_of`` tells the pictures of the track that a hit stands for.
+    ``pictures_of`` returns the pictures of a hit's track.
     """
     answers = []
     for query, hits in found:
@@ -138,7 +138,7 @@ def page(
 
 
 def words(fact: Any) -> str:
-    """A fact for people.
+    """A fact as readable text.
 
     >>> words(["1", "3"]), words(True), words(0.5)
     ('1, 3', 'yes', '0.5')
@@ -149,12 +149,12 @@ def words(fact: Any) -> str:
 
 
 def paths(hits: Sequence[Hit]) -> list[str]:
-    """Where the pictures lie."""
+    """Paths of the pictures."""
     return [hit.path for hit in hits]
 
 
 def verdict(query: Item, hit: Hit) -> Verdict | None:
-    """Whether it is the same person, where both identities are known.
+    """Whether it is the same person; None unless both identities are known.
 
     >>> verdict(Item("q.jpg", "7"), Hit("a.jpg", 0.5, "7", "")), verdict(Item("q.jpg"), Hit("a.jpg", 0.5, "7", ""))
     ('match', None)
@@ -175,5 +175,5 @@ def caption(pid: str, camid: str, track: str = "", pictures: int = 1) -> str:
 
 
 def empty() -> Pixels:
-    """What stands for a picture that is gone."""
+    """Placeholder of a missing picture."""
     return np.full((128, 64, 3), 238, np.uint8)

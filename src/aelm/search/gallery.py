@@ -1,4 +1,4 @@
-"""Gallery: embeddings that pictures are searched in; on disk, in memory, or both."""
+"""Gallery: embeddings to search, on disk, in memory, or both."""
 
 import os
 import tempfile
@@ -29,19 +29,19 @@ from aelm.retrieval.blocks import Array, as_tensor, check_features
 from aelm.types import InputError
 
 Rows = NDArray[np.int64]
-BLOCK = 65536  # rows that are looked at together
+BLOCK = 65536  # rows processed at once
 
 
 class Hit(NamedTuple):
-    """A picture that was found.
+    """A search result.
 
     Attributes:
         path: The file.
         score: Cosine similarity with the query, at most 1.
-        pid: Identity, empty where unknown.
+        pid: Identity, empty if unknown.
         camid: Camera, likewise.
-        track: Number of the track whose best picture it is; empty for a picture of its own.
-        pictures: How many pictures the track has; :meth:`Gallery.pictures` tells which.
+        track: Track number if it is the best picture of a track; empty for a single picture.
+        pictures: Number of pictures of the track; :meth:`Gallery.pictures` lists them.
     """
 
     path: str
@@ -53,9 +53,9 @@ class Hit(NamedTuple):
 
 
 def with_rows(held: NDArray[Any], used: int, new: NDArray[Any]) -> NDArray[Any]:
-    """``held``, where it has the room, or else a copy with twice as much, with ``new`` behind the rows in ``used``.
+    """Writes ``new`` after the ``used`` rows of ``held``, or of a copy of twice the size if there is no room.
 
-    So many small additions copy each row a few times only, and not once each.
+    So repeated small additions copy each row only a few times.
 
     >>> with_rows(np.array([1, 2, 0]), 2, np.array([3])), len(with_rows(np.arange(3), 3, np.array([3])))
     (array([1, 2, 3]), 6)
@@ -70,11 +70,11 @@ def with_rows(held: NDArray[Any], used: int, new: NDArray[Any]) -> NDArray[Any]:
 
 
 def checked(features: Array, items: Any, dim: int) -> tuple[NDArray[np.float32], list[Item]]:
-    """What a gallery is given, as it holds it: a row of float32 and an :class:`Item` for each picture.
+    """Checks and converts input of a gallery: a float32 row and an :class:`Item` per picture.
 
     Raises:
-        TypeError: If features are no floating-point tensor or array, or an item is neither a path nor an item.
-        ValueError: If shapes do not fit, or a row has no direction: it is zero, or not finite.
+        TypeError: If features are not a floating-point tensor or array, or an item is neither a path nor an item.
+        ValueError: If shapes do not match, or a row is zero or not finite.
     """
     check_features("features", features)
     full = [item_of(item) for item in several(items)]
@@ -97,13 +97,13 @@ def checked(features: Array, items: Any, dim: int) -> tuple[NDArray[np.float32],
 
 
 class Gallery:
-    """Embeddings of pictures to search in, each picture once, known by its path.
+    """Embeddings of pictures to search, each picture once, identified by its path.
 
-    What was opened from a folder stays on disk, memory-mapped; what is added lies in memory until :meth:`save`.
+    Embeddings opened from a folder are memory-mapped; added ones are in memory until :meth:`save`.
 
     Args:
-        embedder: The model whose embeddings it takes; None for any that have ``dim`` values.
-        dim: Number D of an embedding's values, where there is no embedder.
+        embedder: The model of the embeddings; None for any embeddings with ``dim`` values.
+        dim: Length D of an embedding, if there is no embedder.
 
     Raises:
         ValueError: If neither is given.
@@ -124,23 +124,23 @@ class Gallery:
         self.folder: Path | None = None
         self._base: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
         self._items: list[Item] = []
-        # With room behind the rows in use, of which there are as many as items (and as those beyond the base).
+        # Have spare rows: used rows of `_added` are the items beyond the base, those of `_room` are all items.
         self._added: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
         self._room = np.empty(0, bool)
-        self._row: dict[str, int] | None = None  # of each path; made when it is first needed
+        self._row: dict[str, int] | None = None  # row of each path; built on first use
         self._tracks: dict[tuple[str, str], list[str]] | None = None  # pictures of each track, likewise
 
     @classmethod
     def open(cls, folder: str | Path | Embeddings, embedder: Embedder | None = None) -> "Gallery":
-        """The gallery in a folder that ``aelm.embed`` or :meth:`save` wrote.
+        """Opens a gallery folder written by ``aelm.embed`` or :meth:`save`.
 
         Args:
-            folder: Where it lies.
-            embedder: The model that queries will come from; None to trust that it is the same.
+            folder: The folder.
+            embedder: The model of the queries; None skips the check that it is the same.
 
         Raises:
             FileNotFoundError: If there are no finished embeddings.
-            ValueError: If another model made them, or the files do not fit each other.
+            ValueError: If they are from another model, or the files do not match.
         """
         found = folder if isinstance(folder, Embeddings) else read_embeddings(folder)
         if embedder is not None:
@@ -156,24 +156,24 @@ class Gallery:
 
     @property
     def _kept(self) -> NDArray[np.bool_]:
-        """Whether each row is still held, to be read and written."""
+        """Whether each row is still in the gallery; a writable view."""
         return self._room[: len(self._items)]
 
     @property
     def items(self) -> list[Item]:
-        """What it holds, in order; paths as :meth:`search` gives them."""
+        """The items in order; paths as in :meth:`search`."""
         return [self._items[row]._replace(path=self._path(row)) for row in np.flatnonzero(self._kept).tolist()]
 
     def add(self, features: Array, items: Sequence[Item | str | Path]) -> None:
-        """Adds pictures; one of a path that is there already takes its place.
+        """Adds pictures; one with an existing path replaces it.
 
         Args:
-            features: ``(n, D)``, such as ``embed_files`` gives.
+            features: ``(n, D)``, as from ``embed_files``.
             items: A path, or path, identity and camera, for each.
 
         Raises:
-            TypeError: If features are no floating-point tensor or array, or an item is none.
-            ValueError: If their shape does not fit, a row is zero or not finite, or a path comes twice.
+            TypeError: If features are not a floating-point tensor or array, or an item is invalid.
+            ValueError: If shapes do not match, a row is zero or not finite, or a path is repeated.
         """
         new, full = checked(features, items, self.dim)
         keys = [os.path.abspath(item.path) for item in full]
@@ -190,7 +190,7 @@ class Gallery:
         ]
 
     def remove(self, paths: Collection[str | Path] | str | Path) -> int:
-        """Takes pictures out, and says how many of ``paths`` were there."""
+        """Removes pictures; returns how many of ``paths`` existed."""
         rows = self._rows()
         gone = [rows.pop(key) for key in map(os.path.abspath, several(paths)) if key in rows]
         self._kept[gone] = False
@@ -207,19 +207,19 @@ class Gallery:
         paths: str | None = None,
         leave_out: Sequence[str | Path] | str | Path = (),
     ) -> list[list[Hit]]:
-        """The most similar pictures of each query, best first, exact; the embeddings are streamed.
+        """Exact search for the most similar pictures of each query, best first, block by block.
 
         Args:
             query: ``(Q, D)``.
-            k: How many at most.
-            min_score: Similarity below which a picture is no match; an empty list then says "no match".
+            k: Maximum number of results per query.
+            min_score: Minimum similarity of a match; without matches the list is empty.
             only_camids: Cameras to search in; None for all.
             except_camids: Cameras to leave out, such as the query's own.
-            paths: Pattern that paths must fit, as ``items.csv`` holds them: ``day1/*``; ``*`` also stands for ``/``.
-            leave_out: The query's own path, for each query, which is not to be found.
+            paths: Pattern for paths as in ``items.csv``, such as ``day1/*``; ``*`` also matches ``/``.
+            leave_out: Path of each query itself, to exclude from its results.
 
         Raises:
-            ValueError: If ``k`` is below 1, dimensions differ, or ``leave_out`` is neither empty nor one a query.
+            ValueError: If ``k`` is below 1, dimensions differ, or ``leave_out`` is neither empty nor one per query.
         """
         check_features("query", query)
         if query.shape[1] != self.dim:
@@ -242,7 +242,7 @@ class Gallery:
         return hits
 
     def pictures(self, hit: Hit | Item) -> list[str]:
-        """The pictures of the track that a hit shows, in their order; the hit's own where no others are known."""
+        """The pictures of a hit's track, in order; only the hit's own if no others are known."""
         if self._tracks is None:
             self._tracks = {}
             home = None if self.folder is None else self.folder / PICTURES
@@ -252,12 +252,12 @@ class Gallery:
         return self._tracks.get((hit.camid, hit.track), [hit.path]) if hit.track else [hit.path]
 
     def save(self, folder: str | Path) -> None:
-        """Writes it as a folder of embeddings, which may be the one that it was opened from.
+        """Writes it as a folder of embeddings, which may be the folder it was opened from.
 
-        Of tracks it keeps the embedding and the best picture; their other pictures stay known in that folder alone.
+        Of tracks it saves the embedding and the best picture; other pictures are only listed in the original folder.
 
         Raises:
-            ValueError: If it is empty, or nothing is known of its model.
+            ValueError: If it is empty, or its model is unknown.
         """
         if not self.meta:
             raise InputError("this gallery knows no model: make it with Gallery(embedder), so that searches can check")
@@ -283,13 +283,13 @@ class Gallery:
         return self._row
 
     def _wanted(self, only: Any, others: Any, pattern: str | None) -> Rows:
-        """The rows that are searched, ascending."""
+        """The rows to search, ascending."""
         cameras = None if only is None else set(map(plain, several(only)))
         left_out = set(map(plain, several(others)))
         if cameras is None and not left_out and pattern is None:
             return np.flatnonzero(self._kept)
         if pattern and not any(fnmatchcase(item.path, pattern) for item in self._items):
-            pattern = pattern.replace("[", "[[]")  # brackets of a folder's name
+            pattern = pattern.replace("[", "[[]")  # brackets are part of a folder's name
         fits = [
             (cameras is None or item.camid in cameras)
             and item.camid not in left_out
@@ -303,7 +303,7 @@ class Gallery:
         return self._base if whole else self._blocks(rows)
 
     def _blocks(self, rows: Rows) -> Iterator[NDArray[np.float32]]:
-        """The features of some rows, ascending, block by block."""
+        """The features of some rows in ascending order, block by block."""
         for part in (rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)):
             edge = int(np.searchsorted(part, len(self._base)))
             yield np.concatenate([self._base[part[:edge]], self._added[part[edge:] - len(self._base)]])

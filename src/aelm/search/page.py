@@ -1,4 +1,4 @@
-"""The page of a search in one file, with what made pictures similar: the score split over the positions of both."""
+"""The HTML page of a search in one file, with heat maps: the score split over the positions of both pictures."""
 
 import base64
 import html
@@ -26,18 +26,18 @@ from aelm.figures.heatmaps import COLOUR_MAP, STRONGEST
 from aelm.figures.page import Image, box_aspect, fit
 from aelm.models.similarity import merged, similarity_maps
 
-BATCH = 32  # pairs at a time
+BATCH = 32  # pairs per batch
 
 
 class Heat(NamedTuple):
-    """What each position of two pictures brings to their score, ``(h, w)`` each; both sum to the score."""
+    """Contribution of each position of two pictures to their score, ``(h, w)`` each; both sum to the score."""
 
     on_query: NDArray[np.float32]
     on_result: NDArray[np.float32]
 
 
 def read_pictures(paths: Iterable[str]) -> list[Pixels | None]:
-    """Pictures ``(h, w, 3)`` uint8 RGB; None in the place of one that cannot be read any more."""
+    """Pictures ``(h, w, 3)`` uint8 RGB; None for unreadable ones."""
     found: list[Pixels | None] = []
     for path in paths:
         try:
@@ -51,12 +51,12 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
     """Heat maps of a query with each of its results.
 
     Args:
-        embedder: On the device where it shall run.
+        embedder: On the device to run on.
         query: ``(h, w, 3)`` uint8 RGB; None gives no heat maps.
-        results: Likewise; None in the place of those that are gone.
+        results: Likewise; None for missing ones.
 
     Returns:
-        One a result; None where a picture is missing, or the model has no feature maps (``embedder.has_maps``).
+        One per result; None if a picture is missing, or the model has no feature maps (``embedder.has_maps``).
     """
     heat: list[Heat | None] = [None] * len(results)
     known = [i for i, result in enumerate(results) if result is not None]
@@ -74,16 +74,16 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
 
 
 def _prepared(embedder: Embedder, pictures: Sequence[Pixels]) -> Tensor:
-    """Pictures as the network takes them, ``(B, 3, H, W)`` uint8 on its device."""
+    """The network's input ``(B, 3, H, W)`` uint8 on its device."""
     prepare = preparation(embedder)
     images = np.stack([prepare(picture) for picture in pictures])  # (B, H, W, 3)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(embedder.device)
 
 
-TALLEST, WIDEST = 288, 432  # of a picture in the page, in pixels
+TALLEST, WIDEST = 288, 432  # of a picture on the page, in pixels
 SMALL = 96  # height of a track's other pictures
-OTHERS = 8  # of them, at most
-FINE = 64  # rows of a heat map's picture; the browser smooths the rest
+OTHERS = 8  # maximum number of other pictures
+FINE = 64  # rows of a heat-map image; the browser smooths it
 QUALITY = 88
 VERDICTS = {"match": "✓", "miss": "✗", "": ""}
 
@@ -92,9 +92,9 @@ class PagePicture(NamedTuple):
     """A picture on the page.
 
     Attributes:
-        path: As it is told; any text.
-        picture: RGB ``(H, W, 3)`` uint8; None where the file cannot be read any more.
-        told: A line under it, such as identity and camera.
+        path: Displayed path; any text.
+        picture: RGB ``(H, W, 3)`` uint8; None if the file is unreadable.
+        told: Text under it, such as identity and camera.
     """
 
     path: str
@@ -108,9 +108,9 @@ class Result(NamedTuple):
     Attributes:
         shown: Its picture.
         score: Cosine similarity with the query.
-        verdict: ``match``, ``miss``, or empty where it is not known whether it is the same person.
-        heat: What made the two similar; None where that is not known.
-        others: Other pictures of the track that ``shown`` stands for.
+        verdict: ``match``, ``miss``, or empty if unknown.
+        heat: Heat maps of the pair; None if not available.
+        others: Other pictures of the track of ``shown``.
     """
 
     shown: PagePicture
@@ -121,20 +121,20 @@ class Result(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A query and what was found for it, best first; nothing is "no match"."""
+    """A query and its results, best first; empty for "no match"."""
 
     query: PagePicture
     results: Sequence[Result]
 
 
 def render(answers: Sequence[Answer], facts: Mapping[str, str], no_match: str, no_heat: str) -> str:
-    """The whole page.
+    """The full page.
 
     Args:
         answers: From top to bottom.
-        facts: What stands in its head, by name.
-        no_match: What is said of a query without results.
-        no_heat: What is said of a result without a heat map.
+        facts: Facts for the header, by name.
+        no_match: Text for a query without results.
+        no_heat: Text for a result without a heat map.
     """
     pictures = [shown.picture for answer in answers for shown in (answer.query, *(r.shown for r in answer.results))]
     aspect = box_aspect([picture for picture in pictures if picture is not None] or [np.zeros((2, 1, 3), np.uint8)])
@@ -153,19 +153,19 @@ def render(answers: Sequence[Answer], facts: Mapping[str, str], no_match: str, n
 
 
 def filled(values: Mapping[str, str]) -> str:
-    """The page with its contents, which are HTML."""
-    # In one pass, so that braces in a file name stay what they are.
+    """The template filled with HTML values."""
+    # In one pass, so that braces in a file name are not replaced.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template())
 
 
 @cache
 def template() -> str:
-    """The page without its contents."""
+    """The page template."""
     return files("aelm.search").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def text(value: str) -> str:
-    """Any text for HTML, in elements and attributes; what is no text becomes a question mark.
+    """Escapes text for HTML elements and attributes; invalid characters become question marks.
 
     >>> text("<a'b\\"\\r\\udce9")
     '&lt;a&#x27;b&quot;&#13;?'
@@ -188,14 +188,14 @@ def _result(result: Result, rank: int, no_heat: str) -> str:
 
 
 def hit(result: Result, label: str, mark: str, no_heat: str, attributes: str = "") -> str:
-    """One picture of a list, to be clicked on.
+    """One clickable picture of a list.
 
     Args:
-        result: What it shows; a score that is NaN is left out.
-        label: What stands under it at the left, such as its rank.
-        mark: A sign behind that.
-        no_heat: What is said where it has no heat map.
-        attributes: Further ones of the button, as HTML.
+        result: The result; a NaN score is not shown.
+        label: Text at the lower left, such as its rank.
+        mark: A sign after the label.
+        no_heat: Text if it has no heat map.
+        attributes: Further HTML attributes of the button.
     """
     shown, heat = result.shown, result.heat
     low, high = (0.0, 0.0) if heat is None else (min(m.min() for m in heat), max(m.max() for m in heat))
@@ -220,7 +220,7 @@ def hit(result: Result, label: str, mark: str, no_heat: str, attributes: str = "
 
 
 def spread_paths(paths: Sequence[str], shown: str) -> list[str]:
-    """A few of the pictures of a track, spread over it, without the one that is shown.
+    """A few evenly spread pictures of a track, without the one that is shown.
 
     >>> spread_paths(["a", "b", "c"], "b")
     ['a', 'c']
@@ -230,7 +230,7 @@ def spread_paths(paths: Sequence[str], shown: str) -> list[str]:
 
 
 def picture_html(shown: PagePicture) -> str:
-    """A picture in its frame."""
+    """HTML of a picture in its frame."""
     if shown.picture is None:
         return '<span class="box gone">the file is gone or cannot be read</span>'
     return f'<span class="box"><img src="{picture_uri(shown.picture)}" alt="" loading="lazy"></span>'
@@ -241,19 +241,19 @@ def _name(shown: PagePicture) -> str:
 
 
 def picture_uri(picture: Image, tallest: int = TALLEST) -> str:
-    """A picture as the source of an ``<img>``: a JPEG, not larger than the page shows it."""
+    """A picture as the source of an ``<img>``: a JPEG at display size or smaller."""
     height, width = picture.shape[:2]
     small = fit(picture, WIDEST, tallest) if height > tallest or width > WIDEST else picture
     return _uri("jpeg", cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 
 
 def heat_uri(values: NDArray[np.float32], low: float, high: float) -> str:
-    """A heat map as the source of an ``<img>`` that lies over its picture: the hotter, the less it lets through.
+    """A heat map as the source of an ``<img>`` over its picture, more opaque where it is hotter.
 
     Args:
         values: ``(h, w)``.
-        low: The value that lets everything through.
-        high: The value that covers most.
+        low: Value drawn as transparent.
+        high: Value drawn with the highest opacity.
     """
     rows = max(FINE, values.shape[0])
     size = (round(rows * values.shape[1] / values.shape[0]), rows)

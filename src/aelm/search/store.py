@@ -1,4 +1,4 @@
-"""GalleryStore: a gallery in Milvus: a file of one's own (Milvus Lite), or a cluster, through the same client."""
+"""GalleryStore: a gallery in Milvus, either a local file (Milvus Lite) or a server."""
 
 import hashlib
 import json
@@ -18,25 +18,25 @@ from aelm.retrieval.blocks import Array, check_features
 from aelm.search.gallery import Hit, checked
 from aelm.types import InputError, MissingPackageError
 
-BATCH = 1000  # rows a message; Milvus takes no more than 64 MB
-LIMIT = 16384  # results a query that Milvus gives at most
+BATCH = 1000  # rows per message; Milvus accepts at most 64 MB
+LIMIT = 16384  # maximum number of results per query in Milvus
 
 
 class GalleryStore:
-    """Embeddings of one model in Milvus, each picture once, known by its absolute path.
+    """Embeddings of one model in Milvus, each picture once, identified by its absolute path.
 
-    A store may hold galleries of several models; each has a collection of its own, named after the model's SHA-256, so
-    that embeddings of different models never meet.
+    A store may hold galleries of several models. Each has its own collection, named after the model's SHA-256, so
+    embeddings of different models are never mixed.
 
     Args:
         uri: A local file such as ``people.db`` (Milvus Lite), or ``http://host:19530`` of a Milvus server or cluster.
-        embedder: The model whose embeddings it takes.
-        index: How Milvus searches a new collection: ``FLAT`` compares every embedding, exactly; ``HNSW`` and others do
-            not. A collection that is there keeps its own.
+        embedder: The model of the embeddings.
+        index: Index of a new collection: ``FLAT`` is exact; ``HNSW`` and others are approximate. An existing collection
+            keeps its index.
         timeout: Seconds to wait for a server.
 
     Raises:
-        ConnectionError: If there is no Milvus at ``uri``, or another process has the local file open.
+        ConnectionError: If Milvus cannot be reached at ``uri``, or another process has the local file open.
         ModuleNotFoundError: If pymilvus is not installed.
         ValueError: If ``index`` is unknown to Milvus.
     """
@@ -52,7 +52,7 @@ class GalleryStore:
     def _create(self, index: str) -> None:
         types = pymilvus().DataType
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", types.VARCHAR, is_primary=True, max_length=64)  # a hash: paths may be long, and odd
+        schema.add_field("id", types.VARCHAR, is_primary=True, max_length=64)  # a hash: paths may be too long
         schema.add_field("path", types.VARCHAR, max_length=8192)
         schema.add_field("pid", types.VARCHAR, max_length=256)
         schema.add_field("camid", types.VARCHAR, max_length=256)
@@ -71,20 +71,20 @@ class GalleryStore:
         return int(self._client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
 
     def close(self) -> None:
-        """Lets go of the file or the connection."""
+        """Closes the file or the connection."""
         self._client.close()
 
     def add(self, features: Array, items: Sequence[Item | str | Path], times: Sequence[float] = ()) -> None:
-        """Adds pictures; one of a path that is there already takes its place.
+        """Adds pictures; one with an existing path replaces it.
 
         Args:
-            features: ``(n, D)``, such as ``embed_files`` gives.
+            features: ``(n, D)``, as from ``embed_files``.
             items: A path, or path, identity and camera, for each.
-            times: When each was taken, in seconds since 1970; 0 where unknown.
+            times: Time of each picture, in seconds since 1970; 0 if unknown.
 
         Raises:
-            TypeError: If features are no floating-point tensor or array.
-            ValueError: If the shapes do not fit, a value is not finite, or a path is no UTF-8.
+            TypeError: If features are not a floating-point tensor or array.
+            ValueError: If shapes do not match, a value is not finite, or a path is not UTF-8.
         """
         new, full = checked(features, items, self.dim)
         when = list(times) or [0.0] * len(full)
@@ -95,11 +95,11 @@ class GalleryStore:
             self._client.upsert(self.collection, rows[first : first + BATCH])
 
     def add_folder(self, folder: str) -> int:
-        """Adds a folder of embeddings, as ``aelm.embed`` writes it, block by block; says how many pictures.
+        """Adds a folder of embeddings written by ``aelm.embed``, block by block; returns the number of pictures.
 
         Raises:
             FileNotFoundError: If there are no finished embeddings.
-            ValueError: If another model made them.
+            ValueError: If they are from another model.
         """
         found = read_embeddings(folder)
         check_model(found, self.embedder)
@@ -110,7 +110,7 @@ class GalleryStore:
         return len(found.items)
 
     def remove(self, paths: Collection[str | Path] | str | Path) -> int:
-        """Takes pictures out, and says how many of ``paths`` were there."""
+        """Removes pictures; returns how many of ``paths`` existed."""
         ids = sorted({_id(os.fspath(path)) for path in several(paths)})
         before = len(self)
         for first in range(0, len(ids), BATCH):
@@ -129,10 +129,10 @@ class GalleryStore:
         between: tuple[float, float] | None = None,
         leave_out: Sequence[str | Path] | str | Path = (),
     ) -> list[list[Hit]]:
-        """The most similar pictures of each query, best first; exact where the index is ``FLAT``.
+        """The most similar pictures of each query, best first; exact if the index is ``FLAT``.
 
-        Args and errors as :meth:`aelm.Gallery.search`, but for ``paths``, which are absolute here and patterns
-        of ``*`` and ``?`` only, and ``between``, which keeps pictures of these times, first and last included.
+        Args and errors as in :meth:`aelm.Gallery.search`, except ``paths``, a pattern for absolute paths with only
+        ``*`` and ``?``, and ``between``, which selects pictures by time, both ends included.
         """
         check_features("query", query)
         if query.shape[1] != self.dim:
@@ -183,7 +183,7 @@ def _conditions(
     pattern: str | None,
     between: tuple[float, float] | None,
 ) -> Iterable[str]:
-    """Filters in Milvus's language, whose strings are JSON's."""
+    """Filters in Milvus's query language, with JSON strings."""
     if only is not None:
         yield f"camid in {_texts(only)}"
     if several(others):
@@ -199,10 +199,10 @@ def _texts(values: Any) -> str:
 
 
 def like(pattern: str) -> str:
-    """A pattern with ``*`` and ``?`` in the language of ``LIKE``.
+    """Converts a pattern with ``*`` and ``?`` to a ``LIKE`` pattern.
 
     Raises:
-        ValueError: If it holds brackets, which ``LIKE`` has no word for.
+        ValueError: If it holds brackets, which ``LIKE`` does not support.
 
     >>> like("/day_1/*.jp?g")
     '/day\\\\_1/%.jp_g'
@@ -214,10 +214,10 @@ def like(pattern: str) -> str:
 
 
 def connect(uri: str, timeout: float) -> Any:
-    """A client of Milvus.
+    """A Milvus client.
 
     Raises:
-        ConnectionError: If nothing answers there.
+        ConnectionError: If Milvus does not answer.
         ModuleNotFoundError: If pymilvus is not installed.
     """
     milvus = pymilvus()
@@ -251,7 +251,7 @@ def connect(uri: str, timeout: float) -> Any:
 
 
 class _Reasons(logging.Handler):
-    """Keeps the error that Milvus Lite writes to its log and does not hand on."""
+    """Keeps errors that Milvus Lite logs but does not raise."""
 
     found: BaseException | None = None
 
@@ -261,10 +261,10 @@ class _Reasons(logging.Handler):
 
 
 def pymilvus() -> Any:
-    """The module, which is needed only here.
+    """Imports pymilvus.
 
     Raises:
-        ModuleNotFoundError: If it is not installed, with the command that does it.
+        ModuleNotFoundError: If it is not installed, with the command to install it.
     """
     try:
         import pymilvus as module

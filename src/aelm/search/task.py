@@ -1,4 +1,4 @@
-"""What ``python -m aelm.search`` does: the pictures of a gallery that are most similar to a query."""
+"""The task of ``python -m aelm.search``: finds the pictures of a gallery that are most similar to a query."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> list[Answer]:
-    """Searches as ``config`` says, prints the table, and writes ``output`` where one is given."""
+    """Searches as ``config`` says, prints the table, and writes ``output`` if given."""
     answers.check_output(config.output)
     if config.top_k < 1:
         raise InputError(f"`top_k` must be at least 1, got {config.top_k}")
@@ -41,7 +41,7 @@ def run(config: DictConfig) -> list[Answer]:
 
 
 def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Answer]:
-    """Searches, into an output that is held."""
+    """Searches and writes the locked output."""
     embedder, searched = open_gallery(config, place)
     queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
     hits = search_each(searched, queries, features, config)
@@ -53,10 +53,10 @@ def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Answer
 
 
 def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | GalleryStore]:
-    """The model, on its device, and the gallery that is searched with it.
+    """The model on its device, and the gallery.
 
     Raises:
-        ValueError: If no gallery is given, or none of what is given names a model.
+        ValueError: If no gallery is given, or the model is unknown.
     """
     if isinstance(config.gallery, str):
         found = find_gallery(config, place)
@@ -65,7 +65,7 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
     if not config.gallery.uri:
         raise InputError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
     uri = str(config.gallery.uri)
-    if "://" not in uri and not Path(uri).exists():  # Milvus Lite keeps a folder
+    if "://" not in uri and not Path(uri).exists():  # Milvus Lite stores a folder
         raise FileNotFoundError(
             f"`gallery.uri`: no gallery store {uri}; aelm.GalleryStore makes one, see docs/gallery_store.md"
         )
@@ -76,13 +76,13 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
 
 
 def load(config: DictConfig, checkpoint: str, place: str) -> Embedder:
-    """A model on its device, which computes in the precision that ``config`` names."""
+    """Loads a model on its device, with the precision in ``config``."""
     told = {key: config[key] for key in ("precision", "size", "camera")}
     return load_embedder(checkpoint, list(config.allow), **told).to(place)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
-    """The embeddings that are searched: a folder of them, or of pictures, which are embedded in passing."""
+    """The embeddings to search: from a folder of embeddings, or computed now from pictures."""
     path = Path(config.gallery)
     if path.is_file() and path.name in (FEATURES, ITEMS, META):
         path = path.parent
@@ -99,17 +99,17 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
         )  # fmt: skip
         embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)
-        # As if a folder of pictures held its embeddings; the file goes with the temporary one.
+        # As if stored in the folder of pictures; the temporary folder is removed.
         home = path if path.is_dir() else Path(folder)
         told = tuple(item._replace(path=relative(os.path.join(folder, item.path), home)) for item in found.items)
         return found._replace(features=np.array(found.features), items=told, folder=home)
 
 
 def own_checkpoint(gallery: Embeddings) -> str:
-    """The model that made a gallery.
+    """Path of the model that computed a gallery.
 
     Raises:
-        ValueError: If it is not where it was.
+        ValueError: If the file no longer exists.
     """
     path = str(gallery.meta["model"]["checkpoint"])
     if not path or not Path(path).is_file():
@@ -120,10 +120,10 @@ def own_checkpoint(gallery: Embeddings) -> str:
 
 
 def embed_queries(embedder: Embedder, queries: Sequence[Item], batch_size: int) -> tuple[list[Item], Features]:
-    """The queries that can be read, and their embeddings ``(Q, D)``.
+    """The readable queries, and their embeddings ``(Q, D)``.
 
     Raises:
-        ValueError: If none can be read.
+        ValueError: If none is readable.
     """
     batches = embedded(embedder, [query.path for query in queries], batch_size, workers=0)
     parts = [(queries_of, features) for queries_of, features in batches]
@@ -138,7 +138,7 @@ def embed_queries(embedder: Embedder, queries: Sequence[Item], batch_size: int) 
 def search_each(
     gallery: Gallery | GalleryStore, queries: Sequence[Item], features: Features, config: DictConfig
 ) -> list[list[Hit]]:
-    """The results of each query; with ``other_cameras`` its own camera is one of those left out."""
+    """The results of each query; ``other_cameras`` also excludes the query's own camera."""
     groups: dict[str, list[int]] = {}
     for place, query in enumerate(queries):
         groups.setdefault(query.camid if config.other_cameras else "", []).append(place)
@@ -158,7 +158,7 @@ def search_each(
 
 
 def no_match(config: DictConfig) -> str:
-    """Why a query has no results."""
+    """Text for a query without results."""
     if config.min_score is None:
         return "The gallery holds no picture that the filters let through."
     return f"No picture that the filters let through scores {config.min_score:g} or more."
@@ -167,7 +167,7 @@ def no_match(config: DictConfig) -> str:
 def write(
     output: Path, found: Sequence[Answer], config: DictConfig, embedder: Embedder, searched: Gallery | GalleryStore
 ) -> None:
-    """One file, of the kind that its name says."""
+    """Writes one file, in the format given by its extension."""
     output.parent.mkdir(parents=True, exist_ok=True)
     suffix = output.suffix.lower()
     if suffix == ".png":

@@ -1,4 +1,4 @@
-"""``python -m aelm.train``: trains a network, tests its best checkpoint, and draws what came out."""
+"""``python -m aelm.train``: trains a network, tests its best checkpoint and writes scores and figures."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("train")
 def main(config: DictConfig) -> float | None:
-    """Runs the whole of it; a sweeper gets the best value of the monitored metric, or of its twin on the test set."""
-    from aelm.train.task import sweep_point  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command. Returns the best monitored value, or the test value of that metric, to a Hydra sweeper."""
+    from aelm.train.task import sweep_point  # imported here: misspelt keys are reported before torch loads
 
     return sweep_point(config)
 

@@ -1,4 +1,4 @@
-"""What goes on around training steps: the average of the weights, histories, the bar, and when to stop."""
+"""Training callbacks: weight averaging, the erasing schedule, history, progress bar, and a stop at NaN or infinity."""
 
 import itertools
 import math
@@ -26,15 +26,15 @@ from aelm.types import Batch, InputError, NotFiniteError
 
 
 class Average(AveragedModel):
-    """torch's exponential moving average of weights and buffers, for which nobody waits on a GPU.
+    """torch's exponential moving average of weights and buffers, without waiting for the GPU.
 
-    torch keeps the number of updates on the device, reads it back twice an update, and sends it over once a type. Here
-    it stays on the CPU; the average needs only to know whether there is one.
+    torch keeps the number of updates on the device and synchronises several times an update. Here it stays on the CPU;
+    the average only needs to know whether it is zero.
 
     Args:
-        model: What is averaged; copied.
-        device: Where the average is.
-        decay: How much of the average each update keeps.
+        model: The model to average; copied.
+        device: Device of the average.
+        decay: Share of the average that each update keeps.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, decay: float) -> None:
@@ -50,7 +50,7 @@ class Average(AveragedModel):
             for average, current in pairs:
                 average.copy_(current)
         else:
-            for kind in {average.dtype for average, _ in pairs}:  # one type a call: so all of it moves in few kernels
+            for kind in {average.dtype for average, _ in pairs}:  # one call per dtype needs few kernels
                 own, new = zip(*(pair for pair in pairs if pair[0].dtype == kind), strict=True)
                 self.move(list(own), list(new), None)
         self.n_averaged += 1
@@ -64,15 +64,15 @@ def tensors(model: nn.Module) -> list[Tensor]:
 class Averaging(WeightAveraging):
     """Lightning's weight averaging with an exponential moving average, after every optimizer step.
 
-    Beside Lightning's ``EMAWeightAveraging`` this keeps the average on the device of the model, moves all weights in
-    few calls without waiting for a GPU, and lets a test take the average that a checkpoint holds, not the weights that
-    training goes on from.
+    Unlike Lightning's ``EMAWeightAveraging`` this keeps the average on the model's device, updates all weights in few
+    calls without waiting for the GPU, and tests the average in a checkpoint, not the weights that training resumes
+    from.
 
     Args:
-        decay: How much of the average each step keeps, in (0, 1).
+        decay: Share of the average that each step keeps, in (0, 1).
 
     Raises:
-        ValueError: If ``decay`` lies elsewhere.
+        ValueError: If ``decay`` is out of range.
     """
 
     def __init__(self, decay: float) -> None:
@@ -83,7 +83,7 @@ class Averaging(WeightAveraging):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
-            # The model itself gets to its device later: asked for it now it would name the CPU.
+            # The model moves to its device later: `pl_module.device` is still the CPU.
             average = self._average_model = Average(pl_module, trainer.strategy.root_device, self.decay)
             if isinstance(pl_module, ReIDModule) and isinstance(average.module, ReIDModule):
                 pl_module.average = partial(said_by, average.module.network)
@@ -97,18 +97,18 @@ class Averaging(WeightAveraging):
 
 @torch.no_grad()
 def said_by(network: ReIDNetwork, images: Tensor) -> StageOutputs:
-    """What a network says of whole pictures ``(B, 3, H, W)``, as in use: nothing is erased."""
+    """Outputs of a network in evaluation mode for pictures ``(B, 3, H, W)``: nothing is erased."""
     outputs: StageOutputs = network.eval()(images)
     return outputs
 
 
 class ErasingSchedule(Callback):
-    """Moves how much :class:`aelm.models.AELM` erases, epoch by epoch.
+    """Sets how much :class:`aelm.models.AELM` erases, at the start of each epoch.
 
     Args:
-        schedule: From epoch and number of epochs to a strength in 0 .. 1: 1 erases from ``threshold`` on, less from a
-            higher threshold on, and 0 nothing (see :func:`aelm.schedules.ramp`).
-        epochs: Of the training.
+        schedule: Maps (epoch, number of epochs) to a strength in 0 .. 1: 1 erases at or above ``threshold``, less
+            raises the threshold, and 0 erases nothing (see :func:`aelm.schedules.ramp`).
+        epochs: Number of training epochs.
 
     Raises:
         ValueError: If the schedule erases in no epoch.
@@ -137,10 +137,10 @@ def erasing_heads(module: nn.Module) -> list[AELM]:
 
 
 class History(Callback):
-    """Logged values by name as ``(step, value)``, whichever logger is chosen; saved with the checkpoint.
+    """Logged values by name as ``(step, value)``, for every logger; saved in the checkpoint.
 
     Args:
-        every_n_steps: How often values of training are noted; 0: never, as Lightning has it.
+        every_n_steps: Interval between recorded training values; 0 records none, as in Lightning.
     """
 
     def __init__(self, every_n_steps: int = 10) -> None:
@@ -175,9 +175,9 @@ class History(Callback):
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, with the loss and the time that the whole training still takes.
+    """Lightning's progress bar with the loss and the remaining training time.
 
-    The loss is read from the device at most once in ``loss_every_seconds``: each time the device is waited for.
+    The loss is read at most once every ``loss_every_seconds``, since each read waits for the device.
     """
 
     def __init__(self, loss_every_seconds: float = 1.0) -> None:
@@ -198,7 +198,7 @@ class Progress(TQDMProgressBar):
         if self._loss:
             shown["train/loss"] = self._loss
         done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
-        if trainer.training and done and math.isfinite(steps):  # a training without end has no time left
+        if trainer.training and done and math.isfinite(steps):  # unknown for an endless training
             left = (time.monotonic() - self._started) / done * (steps - trainer.global_step)
             shown["left"] = str(timedelta(seconds=round(max(left, 0))))
         return shown
@@ -211,9 +211,9 @@ CURE = (
 
 
 class Step(NamedTuple):
-    """A step that is under way: its number and epoch, where its pictures stand in the data set, and its loss.
+    """A running step: its number and epoch, the positions of its pictures in the data set, and its loss.
 
-    ``arrived`` is the event at which the loss has come over from the GPU; None where it is here already.
+    ``arrived`` is the CUDA event after which the loss is on the CPU; None if it already is.
     """
 
     number: int
@@ -224,14 +224,14 @@ class Step(NamedTuple):
 
 
 class FiniteTraining(Callback):
-    """Ends a training at the first loss that is NaN or infinite, naming the step, its pictures and what is left.
+    """Stops training at the first loss that is NaN or infinite; names the step, its files and the last checkpoint.
 
-    On the CPU a loss is looked at before anything is learned from it. On a GPU it is on its way over while the next
-    step is prepared, and looked at then: nobody waits for it. Weights are looked at before each validation and each
-    checkpoint: one that is not finite never takes the place of a good one.
+    On the CPU a loss is checked before its backward pass. On a GPU it is copied in the background and checked at the
+    next step, without waiting. Weights are checked before each validation and each checkpoint, so a checkpoint that is
+    not finite never replaces a good one.
 
     Args:
-        last: The checkpoint that a run would go on from.
+        last: The checkpoint that a run resumes from.
     """
 
     def __init__(self, last: Path) -> None:
@@ -293,20 +293,20 @@ class FiniteTraining(Callback):
 
 
 def not_finite(state: dict[str, Any]) -> str:
-    """The first of some tensors that holds NaN or infinite values, by name; empty if none does.
+    """Name of the first tensor with a NaN or infinite value; empty if there is none.
 
     >>> not_finite({"a": torch.zeros(2), "b": torch.tensor([0, torch.inf]), "c": torch.tensor(1)})
     'b'
     """
     named = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
     sound = [value.isfinite().all() for value in named.values()]
-    if not sound or bool(torch.stack(sound).all()):  # one wait for the device, not one a tensor
+    if not sound or bool(torch.stack(sound).all()):  # one synchronisation for all tensors
         return ""
     return next(key for key, value in zip(named, sound, strict=True) if not value)
 
 
 def batch_files(trainer: pl.Trainer, step: Step) -> str:
-    """The files of a step's batch, in words; their positions where the data set is not aelm's."""
+    """The files of a step's batch, as text; their positions if the data set is not aelm's."""
     dataset, positions = getattr(trainer.train_dataloader, "dataset", None), step.positions.tolist()
     if not isinstance(dataset, ReIDDataset):
         return f"the positions {positions} of the data set"
@@ -316,7 +316,7 @@ def batch_files(trainer: pl.Trainer, step: Step) -> str:
 
 
 def progress_kept(last: Path) -> str:
-    """What is left of a training, in words."""
+    """The last checkpoint of a stopped training, as text."""
     if not last.is_file():
         return "No checkpoint had been written yet"
     step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, with the states of all random generators."""
+"""Atomic checkpoint writes, with the states of all random generators."""
 
 import os
 import random
@@ -20,9 +20,9 @@ from aelm.types import Batch, InputError
 
 
 def random_states() -> dict[str, Any]:
-    """Where the global generators of Python, numpy and torch stand in this process, as plain data and tensors."""
+    """States of this process's global generators of Python, numpy and torch, as plain data and tensors."""
     version, numbers, gauss = random.getstate()
-    kind, key, *rest = np.random.get_state(legacy=True)  # what third parties draw from; aelm itself does not
+    kind, key, *rest = np.random.get_state(legacy=True)  # used by other libraries, not by aelm
     return {
         "python": (version, list(numbers), gauss),
         "numpy": (str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), *rest),
@@ -32,7 +32,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Sets what :func:`random_states` gave; states of CUDA devices that are not here are left out.
+    """Restores the result of :func:`random_states`; states of missing CUDA devices are ignored.
 
     >>> states = random_states()
     >>> first = random.random(), torch.rand(1), np.random.rand()
@@ -50,17 +50,16 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 class RandomStates(Callback):
-    """Saves the random states of every process with each checkpoint; a run that goes on draws what it would have.
+    """Saves the random states of every process in each checkpoint, so a resumed run draws the same numbers.
 
-    The states are set when training starts: what a command draws before, to build a network that the checkpoint then
-    fills, no longer matters.
+    They are restored when training starts: numbers drawn earlier, such as initial weights, have no effect.
     """
 
     def __init__(self) -> None:
         self._to_set: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        # All processes come by here when one of them is about to write.
+        # All processes call this before one of them writes.
         states: list[Any] = [random_states()]
         if dist.is_available() and dist.is_initialized():
             states = [None] * dist.get_world_size()
@@ -77,7 +76,7 @@ class RandomStates(Callback):
 
 
 class _Watched:
-    """A file that keeps why a write failed: a full disk, or Ctrl-C, which torch both calls a RuntimeError."""
+    """A file that keeps the error of a failed write (full disk, Ctrl-C), which torch replaces by a RuntimeError."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.name, self.flush = file, file.name, file.flush
@@ -92,29 +91,29 @@ class _Watched:
 
 
 def save_whole(content: Any, path: Path) -> None:
-    """``torch.save``, such that whoever looks finds the earlier file or the new one, whole, whatever dies meanwhile.
+    """Atomic ``torch.save``: readers find either the old or the new complete file, even after a crash.
 
-    The content is written beside, as ``.<name>.partial``, brought to the disk, and renamed.
+    Writes ``.<name>.partial`` in the same folder, syncs it to disk, and renames it.
 
     Raises:
-        OSError: If it cannot be written; the earlier file is still there, and nothing lies beside it.
+        OSError: If it cannot be written; the old file is kept and the partial file removed.
     """
 
     def write(file: BinaryIO) -> None:
         watched: Any = _Watched(file)
         try:
             torch.save(content, watched)
-        except RuntimeError as error:  # what torch makes of a failing write
+        except RuntimeError as error:  # torch's error for a failed write
             raise watched.error or OSError(str(error)) from error
         file.flush()
         os.fsync(file.fileno())
 
     try:
-        # Of one name, so that the next checkpoint takes the place of what a killed run has left.
+        # A fixed name, so the next checkpoint overwrites the partial file of a killed run.
         write_file(path, write, path.with_name(f".{path.name}.partial"))
     except OSError as error:
         raise OSError(f"the checkpoint {error}; then go on with `resume=auto`") from error
-    if os.name == "posix":  # elsewhere a directory cannot be opened, and the renaming is brought to the disk by itself
+    if os.name == "posix":  # Windows cannot open a directory, and syncs renames itself
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -123,10 +122,10 @@ def save_whole(content: Any, path: Path) -> None:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to the disk and back, with :func:`save_whole` and :func:`aelm.checkpoint.read_checkpoint`.
+    """Saves with :func:`save_whole` and loads with :func:`aelm.checkpoint.read_checkpoint`.
 
-    Lightning's own holds a second copy of the checkpoint in memory, syncs nothing, and moves across file systems; it
-    runs what a file says, and forgets the best score where the folder of the checkpoints has moved.
+    Lightning's own class keeps a second copy in memory, does not sync, may move across file systems, can execute code
+    from a file, and loses the best score if the checkpoint folder has moved.
     """
 
     def load_checkpoint(
@@ -157,9 +156,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class StepCheckpoint(Checkpoint):
-    """Saves to one file every n optimizer steps within an epoch, so that a killed run loses n steps at most.
+    """Saves to one file every n optimizer steps within an epoch, so a killed run loses at most n steps.
 
-    The last batch of an epoch is left to the checkpoints at its end: they also hold what validation found.
+    Skips the last batch of an epoch: the checkpoints at its end also hold the validation scores.
 
     Args:
         path: The file.
@@ -182,7 +181,7 @@ class StepCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        # While gradients are accumulated the step stands still, and what has been gathered is in no checkpoint.
+        # Under gradient accumulation most batches take no step, and no checkpoint holds accumulated gradients.
         stepped, self._done = trainer.global_step > self._done, trainer.global_step
         if stepped and self._done % self.every_n_steps == 0 and not trainer.is_last_batch:
             trainer.save_checkpoint(self.path, weights_only=False)

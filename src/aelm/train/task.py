@@ -1,4 +1,4 @@
-"""What ``python -m aelm.train`` does: trains a network, tests its best checkpoint, and draws what came out."""
+"""The task of ``python -m aelm.train``: trains a network, tests its best checkpoint, writes scores and figures."""
 
 import logging
 from collections.abc import Iterator
@@ -29,13 +29,13 @@ from aelm.types import InputError, RunError
 
 log = logging.getLogger(__name__)
 
-# What losses call the number of identities, and the length of an embedding.
+# Parameter names of losses for the number of identities, and for the embedding length.
 IDENTITIES, LENGTH = ("num_ids", "num_classes"), ("embed_dim", "embedding_size")
 
 
 def sweep_point(config: DictConfig) -> float | None:
-    """Trains, tests and notes the scores for a sweep's table; gives the best value of the monitored metric."""
-    # The first of several processes holds the directory for all; who is refused notes nothing in a sweep's table.
+    """Trains, tests and records the scores for the sweep table; returns the best value of the monitored metric."""
+    # Rank 0 locks the directory for all processes; a job that cannot lock it adds no row to the sweep table.
     mine = config.run_dir if getattr(rank_zero_only, "rank", 0) == 0 else None
     with (
         removed_if_empty(Path(config.run_dir)),
@@ -49,21 +49,21 @@ def sweep_point(config: DictConfig) -> float | None:
 
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
-    """Takes away the run directory, which Hydra makes first of all, where the block fails before anything is in it."""
+    """Removes the run directory, which Hydra creates first, if it is still empty after the block."""
     try:
         yield
     finally:
-        with suppress(OSError):  # it holds something
+        with suppress(OSError):  # not empty
             folder.rmdir()
 
 
 def run(config: DictConfig) -> dict[str, float]:
-    """Trains and tests as ``config`` says; gives what ``metrics.json`` holds."""
+    """Trains and tests as ``config`` says; returns the content of ``metrics.json``."""
     return train_and_test(config).scores
 
 
 class Outcome(NamedTuple):
-    """What a run found: the scores in ``metrics.json``, and the best value of the metric that was monitored."""
+    """Result of a run: the scores in ``metrics.json``, and the best value of the monitored metric."""
 
     scores: dict[str, float]
     validated: dict[str, float]
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
 def train_and_test(config: DictConfig) -> Outcome:
     """Trains and tests as ``config`` says."""
     config.data_dir = str(Path(config.data_dir).expanduser().absolute())
-    recipe: Any = OmegaConf.to_container(config)  # with `${data_dir}` left open, for those who evaluate elsewhere
+    recipe: Any = OmegaConf.to_container(config)  # keeps `${data_dir}` unresolved, for evaluation on another machine
     OmegaConf.resolve(config)
     check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -80,7 +80,7 @@ def train_and_test(config: DictConfig) -> Outcome:
     logger = built_logger(config)
     trainer = build_trainer(config, logger, history)
     data = build_data(config.dataset, built(config.transform), built(config.sampler), config.seed)
-    data.trainer = trainer  # so that a step means the same here, where it is checked and told, as in the training
+    data.trainer = trainer  # so that checks before training use the same step size as training
     data.prepare_data()
     data.setup("fit")
     if not data.test_sets:
@@ -95,12 +95,12 @@ def train_and_test(config: DictConfig) -> Outcome:
         found = [value for _, value in history.values.get(config.monitor, [])]
         return Outcome(scores, {config.monitor: max(found)} if found else {})
     finally:
-        if isinstance(logger, WandbLogger):  # an open run would take in the next job of a sweep
+        if isinstance(logger, WandbLogger):  # an open run would also log the next job of a sweep
             logger.experiment.finish()
 
 
 def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any], processes: int) -> ReIDModule:
-    """The network for as many identities as the data has, its losses, how it is optimised, and ``recipe`` for later."""
+    """The training module: network, losses, optimizer and schedule; keeps ``recipe`` for the checkpoint."""
     transform = data.transform
     plain: Any = OmegaConf.to_container(config)
     kept = {key: recipe[key] for key in ("dataset", "transform", "sampler", "data_dir", "seed", "monitor")}
@@ -142,12 +142,12 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
 def built_losses(node: DictConfig, network: ReIDNetwork, size: tuple[int, int]) -> Any:
     """Losses by name.
 
-    Where ``???`` stands for the number of identities, or for the length of all embeddings side by side, it is replaced
-    by what the network has.
+    ``???`` for the number of identities, or for the length of all embeddings together, is replaced by the network's
+    value.
 
     Args:
-        node: A ``_target_`` description each.
-        network: What is trained.
+        node: One ``_target_`` config a loss, by name.
+        network: The network to train.
         size: Height and width of pictures.
     """
     plain: Any = OmegaConf.to_container(node, resolve=True)
@@ -162,7 +162,7 @@ def built_losses(node: DictConfig, network: ReIDNetwork, size: tuple[int, int]) 
 
 
 def built_logger(config: DictConfig) -> Logger | bool:
-    """The logger; in a sweep W&B shows one run a job, in one group."""
+    """The logger; in a sweep each job is one W&B run, and all jobs form one group."""
     job = sweeps.this_job()
     if config.logger and job is not None and str(config.logger.get("_target_")).endswith(".WandbLogger"):
         config.logger.group = config.logger.group or config.name
@@ -171,12 +171,12 @@ def built_logger(config: DictConfig) -> Logger | bool:
     if isinstance(logger, WandbLogger) and getattr(rank_zero_only, "rank", 0) == 0:
         with wandb_errors() as wandb:
             if (config.logger.mode or wandb.setup().settings.mode) in ("online", "shared"):
-                wandb.login()  # now, and not only when the data has been read
+                wandb.login()  # before the data is read
     return logger
 
 
 def tell_config(logger: Logger | bool, config: DictConfig) -> None:
-    """Starts the run at W&B and sends the configuration there; the run directory holds it in any case."""
+    """Starts the W&B run and sends the configuration, which is also in the run directory."""
     if isinstance(logger, WandbLogger):
         plain: Any = OmegaConf.to_container(config)
         with wandb_errors():
@@ -185,10 +185,10 @@ def tell_config(logger: Logger | bool, config: DictConfig) -> None:
 
 @contextmanager
 def wandb_errors() -> Iterator[Any]:
-    """Names the way out where W&B does not let a run in; gives the library.
+    """Imports W&B; explains what to do if it rejects the run.
 
     Raises:
-        RunError: If nobody is logged in, or the server cannot be reached.
+        RunError: If no user is logged in, or the server cannot be reached.
     """
     import wandb
 
@@ -204,18 +204,18 @@ def wandb_errors() -> Iterator[Any]:
 def finish_run(
     config: DictConfig, trainer: pl.Trainer, module: ReIDModule, data: ReIDDataModule, history: History
 ) -> dict[str, float]:
-    """Tests ``best.ckpt`` and writes what the run directory holds beside checkpoints."""
-    # A run that is named by the time has another name on each process that something else started.
+    """Tests ``best.ckpt`` and writes scores, facts and figures to the run directory."""
+    # Processes started by torchrun or SLURM name a run by their own start time: take the name of rank 0.
     run_dir = Path(trainer.strategy.broadcast(config.run_dir))
     if run_dir != Path(config.run_dir):
         with suppress(OSError):
             Path(config.run_dir).rmdir()
     best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    if not best.is_file() and last.is_file():  # the time was up before the first validation
+    if not best.is_file() and last.is_file():  # `max_time` ended before the first validation
         log.warning("there was no validation, and so no best.ckpt: last.ckpt is tested")
         best = last
-    facts = run_facts(trainer, sweeps.overrides())  # the test loads the best checkpoint, and with it its timer
-    module.results = {}  # of the last validation
+    facts = run_facts(trainer, sweeps.overrides())  # before the test, which loads the best checkpoint and its timer
+    module.results = {}  # drop the last validation's
     if data.test_sets:
         trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
     bad = unreadable.unreadable_files(data)
@@ -235,7 +235,7 @@ def finish_run(
 
 
 def best_validation(history: History, monitor: str) -> dict[str, float]:
-    """The scores of the validation that was the best by ``monitor``, by their names; empty where there was none."""
+    """All scores of the validation that was best by ``monitor``, by name; empty if there was none."""
     found = history.values.get(monitor, [])
     step = max(found, key=lambda point: point[1])[0] if found else None
     noted = ((name, dict(points)) for name, points in history.values.items() if name.startswith("val/"))
@@ -244,7 +244,7 @@ def best_validation(history: History, monitor: str) -> dict[str, float]:
 
 @rank_zero_only
 def send_pictures(logger: Logger | None, paths: list[Path]) -> None:
-    """Hands the pictures of a run to W&B."""
+    """Sends the figures of a run to W&B."""
     if isinstance(logger, WandbLogger):
         for path in paths:
             logger.log_image(f"figures/{path.stem}", [str(path)])

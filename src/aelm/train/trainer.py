@@ -1,4 +1,4 @@
-"""Lightning's Trainer as a training config asks for it: checkpoints, averaged weights, several processes."""
+"""Builds Lightning's Trainer and its callbacks from a training config."""
 
 import logging
 from functools import partial
@@ -21,19 +21,19 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-# What trains nothing where it is 0, and leaves no checkpoint.
+# Trainer keys that must not be 0: nothing would be trained or saved.
 TRAINING = ("max_epochs", "max_steps", "limit_train_batches")
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "gradient_clip_val": 0}
 NEVER = "; to validate never, hold nobody out: dataset.val_fraction=0"
-SEEDS = 2**32  # as many as numpy and torch both take
+SEEDS = 2**32  # the range that numpy and torch both accept
 
 
 def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -> pl.Trainer:
-    """The Trainer of ``config``; nothing is written yet.
+    """The Trainer of ``config``; writes nothing yet.
 
     Raises:
-        ValueError: If a sweep asks it to start several processes, ``monitor`` names no score of the validation, or a
-            key of the trainer does not go together with checkpoints or ranking.
+        ValueError: If a sweep would start several processes, ``monitor`` is not a validation score, or a trainer key
+            conflicts with checkpoints or ranking.
     """
     check_monitor(config.monitor)
     check_loops(config.trainer)
@@ -46,7 +46,7 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
     if config.trainer.enable_progress_bar:
         parts.append(Progress())
     extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [WholeCheckpointIO()]}
-    # Lightning leaves out its own timer, and with it the limit, where there is another.
+    # Lightning ignores `max_time` if there is another Timer.
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer: pl.Trainer = built({**wanted, "max_time": None, **extra})
     refuse_processes_in_a_sweep(trainer)
@@ -54,7 +54,7 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
 
 
 def checkpoints(config: DictConfig) -> list[pl.Callback]:
-    """What writes ``best.ckpt`` and ``last.ckpt``."""
+    """The callbacks that write ``best.ckpt`` and ``last.ckpt``."""
     folder = Path(config.run_dir) / "checkpoints"
     kept = partial(ModelCheckpoint, folder, mode="max", auto_insert_metric_name=False, enable_version_counter=False)
     if config.dataset.val_fraction:
@@ -64,7 +64,7 @@ def checkpoints(config: DictConfig) -> list[pl.Callback]:
                 f"`trainer.check_val_every_n_epoch`={every} never comes in {epochs} epochs (`trainer.max_epochs`), and "
                 "there would be no best.ckpt: validate more often, or hold nobody out with `dataset.val_fraction=0`"
             )
-        # Two, since Lightning's `save_last` follows the best one and not the epochs.
+        # Two callbacks: Lightning's `save_last` saves when the best one does, not every epoch.
         found: list[pl.Callback] = [
             kept(filename="best", monitor=config.monitor),
             kept(filename="last", save_on_train_epoch_end=True),
@@ -78,10 +78,10 @@ def checkpoints(config: DictConfig) -> list[pl.Callback]:
 
 
 def timer(trainer: DictConfig) -> Timer:
-    """Counts the time of the training, and ends it after ``max_time``.
+    """Measures the training time, and stops training after ``max_time``.
 
     Raises:
-        ValueError: If that is no time.
+        ValueError: If ``max_time`` is not a valid time.
     """
     limit = trainer.get("max_time")
     try:
@@ -94,7 +94,7 @@ def timer(trainer: DictConfig) -> Timer:
 
 
 def check_numbers(config: DictConfig) -> None:
-    """Raises ValueError where a number would end the training at its first or last step, or be taken for another."""
+    """Raises ValueError for numbers that would fail at the first or last step, or be silently changed."""
     if not 0 <= config.seed < SEEDS:
         raise InputError(f"`seed` must lie in 0 .. {SEEDS - 1}, got {config.seed}; for chance choose any")
     if config.resume not in (None, "auto"):
@@ -115,16 +115,16 @@ def check_numbers(config: DictConfig) -> None:
 
 
 def check_monitor(name: str) -> None:
-    """Raises ValueError unless ``name`` is a score that validation gives: Lightning tells after the first epoch."""
+    """Raises ValueError unless ``name`` is a validation score; Lightning would only notice after the first epoch."""
     known = [f"val/{score}" for score in COLUMNS]
     if name not in known:
         raise InputError(f"`monitor` must be one of {', '.join(known)}, got {name!r}")
 
 
 def refuse_processes_in_a_sweep(trainer: pl.Trainer) -> None:
-    """Raises ValueError where Lightning would start further processes for one job of a Hydra multirun.
+    """Raises ValueError if Lightning would start further processes for one job of a Hydra multirun.
 
-    Each of them would run the whole sweep again, and they would wait for each other for ever.
+    Each of them would run the whole sweep again, and they would wait for each other forever.
     """
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     environment = getattr(trainer.strategy, "cluster_environment", None)
