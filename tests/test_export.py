@@ -135,6 +135,7 @@ def test_the_file_keeps_the_contract(exported):
     assert model.ir_version <= 10
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     onnx.checker.check_model(model, full_check=True)
+    assert not any(node.metadata_props for file in exported.values() for node in onnx.load(file.path).graph.node)
 
 
 def test_the_sidecar_tells_the_facts(checkpoint, exported):

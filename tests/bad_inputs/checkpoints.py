@@ -96,6 +96,8 @@ ROWS = [
     Row("a model that is no ONNX", "embed", ["checkpoint={root}/m.onnx"], ["m.onnx is no ONNX model"],
         written(b"hello", "m.onnx")),
     Row("no ONNX file", "search", ["checkpoint={root}/m.onnx"], ["no ONNX file"]),
+    Row("a camera for a network that knows none", "embed", ["camera=1"],
+        ["`camera`", "has no embeddings of cameras", "leave it out"]),
     Row("backbone weights that are not there", "train", ["model.backbone.weights={root}/w.pth"],
         ["no weights file", "w.pth", ".safetensors"]),
     Row("backbone weights of something else", "train", ["model.backbone.weights={root}/bad.ckpt"],

@@ -123,7 +123,7 @@ def without(*keys):
          r"another shape 1 of \d+ tensors: backbone.network.conv3.0.gate.fc1.bias \(9,\) instead of \(1,\)"),
         (lambda v: v | {"conv3.0.se.weight": torch.zeros(9)}, r"holds what the network has not, 1 .*conv3.0.se.weight"),
         (lambda v: {k: x[:7] if k.startswith("conv1.") else x for k, x in v.items()}, "no OSNet of kind 'plain'"),
-        (lambda v: {"a.b": torch.zeros(2)}, "1 tensors such as a.b"),
+        (lambda v: {"a.b": torch.zeros(2)}, "1 tensors such as a.b; none of them is named as in a layout"),
         (lambda v: {"rpn.head.conv.weight": torch.zeros(2)}, "looks like a detector"),
         (lambda v: {"model.0.conv.weight": torch.zeros(2)}, "looks like a detector"),
         (lambda v: resnet_with("fc.weight"), "looks like an ImageNet classifier.*model.backbone.weights"),

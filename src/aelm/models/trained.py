@@ -100,6 +100,8 @@ def recognised(state: State, path: Path) -> Layout:
         why = "it looks like a detector, which finds people and does not tell them apart"
     elif "fc.weight" in state or "head.weight" in state:
         why = "it looks like an ImageNet classifier"
+    elif not any(map(any, fits.values())):
+        why = "none of them is named as in a layout that aelm knows"
     else:
         near, found = max(fits.items(), key=lambda item: sum(item[1]) / len(item[1]))
         lacks = [pattern.replace("\\", "") for pattern, there in zip(near.keys, found, strict=True) if not there]
