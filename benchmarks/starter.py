@@ -1,0 +1,109 @@
+"""Makes the starter model, ``src/aelm/models/starter.ckpt``, from drawn people alone; ``make starter`` runs this.
+
+    python benchmarks/starter.py DATA OUTPUT
+
+DATA is the folder of the data sets; the people (`varied`, 3,000 of them under six cameras each) are drawn there first,
+unless they are there. Nothing is learned by gradients:
+
+1. The words of ``ColourWords`` are the middles of k-means over colours of drawn pictures.
+2. The linear layer of ``StripeHead`` comes of linear discriminant analysis: it whitens how one person's pictures
+   differ, and keeps the directions in which people differ most.
+
+Weights are written in float16. A minute or two on two cores, once the people are drawn (about 20 minutes).
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor, nn
+
+from aelm.checkpoint import KEY, build, describe
+from aelm.data.synthetic import synthetic
+from aelm.files import write_file
+from aelm.models import ReIDNetwork
+from aelm.models.colour_words import lab
+from aelm.types import Picture
+
+NETWORK = {
+    "_target_": "aelm.models.ReIDNetwork",
+    "_partial_": True,
+    "backbone": {"_target_": "aelm.models.ColourWords", "words": 128, "softness": 6.0},
+    "coam": {"_target_": "torch.nn.Identity", "_partial_": True},
+    "aelm": {"_target_": "aelm.models.StripeHead", "_partial_": True, "embed_dim": 256},
+}
+PREPROCESSING = {
+    "height": 128, "width": 64, "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]
+}  # fmt: skip
+COLOURS = 60_000  # that the words are made of
+RIDGE = 1.0  # what is added to the spread of one person's pictures, in mean variances
+
+
+def batches(pictures: list[Picture], size: int = 64) -> list[Tensor]:
+    """Pictures ``(B, 3, H, W)`` uint8."""
+    height, width = PREPROCESSING["height"], PREPROCESSING["width"]
+    read = [cv2.resize(cv2.imread(p.path)[:, :, ::-1], (width, height)) for p in pictures]
+    whole = torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2)
+    return list(whole.split(size))
+
+
+def colour_words(pictures: list[Tensor], count: int) -> Tensor:
+    """The middles ``(count, 3)`` of the colours in pictures, in the space of :func:`lab`."""
+    seen = [lab(F.avg_pool2d(p / 255, 4)).permute(0, 2, 3, 1) for p in pictures]
+    colours = torch.cat([s.reshape(-1, 3) for s in seen]).numpy()
+    chosen = colours[np.random.default_rng(0).integers(0, len(colours), COLOURS)]
+    means = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=4096).fit(chosen)
+    return torch.from_numpy(means.cluster_centers_.astype(np.float32))
+
+
+def discriminants(features: Tensor, pids: Tensor, count: int) -> nn.Linear:
+    """Linear discriminant analysis: features ``(n, D)`` of people to ``count`` numbers, as a linear layer."""
+    features = features.double()
+    everyone, place = pids.unique(return_inverse=True)
+    sums = features.new_zeros(len(everyone), features.shape[1]).index_add_(0, place, features)
+    means, middle = sums / place.bincount()[:, None], features.mean(0)
+    own, between = features - means[place], means - middle
+    within = own.T @ own / len(own)
+    within.diagonal().add_(RIDGE * within.diagonal().mean())
+    root = torch.linalg.cholesky(within)
+    white = torch.linalg.solve_triangular(root, between.T, upper=False)  # people, one person's spread alike everywhere
+    _, directions = torch.linalg.eigh(white @ white.T)
+    weight = torch.linalg.solve_triangular(root.T, directions[:, -count:], upper=True).T
+    layer = nn.Linear(features.shape[1], count)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(-weight @ middle)
+    return layer
+
+
+@torch.no_grad()
+def starter(pictures: list[Picture]) -> ReIDNetwork:
+    """The network, made from drawn people."""
+    network = build(NETWORK)(num_ids=0, mean=PREPROCESSING["mean"], std=PREPROCESSING["std"])
+    backbone, head = network.backbone, network.heads[0]
+    images = batches(pictures)
+    backbone.words.copy_(colour_words(images[:: max(len(images) // 56, 1)], len(backbone.words)))
+    pooled = torch.cat([head.pooled(network.features(part)[0]) for part in images])
+    head.neck[0].load_state_dict(discriminants(pooled, torch.tensor([p.pid for p in pictures]), 256).state_dict())
+    return network.half()
+
+
+def main(data: str, output: str) -> None:
+    """Draws, makes and writes."""
+    found = synthetic(data, "varied", train_occluded=0.15)
+    network = starter(list(found.train))
+    state = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
+    told = describe(NETWORK, 0, PREPROCESSING, [])
+    write_file(Path(output), lambda file: torch.save({"state_dict": state, KEY: told}, file))
+    print(f"{output}: {Path(output).stat().st_size / 1e6:.2f} MB, of {len(found.train)} drawn pictures")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or re.match("-", sys.argv[1]):
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2])
