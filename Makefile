@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cameras test test-gpu test-faults test-lowest test-newest lint format docs lock audit clean
+.PHONY: help demo demo-cameras starter test test-gpu test-faults test-lowest test-newest lint format docs lock audit clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | column -t -s '|'
@@ -25,6 +25,9 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 demo: $(STAMP)  ## Draw synthetic people, train on them, evaluate, draw the pictures: runs/demo (about 5 minutes on 2 cores)
 	rm -rf runs/demo
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m aelm.train experiment=quickstart name=demo
+
+starter: $(STAMP)  ## Make the starter model again, from drawn people alone: src/aelm/models/starter.ckpt (about half an hour on 2 cores)
+	$(BIN)/python benchmarks/starter.py data src/aelm/models/starter.ckpt
 
 # As docs/cameras.md: the threshold comes from the first, known cameras, the people are found in the second.
 CAMERAS := runs/cameras

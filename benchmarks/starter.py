@@ -33,7 +33,7 @@ from aelm.types import Picture
 NETWORK = {
     "_target_": "aelm.models.ReIDNetwork",
     "_partial_": True,
-    "backbone": {"_target_": "aelm.models.ColourWords", "words": 128, "softness": 6.0},
+    "backbone": {"_target_": "aelm.models.ColourWords", "words": 128, "softness": 9.0},
     "coam": {"_target_": "torch.nn.Identity", "_partial_": True},
     "aelm": {"_target_": "aelm.models.StripeHead", "_partial_": True, "embed_dim": 256},
 }

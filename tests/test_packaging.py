@@ -60,6 +60,7 @@ def test_make_help_names_every_target():
     shown = shell("make", "help", cwd=ROOT)
     for target in (
         "demo",
+        "starter",
         "test",
         "test-lowest",
         "test-newest",

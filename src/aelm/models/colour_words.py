@@ -17,7 +17,7 @@ class ColourWords(nn.Module):
     """A backbone: which of ``words`` colours each place shows, as shares that add up to 1.
 
     The mean of 4 x 4 pixels belongs to the words near its colour in CIELAB, in which equal distances look equally
-    different. Light counts half, since it differs most between cameras.
+    different. Light counts a third, since it differs most between cameras.
 
     Args:
         words: Number K of colours. They start as a fixed random set of RGB and can be trained.
@@ -38,7 +38,7 @@ class ColourWords(nn.Module):
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
 
-    def __init__(self, words: int = 128, softness: float = 6.0) -> None:
+    def __init__(self, words: int = 128, softness: float = 9.0) -> None:
         super().__init__()
         if words < 1 or softness <= 0:
             raise InputError(f"`words` must be at least 1 and `softness` above 0, got {words} and {softness}")
@@ -78,8 +78,8 @@ class StripeHead(PooledHead):
     """
 
     def __init__(
-        self, channels: int, num_ids: int = 0, embed_dim: int = 256, *, stripes: int = 16, overlap: float = 0.5,
-        window: float = 0.3,
+        self, channels: int, num_ids: int = 0, embed_dim: int = 256, *, stripes: int = 16, overlap: float = 0.3,
+        window: float = 0.35,
     ) -> None:  # fmt: skip
         given = {"channels": channels, "embed_dim": embed_dim, "stripes": stripes, "overlap": overlap, "window": window}
         for name, value in given.items():
@@ -111,12 +111,12 @@ class StripeHead(PooledHead):
 
 
 def lab(images: Tensor) -> Tensor:
-    """CIELAB of sRGB in 0..1, ``(B, 3, H, W)``, its lightness halved.
+    """CIELAB of sRGB in 0..1, ``(B, 3, H, W)``, its lightness times 0.35.
 
     >>> lab(torch.ones(1, 3, 1, 1)).flatten().round().tolist()
-    [50.0, 0.0, 0.0]
+    [35.0, 0.0, 0.0]
     """
     linear = torch.where(images > 0.04045, ((images.clamp_min(0.0) + 0.055) / 1.055) ** 2.4, images / 12.92)
     x, y, z = F.conv2d(linear, images.new_tensor(XYZ)[:, :, None, None]).unbind(1)
     x, y, z = (torch.where(v > 0.008856, v.clamp_min(TINY) ** (1 / 3), 7.787 * v + 16 / 116) for v in (x, y, z))
-    return torch.stack([58 * y - 8, 500 * (x - y), 200 * (y - z)], 1)
+    return torch.stack([40.6 * y - 5.6, 500 * (x - y), 200 * (y - z)], 1)
