@@ -27,7 +27,7 @@ from aelm.checkpoint import KEY, build, describe
 from aelm.data.synthetic import synthetic
 from aelm.files import write_file
 from aelm.models import ReIDNetwork
-from aelm.models.colour_words import lab
+from aelm.models.colour_words import lab, untinted
 from aelm.types import Picture
 
 NETWORK = {
@@ -54,7 +54,7 @@ def batches(pictures: list[Picture], size: int = 64) -> list[Tensor]:
 
 def colour_words(pictures: list[Tensor], count: int) -> Tensor:
     """The middles ``(count, 3)`` of the colours in pictures, in the space of :func:`lab`."""
-    seen = [lab(F.avg_pool2d(p / 255, 4)).permute(0, 2, 3, 1) for p in pictures]
+    seen = [lab(untinted(F.avg_pool2d(p / 255, 4))).permute(0, 2, 3, 1) for p in pictures]
     colours = torch.cat([s.reshape(-1, 3) for s in seen]).numpy()
     chosen = colours[np.random.default_rng(0).integers(0, len(colours), COLOURS)]
     means = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=4096).fit(chosen)

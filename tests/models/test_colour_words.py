@@ -34,13 +34,16 @@ def test_a_place_has_the_shares_of_the_words_near_its_pixels(size):
     found = backbone(images)
     assert found.shape == (2, 5, size[0] // 8, size[1] // 8)
     words = backbone.words.detach().numpy()
-    picture = images[1].permute(1, 2, 0).numpy()
+    picture = images[1, :, : size[0] // 4 * 4, : size[1] // 4 * 4].permute(1, 2, 0).numpy()
+    blocks = picture.reshape(size[0] // 4, 4, size[1] // 4, 4, 3).mean((1, 3))
+    tint = blocks.mean((0, 1))
+    blocks = (blocks * tint.mean() / tint).clip(0, 1)
     for row, column in ((0, 0), (size[0] // 8 - 1, size[1] // 8 - 1), (3, 1)):
         shares = []
         for i in range(2):
             for j in range(2):
                 top, left = 8 * row + 4 * i, 8 * column + 4 * j
-                colour = torch.from_numpy(picture[top : top + 4, left : left + 4].mean((0, 1)))
+                colour = torch.from_numpy(blocks[top // 4, left // 4])
                 seen = lab(colour[None, :, None, None]).flatten().numpy()
                 near = np.exp(-((seen - words) ** 2).sum(1) / (2 * 9.0**2))
                 shares.append(near / near.sum())
@@ -67,6 +70,13 @@ def test_the_embedding_is_the_mean_of_its_maps():
     ((maps,),) = position_maps(model, images)
     assert maps.shape == (3, 6, 16, 8)
     assert torch.allclose(maps.mean((2, 3)), model.embed(images), atol=1e-5)
+
+
+def test_light_of_another_colour_changes_little():
+    model, picture = network(), torch.nn.functional.interpolate(torch.rand(2, 3, 8, 4), (128, 64)) * 0.7
+    warm = picture * torch.tensor([1.2, 1.0, 0.8])[:, None, None]
+    same, other = (float((model.embed(one) * model.embed(picture[:1])).sum(1)[0]) for one in (warm[:1], picture[1:]))
+    assert 1 - same < 0.1 * (1 - other)
 
 
 def test_a_colour_that_a_picture_lacks_changes_nothing_and_all_sizes_can_be_compared():

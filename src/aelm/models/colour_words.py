@@ -17,7 +17,8 @@ class ColourWords(nn.Module):
     """A backbone: which of ``words`` colours each place shows, as shares that add up to 1.
 
     The mean of 4 x 4 pixels belongs to the words near its colour in CIELAB, in which equal distances look equally
-    different. Light counts a third, since it differs most between cameras.
+    different. Light counts a third, since it differs most between cameras, and the picture's
+    own tint is taken out.
 
     Args:
         words: Number K of colours. They start as a fixed random set of RGB and can be trained.
@@ -50,7 +51,7 @@ class ColourWords(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with precise(images.device):
             words = self.words.float()
-            seen = lab(F.avg_pool2d(images.float(), 4))  # (B, 3, H / 4, W / 4)
+            seen = lab(untinted(F.avg_pool2d(images.float(), 4)))  # (B, 3, H / 4, W / 4)
             # Minus half the squared distance in standard deviations, up to what all words share; channels last: faster.
             near = F.linear(seen.permute(0, 2, 3, 1), words, -words.square().sum(1) / 2) / self.softness**2
             return F.avg_pool2d(torch.softmax(near, 3).permute(0, 3, 1, 2), 2)
@@ -108,6 +109,16 @@ class StripeHead(PooledHead):
         weights = self.weights(features)
         shares = features.float()[:, None] * (weights * weights[0].numel())[:, None]  # (B, S, C, H, W)
         return shares.flatten(1, 2) / self.pooled(features)[:, :, None, None]
+
+
+def untinted(images: Tensor) -> Tensor:
+    """Pictures ``(B, 3, H, W)`` in 0..1 whose mean is grey, as bright as it was: the tint of a camera's light is gone.
+
+    >>> untinted(torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1)).flatten()
+    tensor([0.4000, 0.4000, 0.4000])
+    """
+    mean = images.mean((2, 3), keepdim=True).clamp_min(0.02)  # near black there is no tint
+    return (images * (mean.mean(1, keepdim=True) / mean)).clamp(0.0, 1.0)
 
 
 def lab(images: Tensor) -> Tensor:
