@@ -40,8 +40,8 @@ demo-cameras: $(STAMP)  ## Draw videos of three cameras, cut out, embed and link
 	  $(CURDIR)/$(BIN)/python -m aelm.crop 'video=[videos/cam1.mp4,videos/cam2.mp4,videos/cam3.mp4]' \
 	    'boxes=[videos/cam1.txt,videos/cam2.txt,videos/cam3.txt]' truth=videos/truth.csv per_track=12 output=crops; \
 	  $(CURDIR)/$(BIN)/python -m aelm.embed checkpoint=$(MODEL) images=crops output=tracks; done
-	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.evaluate query=known/tracks gallery=known/tracks output=known/scores
-	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.link embeddings=new/tracks metrics=known/scores/metrics.json far=0.01 output=people
+	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.evaluate query=known/tracks gallery=known/tracks 'far=[0.05,0.01]' output=known/scores
+	cd $(CAMERAS) && $(CURDIR)/$(BIN)/python -m aelm.link embeddings=new/tracks metrics=known/scores/metrics.json far=0.05 output=people
 
 test: $(STAMP)  ## Run all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

@@ -2,8 +2,8 @@
 
     python benchmarks/starter.py DATA OUTPUT
 
-DATA is the folder of the data sets; the people (`varied`, 3,000 of them under six cameras each) are drawn there first,
-unless they are there. Nothing is learned by gradients:
+DATA is the folder of the data sets; people (`varied`, 3,000 of them under six cameras each) are drawn there first,
+unless they are there, and 540 `usual` ones, as those of the quickstart, in passing. Nothing is learned by gradients:
 
 1. The words of ``ColourWords`` are the middles of k-means over colours of drawn pictures.
 2. The linear layer of ``StripeHead`` comes of linear discriminant analysis: it whitens how one person's pictures
@@ -14,6 +14,7 @@ Weights are written in float16. A minute or two on two cores, once the people ar
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -24,11 +25,12 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from aelm.checkpoint import KEY, build, describe
-from aelm.data.synthetic import synthetic
+from aelm.data.synthetic import shoot, synthetic
+from aelm.data.synthetic.people import PLANS, pick, stream
+from aelm.data.synthetic.plan import TRAINING
 from aelm.files import write_file
 from aelm.models import ReIDNetwork
 from aelm.models.colour_words import lab, untinted
-from aelm.types import Picture
 
 NETWORK = {
     "_target_": "aelm.models.ReIDNetwork",
@@ -41,18 +43,28 @@ PREPROCESSING = {
     "height": 128, "width": 64, "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]
 }  # fmt: skip
 COLOURS = 60_000  # that the words are made of
+WORLDS, PEOPLE, CAMERAS = 27, 20, 5  # of the usual people: seeds from 1,000 on, people of each, cameras of each
+USUAL_COUNT = 4  # as how many pictures one of theirs counts
 RIDGE = 1.0  # what is added to the spread of one person's pictures, in mean variances
 
 
-def batches(pictures: list[Picture], size: int = 64) -> list[Tensor]:
-    """Pictures ``(B, 3, H, W)`` uint8."""
-    height, width = PREPROCESSING["height"], PREPROCESSING["width"]
-    read = [cv2.resize(cv2.imread(p.path)[:, :, ::-1], (width, height)) for p in pictures]
-    whole = torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2)
-    return list(whole.split(size))
+def usual_people() -> tuple[list[np.ndarray], list[int]]:
+    """Pictures ``(H, W, 3)`` of people and cameras as those of the quickstart and the videos, and who is who.
+
+    Worlds of their own: nobody and no camera of theirs is drawn anywhere else.
+    """
+    pictures, pids = [], []
+    for number in range(WORLDS * PEOPLE):
+        seed = 1000 + number // PEOPLE
+        for camera in range(1, CAMERAS + 1):
+            chance = stream(PLANS, seed, number, camera, 0)
+            occluder = pick(chance, TRAINING) if chance.random() < 0.15 else None
+            pictures.append(shoot(seed, number + 1, camera, 0, occluder=occluder, loose=1.5).image)
+            pids.append(100_000 + number)
+    return pictures, pids
 
 
-def colour_words(pictures: list[Tensor], count: int) -> Tensor:
+def colour_words(pictures: Sequence[Tensor], count: int) -> Tensor:
     """The middles ``(count, 3)`` of the colours in pictures, in the space of :func:`lab`."""
     seen = [lab(untinted(F.avg_pool2d(p / 255, 4))).permute(0, 2, 3, 1) for p in pictures]
     colours = torch.cat([s.reshape(-1, 3) for s in seen]).numpy()
@@ -82,25 +94,31 @@ def discriminants(features: Tensor, pids: Tensor, count: int) -> nn.Linear:
 
 
 @torch.no_grad()
-def starter(pictures: list[Picture]) -> ReIDNetwork:
-    """The network, made from drawn people."""
+def starter(varied: Tensor, usual: Tensor, pids: Tensor) -> ReIDNetwork:
+    """The network, made from pictures ``(B, 3, H, W)`` uint8 of drawn people; ``pids`` of the varied come first."""
     network = build(NETWORK)(num_ids=0, mean=PREPROCESSING["mean"], std=PREPROCESSING["std"])
     backbone, head = network.backbone, network.heads[0]
-    images = batches(pictures)
-    backbone.words.copy_(colour_words(images[:: max(len(images) // 56, 1)], len(backbone.words)))
-    pooled = torch.cat([head.pooled(network.features(part)[0]) for part in images])
-    head.neck[0].load_state_dict(discriminants(pooled, torch.tensor([p.pid for p in pictures]), 256).state_dict())
+    backbone.words.copy_(colour_words(varied[::5].split(64), len(backbone.words)))
+    pooled = torch.cat([head.pooled(network.features(part)[0]) for part in [*varied.split(64), *usual.split(64)]])
+    repeats = torch.ones_like(pids)
+    repeats[len(varied) :] = USUAL_COUNT
+    layer = discriminants(pooled.repeat_interleave(repeats, 0), pids.repeat_interleave(repeats), 256)
+    head.neck[0].load_state_dict(layer.state_dict())
     return network.half()
 
 
 def main(data: str, output: str) -> None:
     """Draws, makes and writes."""
     found = synthetic(data, "varied", train_occluded=0.15)
-    network = starter(list(found.train))
+    height, width = PREPROCESSING["height"], PREPROCESSING["width"]
+    varied = [cv2.resize(cv2.imread(p.path)[:, :, ::-1], (width, height)) for p in found.train]
+    usual, pids = usual_people()
+    images = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in (varied, usual))
+    network = starter(*images, torch.tensor([*(p.pid for p in found.train), *pids]))
     state = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
     told = describe(NETWORK, 0, PREPROCESSING, [])
     write_file(Path(output), lambda file: torch.save({"state_dict": state, KEY: told}, file))
-    print(f"{output}: {Path(output).stat().st_size / 1e6:.2f} MB, of {len(found.train)} drawn pictures")
+    print(f"{output}: {Path(output).stat().st_size / 1e6:.2f} MB, of {len(varied) + len(usual)} drawn pictures")
 
 
 if __name__ == "__main__":
