@@ -1,13 +1,14 @@
 """Makes the starter model, ``src/aelm/models/starter.ckpt``, from drawn people alone; ``make starter`` runs this.
 
-    python benchmarks/starter.py DATA OUTPUT
+    python benchmarks/starter.py DATA WEIGHTS OUTPUT
 
 DATA is the folder of the data sets; people (`varied`, 3,000 of them under six cameras each) are drawn there first,
-unless they are there, and 540 `usual` ones, as those of the quickstart, in passing. Nothing is learned by gradients:
+unless they are there, and 540 `usual` ones, as those of the quickstart, in passing. WEIGHTS are
+those of MobileNetV2 from ImageNet, as ``real_people.py weights`` writes them. Nothing is learned by gradients:
 
 1. The words of ``ColourWords`` are the middles of k-means over colours of drawn pictures.
-2. The linear layer of ``StripeHead`` comes of linear discriminant analysis: it whitens how one person's pictures
-   differ, and keeps the directions in which people differ most.
+2. The linear layers of the two ``StripeHead``, on colours and on MobileNetV2's map, come of linear discriminant
+   analysis: it whitens how one person's pictures differ, and keeps the directions in which people differ most.
 
 Weights are written in float16. A minute or two on two cores, once the people are drawn (about 20 minutes).
 """
@@ -31,11 +32,24 @@ from aelm.data.synthetic.plan import TRAINING
 from aelm.files import write_file
 from aelm.models import ReIDNetwork
 from aelm.models.colour_words import lab, untinted
+from aelm.models.weights import load_weights
 
 NETWORK = {
     "_target_": "aelm.models.ReIDNetwork",
     "_partial_": True,
-    "backbone": {"_target_": "aelm.models.ColourWords", "words": 128, "softness": 9.0},
+    "join": "all",
+    "backbone": {
+        "_target_": "aelm.models.ColourWords",
+        "words": 128,
+        "softness": 9.0,
+        "backbone": {  # the first four of five stages: 96 channels, a 16th of the picture's size
+            "_target_": "aelm.models.TimmBackbone",
+            "name": "mobilenetv2_100",
+            "pretrained": False,
+            "last_stride": 2,
+            "options": {"out_indices": [3]},
+        },
+    },
     "coam": {"_target_": "torch.nn.Identity", "_partial_": True},
     "aelm": {"_target_": "aelm.models.StripeHead", "_partial_": True, "embed_dim": 256},
 }
@@ -43,8 +57,9 @@ PREPROCESSING = {
     "height": 128, "width": 64, "interpolation": "bilinear", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]
 }  # fmt: skip
 COLOURS = 60_000  # that the words are made of
+VARIED = 1500  # of the 3,000 varied people
 WORLDS, PEOPLE, CAMERAS = 27, 20, 5  # of the usual people: seeds from 1,000 on, people of each, cameras of each
-USUAL_COUNT = 4  # as how many pictures one of theirs counts
+USUAL_COUNT = 2  # as how many pictures one of theirs counts
 RIDGE = 1.0  # what is added to the spread of one person's pictures, in mean variances
 
 
@@ -94,27 +109,31 @@ def discriminants(features: Tensor, pids: Tensor, count: int) -> nn.Linear:
 
 
 @torch.no_grad()
-def starter(varied: Tensor, usual: Tensor, pids: Tensor) -> ReIDNetwork:
+def starter(varied: Tensor, usual: Tensor, pids: Tensor, weights: str) -> ReIDNetwork:
     """The network, made from pictures ``(B, 3, H, W)`` uint8 of drawn people; ``pids`` of the varied come first."""
     network = build(NETWORK)(num_ids=0, mean=PREPROCESSING["mean"], std=PREPROCESSING["std"])
-    backbone, head = network.backbone, network.heads[0]
+    backbone = network.eval().backbone
+    load_weights(backbone.backbone.network, weights)
     backbone.words.copy_(colour_words(varied[::5].split(64), len(backbone.words)))
-    pooled = torch.cat([head.pooled(network.features(part)[0]) for part in [*varied.split(64), *usual.split(64)]])
+    parts = [*varied.split(64), *usual.split(64)]
+    pooled = [[h.pooled(m) for h, m in zip(network.heads, network.features(part), strict=True)] for part in parts]
     repeats = torch.ones_like(pids)
     repeats[len(varied) :] = USUAL_COUNT
-    layer = discriminants(pooled.repeat_interleave(repeats, 0), pids.repeat_interleave(repeats), 256)
-    head.neck[0].load_state_dict(layer.state_dict())
+    for head, features in zip(network.heads, zip(*pooled, strict=True), strict=True):
+        every = torch.cat(features).repeat_interleave(repeats, 0)
+        head.neck[0].load_state_dict(discriminants(every, pids.repeat_interleave(repeats), 256).state_dict())
     return network.half()
 
 
-def main(data: str, output: str) -> None:
+def main(data: str, weights: str, output: str) -> None:
     """Draws, makes and writes."""
     found = synthetic(data, "varied", train_occluded=0.15)
+    people = [p for p in found.train if p.pid <= VARIED]
     height, width = PREPROCESSING["height"], PREPROCESSING["width"]
-    varied = [cv2.resize(cv2.imread(p.path)[:, :, ::-1], (width, height)) for p in found.train]
+    varied = [cv2.resize(cv2.imread(p.path)[:, :, ::-1], (width, height)) for p in people]
     usual, pids = usual_people()
     images = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in (varied, usual))
-    network = starter(*images, torch.tensor([*(p.pid for p in found.train), *pids]))
+    network = starter(*images, torch.tensor([*(p.pid for p in people), *pids]), weights)
     state = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
     told = describe(NETWORK, 0, PREPROCESSING, [])
     write_file(Path(output), lambda file: torch.save({"state_dict": state, KEY: told}, file))
@@ -122,6 +141,6 @@ def main(data: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or re.match("-", sys.argv[1]):
+    if len(sys.argv) != 4 or re.match("-", sys.argv[1]):
         sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

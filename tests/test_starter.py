@@ -29,7 +29,9 @@ def crops(tmp_path, monkeypatch):
 def test_it_is_small_and_holds_tensors_and_words_alone():
     assert STARTER_FILE.stat().st_size < 8e6
     content = checkpoint.read_checkpoint(STARTER)  # nothing in it is executed
-    assert {value.dtype for value in content["state_dict"].values()} == {torch.float16}
+    tensors = [value for value in content["state_dict"].values() if value.is_floating_point()]
+    assert {value.dtype for value in tensors} == {torch.float16}
+    assert all(torch.isfinite(value).all() for value in tensors)
     assert (content["aelm"]["labels"], content["aelm"]["config"]) == ([], {})
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.models import ColourWords, ReIDNetwork, StripeHead
+from aelm.models import ColourWords, ReIDNetwork, StripeHead, TimmBackbone
 from aelm.models.colour_words import lab
 from aelm.models.similarity import position_maps
 
@@ -31,7 +31,7 @@ def test_colours_are_those_of_opencv():
 @pytest.mark.parametrize("size", [(128, 64), (250, 121), (64, 32)])
 def test_a_place_has_the_shares_of_the_words_near_its_pixels(size):
     backbone, images = ColourWords(words=5, softness=9.0), torch.rand(2, 3, *size)
-    found = backbone(images)
+    (found,) = backbone(images)
     assert found.shape == (2, 5, size[0] // 8, size[1] // 8)
     words = backbone.words.detach().numpy()
     picture = images[1, :, : size[0] // 4 * 4, : size[1] // 4 * 4].permute(1, 2, 0).numpy()
@@ -63,6 +63,21 @@ def test_stripes_are_weighted_means_and_what_is_compared_their_roots():
         mean = (features.numpy() * weights).sum((2, 3)) / weights.sum()
         assert np.allclose(pooled[:, stripe].detach(), np.sqrt(mean), atol=1e-5)
     assert torch.equal(head(features).embedding, head.neck(head(features).pooled))
+
+
+def test_maps_of_a_network_come_behind_and_roots_keep_their_sign():
+    inner = TimmBackbone("resnet10t", pretrained=False, last_stride=2, options={"out_indices": [1]})
+    assert inner.channels == [64]
+    assert not any(key.startswith("network.layer2") for key in inner.state_dict())  # nothing deeper is built
+    backbone, images = ColourWords(words=8, backbone=inner).eval(), torch.rand(2, 3, 128, 64)
+    colours, maps = backbone(images)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (inner.mean, inner.std))
+    assert torch.allclose(maps, inner((images - mean) / std)[0], atol=1e-5)
+    assert torch.equal(colours, ColourWords(words=8)(images)[0])
+    head, signed = StripeHead(2, stripes=4), torch.randn(3, 2, 4, 8)
+    means = torch.einsum("bchw,shw->bsc", signed, head.weights(signed)).flatten(1)
+    assert torch.allclose(head.pooled(signed), means.sign() * means.abs().sqrt(), atol=1e-5)
+    assert torch.allclose(head.pooled_maps(signed).mean((2, 3)), head.pooled(signed), atol=1e-5)
 
 
 def test_the_embedding_is_the_mean_of_its_maps():

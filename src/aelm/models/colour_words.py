@@ -1,12 +1,15 @@
-"""Colours in stripes: what the starter model sees, and how it compares it. No convolution is learned."""
+"""Colours in stripes: what the starter model sees, and how it compares it."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aelm.models.backbone import as_maps, map_shapes
 from aelm.models.ifcn import precise
 from aelm.models.layouts import PooledHead
-from aelm.types import InputError
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 
 # Of linear sRGB to XYZ, each row divided by the white of daylight (D65).
 XYZ = ((0.4338, 0.3764, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1095, 0.8727))
@@ -23,45 +26,56 @@ class ColourWords(nn.Module):
     Args:
         words: Number K of colours. They start as a fixed random set of RGB and can be trained.
         softness: Standard deviation of a word, in units of CIELAB.
+        backbone: A network whose maps are to come behind that of the words; None for none.
 
     Shape:
-        images ``(B, 3, H, W)``, RGB in 0..1 -> a map ``(B, K, H / 8, W / 8)``.
+        images ``(B, 3, H, W)``, RGB in 0..1 -> a map ``(B, K, H / 8, W / 8)``, and those of ``backbone``.
 
     Raises:
         ValueError: If ``words`` is below 1 or ``softness`` is not above 0.
 
     Reference: Zheng et al. 2015, Scalable Person Re-identification, has such words (colour names, hard) in stripes.
 
-    >>> ColourWords(words=8)(torch.rand(2, 3, 128, 64)).sum(1).allclose(torch.ones(2, 16, 8))
+    >>> ColourWords(words=8)(torch.rand(2, 3, 128, 64))[0].sum(1).allclose(torch.ones(2, 16, 8))
     True
     """
 
+    inner_mean: Tensor
+    inner_std: Tensor
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
 
-    def __init__(self, words: int = 128, softness: float = 9.0) -> None:
+    def __init__(self, words: int = 128, softness: float = 9.0, backbone: nn.Module | None = None) -> None:
         super().__init__()
         if words < 1 or softness <= 0:
             raise InputError(f"`words` must be at least 1 and `softness` above 0, got {words} and {softness}")
-        self.channels = [words]
+        self.backbone = backbone
+        inner: Any = [] if backbone is None else getattr(backbone, "channels", None) or map_shapes(backbone)
+        self.channels = [words, *(depth if isinstance(depth, int) else depth[0] for depth in inner)]
+        for name, usual in (("inner_mean", IMAGENET_MEAN), ("inner_std", IMAGENET_STD)):
+            values = getattr(backbone, name.removeprefix("inner_"), usual)
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.softness = softness
         colours = torch.rand(words, 3, 1, 1, generator=torch.Generator().manual_seed(0))
         self.words = nn.Parameter(lab(colours).flatten(1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> list[Tensor]:
         with precise(images.device):
             words = self.words.float()
             seen = lab(untinted(F.avg_pool2d(images.float(), 4)))  # (B, 3, H / 4, W / 4)
             # Minus half the squared distance in standard deviations, up to what all words share; channels last: faster.
             near = F.linear(seen.permute(0, 2, 3, 1), words, -words.square().sum(1) / 2) / self.softness**2
-            return F.avg_pool2d(torch.softmax(near, 3).permute(0, 3, 1, 2), 2)
+            maps = [F.avg_pool2d(torch.softmax(near, 3).permute(0, 3, 1, 2), 2)]
+        if self.backbone is not None:
+            maps += as_maps(self.backbone((images - self.inner_mean) / self.inner_std))
+        return maps
 
 
 class StripeHead(PooledHead):
     """Compares pictures stripe by stripe: square roots of the means of horizontal stripes, then one linear layer.
 
-    The roots (Hellinger's distance of histograms) keep a large plain garment from drowning all else. The middle columns
-    count more: at the edges there is background. Knows no identities.
+    The roots (Hellinger's distance of histograms) keep a large plain garment from drowning all else; numbers below 0
+    keep their sign. The middle columns count more: at the edges there is background. Knows no identities.
 
     Args:
         channels: Depth C of the incoming map.
@@ -102,13 +116,18 @@ class StripeHead(PooledHead):
     def pooled(self, features: Tensor) -> Tensor:
         """Roots of the stripes' means, ``(B, S C)``."""
         means = torch.einsum("bchw,shw->bsc", features.float(), self.weights(features))
-        return means.flatten(1).clamp_min(TINY).sqrt()
+        return means.flatten(1) / size_roots(means)
 
     def pooled_maps(self, features: Tensor) -> Tensor:
         """What each position brings to a root, ``(B, S C, H, W)``: the means of these shares are ``pooled``."""
         weights = self.weights(features)
-        shares = features.float()[:, None] * (weights * weights[0].numel())[:, None]  # (B, S, C, H, W)
-        return shares.flatten(1, 2) / self.pooled(features)[:, :, None, None]
+        shares = (features.float()[:, None] * (weights * weights[0].numel())[:, None]).flatten(1, 2)  # (B, S C, H, W)
+        return shares / size_roots(shares.mean((2, 3)))[:, :, None, None]
+
+
+def size_roots(values: Tensor) -> Tensor:
+    """Square roots of how large values are, ``(B, ...)`` -> ``(B, n)``, above 0."""
+    return values.flatten(1).abs().clamp_min(TINY).sqrt()
 
 
 def untinted(images: Tensor) -> Tensor:
