@@ -201,7 +201,7 @@ def test_one_file_as_both_sides_without_cameras_finds_others_alone(composed, tmp
 
 
 def test_checkpoint_or_features_but_not_both(composed):
-    for overrides in ([], ["checkpoint=x", "query=q", "gallery=g"], ["query=q"]):
+    for overrides in (["checkpoint=x", "query=q", "gallery=g"], ["query=q"]):
         with pytest.raises(ValueError, match="give either `checkpoint`, or `query` and `gallery`"):
             evaluate.run(composed("evaluate", *overrides))
 

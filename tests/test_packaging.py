@@ -32,7 +32,7 @@ def test_the_wheel_runs_without_the_checkout(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     expected = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src").rglob("*.py")}
-    expected |= {"aelm/py.typed", "aelm/search/page.html"}
+    expected |= {"aelm/py.typed", "aelm/search/page.html", "aelm/models/starter.ckpt"}
     expected |= {f"aelm/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert expected <= names
     # A fresh environment over this one's libraries, in which aelm comes from the wheel alone.
@@ -60,6 +60,7 @@ def test_make_help_names_every_target():
     shown = shell("make", "help", cwd=ROOT)
     for target in (
         "demo",
+        "starter",
         "test",
         "test-lowest",
         "test-newest",

@@ -1,6 +1,7 @@
 """What a checkpoint holds beside weights, and how a model comes back from it."""
 
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -12,6 +13,10 @@ from aelm.models import ReIDNetwork
 from aelm.models.weights import read_data
 from aelm.types import InputError, UserError
 
+log = logging.getLogger(__name__)
+
+STARTER = "starter"  # as a checkpoint: the model that comes with aelm
+STARTER_FILE = Path(__file__).parent / "models" / "starter.ckpt"
 KEY = "aelm"  # where the description lies in a Lightning checkpoint
 # What a description may build without being asked for: the public names of these modules, and some more.
 OWN = ("aelm.models", "aelm.data.benchmarks")
@@ -55,9 +60,16 @@ def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
 def checkpoint_file(path: str | Path) -> Path:
     """The file that is meant: ``path``, or ``best.ckpt`` of a run directory or of its folder of checkpoints.
 
+    The text ``starter`` is the model that comes with aelm; ``./starter`` and ``Path("starter")`` are a file.
+
     Raises:
         FileNotFoundError: If it is a folder without ``best.ckpt``.
     """
+    if path == STARTER:
+        log.info("`starter` is the small model that comes with aelm, of drawn people alone: docs/starter.md")
+        if Path(path).exists():
+            log.warning("`starter` is not the file or folder of that name here; for that one give `./starter`")
+        return STARTER_FILE
     path = on_disk(path)
     if not path.is_dir():
         return path
@@ -79,7 +91,9 @@ def read_file(path: str | Path) -> Any:
     path = checkpoint_file(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:5] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"no checkpoint {path}; beside it: {', '.join(near) or 'none'}")
+        raise FileNotFoundError(
+            f"no checkpoint {path}; beside it: {', '.join(near) or 'none'}; `{STARTER}` is aelm's own"
+        )
     return read_data(path)
 
 
@@ -105,7 +119,7 @@ def load_model(path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
     """The network of a checkpoint, in evaluation mode on the CPU; ``model.embed(images)`` gives embeddings.
 
     Args:
-        path: A checkpoint that ``aelm.train`` wrote.
+        path: A checkpoint that ``aelm.train`` wrote; ``starter`` for the model that comes with aelm.
         allow: Dotted names, beyond aelm's own parts, that its description may build, such as ``mine.Backbone``.
 
     Raises:

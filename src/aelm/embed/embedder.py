@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aelm.checkpoint import KEY, checkpoint_file, network_of, read_file
+from aelm.checkpoint import KEY, STARTER, checkpoint_file, network_of, read_file
 from aelm.data import recipe
 from aelm.data.synthetic import shoot
 from aelm.data.transforms import Preprocess
@@ -119,7 +119,7 @@ class Embedder:
 
 
 def load_embedder(
-    path: str | Path,
+    path: str | Path = STARTER,
     allow: Sequence[str] = (),
     *,
     precision: Precision = "32",
@@ -130,7 +130,8 @@ def load_embedder(
 
     Args:
         path: A checkpoint that ``aelm.train`` wrote, its run directory (for ``best.ckpt``), an ONNX file with BoxMOT's
-            contract (``.onnx``), or a file that another project trained (``docs/trained_weights.md``).
+            contract (``.onnx``), or a file that another project trained (``docs/trained_weights.md``); ``starter``
+            for the model that comes with aelm.
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
         precision: See :class:`Embedder`.
         size: Height and width of pictures, for files of others that do not say; None: as file, sidecar or layout say.

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aelm.checkpoint import STARTER, STARTER_FILE
 from aelm.data import tables
 from aelm.data.identities import doubts, numbers_of, plain, texts_of
 from aelm.data.listing import first_few
@@ -311,6 +312,14 @@ def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, 
         "precision": embedder.precision,
         "versions": dict(versions),
     }
+
+
+def made_by(embeddings: Embeddings) -> str:
+    """The model that made embeddings, as a checkpoint to load; empty where it is not where it was."""
+    path = str(embeddings.meta["model"]["checkpoint"])
+    if path and Path(path).is_file():
+        return path
+    return STARTER if Path(path).name == STARTER_FILE.name else ""  # another environment has it elsewhere
 
 
 def check_model(embeddings: Embeddings, embedder: Embedder) -> None:

@@ -241,9 +241,10 @@ def embed_items(
         raise InputError(f"`workers` must be 0 or more, or null; got {settings.workers}")
     places = devices(settings.device)
     batch_size = default_batch_size(places[0]) if settings.batch_size is None else settings.batch_size
-    embedder = load(checkpoint, allow, settings)
+    file = checkpoint_file(checkpoint)
+    embedder = load(file, allow, settings)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
-    meta = embeddings_meta(embedder, str(checkpoint_file(checkpoint)), versions)
+    meta = embeddings_meta(embedder, str(file), versions)
     with hold_folder(output):
         shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
         todo = shards.missing()
@@ -251,11 +252,11 @@ def embed_items(
             embed_shards(embedder.to(places[0]), shards, todo, settings)
         else:
             start: Any = spawn  # torch gives it no types
-            start(_process, (places, checkpoint, tuple(allow), shards, todo, settings), nprocs=len(places))
+            start(_process, (places, str(file), tuple(allow), shards, todo, settings), nprocs=len(places))
         return join_batches(shards, items, output, meta, tracks=tracks)
 
 
-def load(checkpoint: str, allow: Sequence[str], settings: Settings) -> Embedder:
+def load(checkpoint: str | Path, allow: Sequence[str], settings: Settings) -> Embedder:
     """The embedder as the job wants it, on the CPU."""
     told = {key: getattr(settings, key) for key in ("precision", "size", "camera")}
     return load_embedder(checkpoint, allow, **told)

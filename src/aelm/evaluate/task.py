@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
+from aelm.checkpoint import STARTER
 from aelm.command.build import build_test_data, built, check_loops, training_of
 from aelm.data.benchmarks import with_distractors
 from aelm.data.datamodule import EvaluationSet
@@ -48,6 +49,9 @@ def run(config: DictConfig) -> dict[str, float]:
     Returns:
         All scores by name, as in ``metrics.json``.
     """
+    if all(config[key] is None for key in ("checkpoint", "query", "gallery", "distances")):
+        config = config.copy()
+        config.checkpoint = STARTER
     checked_ways(config)
     check_sources(config)
     plan = occlusion_plan(config)

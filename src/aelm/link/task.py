@@ -15,7 +15,7 @@ from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.batches import devices
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import Embeddings, check_model, read_embeddings
+from aelm.embed.folder import Embeddings, check_model, made_by, read_embeddings
 from aelm.embed.tracks import PICTURES, name
 from aelm.files import check_folder, hold_folder
 from aelm.link import page
@@ -132,11 +132,11 @@ def all_corrections(given: str | None, kept: Path, tracks: Sequence[Item]) -> tu
 
 def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
     """The model of the embeddings, for heat maps; None if its file is gone and no other is given."""
-    made_by = str(embeddings.meta["model"]["checkpoint"])
-    if config.checkpoint is None and not os.path.isfile(made_by):
-        log.warning("no heat maps: %s is gone; give `checkpoint`", made_by)
+    checkpoint = config.checkpoint or made_by(embeddings)
+    if not checkpoint:
+        log.warning("no heat maps: %s is gone; give `checkpoint`", embeddings.meta["model"]["checkpoint"])
         return None
-    embedder = load_embedder(config.checkpoint or made_by, list(config.allow))
+    embedder = load_embedder(checkpoint, list(config.allow))
     check_model(embeddings, embedder)
     place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
     return embedder.to(place)

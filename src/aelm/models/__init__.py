@@ -3,6 +3,7 @@
 from aelm.models.aelm import AELM, RandomAELM, TwoHeads, discriminative_region
 from aelm.models.backbone import TimmBackbone
 from aelm.models.coam import CoAM
+from aelm.models.colour_words import ColourWords, StripeHead
 from aelm.models.ifcn import IFCN
 from aelm.models.network import ReIDNetwork, joined
 
@@ -10,8 +11,10 @@ __all__ = [
     "AELM",
     "IFCN",
     "CoAM",
+    "ColourWords",
     "RandomAELM",
     "ReIDNetwork",
+    "StripeHead",
     "TimmBackbone",
     "TwoHeads",
     "discriminative_region",

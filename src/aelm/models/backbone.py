@@ -45,7 +45,8 @@ class TimmBackbone(nn.Module):
         pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
         weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
         weights_at_least: Share of the network's tensors that this file must hold.
-        options: Further arguments of ``timm.create_model``, such as ``{"channels": [32, 64, 128, 256]}``.
+        options: Further arguments of ``timm.create_model``, such as ``{"channels": [32, 64, 128, 256]}``; with
+            ``out_indices`` maps are chosen by their number, not by ``stages``, and nothing deeper is built.
 
     ``channels`` are the maps' depths, ``mean`` and ``std`` what pictures (RGB / 255) are normalised with, as timm has
     them, and ``lr_factors`` factors of the learning rate by name of a parameter. Maps of networks that leave a norm out
@@ -161,6 +162,7 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
         near = ", ".join(known[:5]) or "see timm.list_models()"
         raise InputError(f"timm has no model `{name}` (close: {near}); for a module of your own set `_target_` instead")
     given = dict(options)
+    chosen = given.pop("out_indices", None)
     if name in OWN:
         build, fixed = partial(own_maps, name), "img_size" in inspect.signature(OWN[name]).parameters
     else:
@@ -170,7 +172,7 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
     try:
         with torch.device("meta"):  # without memory or random numbers: how timm would give this network's maps
             plan: Any = build(out_indices=tuple(range(-stages, 0)), pretrained=False, **given)
-        given["out_indices"] = chosen_maps(plan.feature_info.info, stages)
+        given["out_indices"] = tuple(chosen or chosen_maps(plan.feature_info.info, stages))
         if isinstance(plan, FeatureGetterNet) or getattr(plan, "output_fmt", Format.NCHW) == Format.NHWC:
             given["feature_cls"] = NormedMaps
         network: nn.Module = build(pretrained=pretrained, **given)

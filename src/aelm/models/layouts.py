@@ -94,10 +94,14 @@ class PooledHead(nn.Module):
 
     def forward(self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> HeadOutput:
         with precise(features.device):
-            pooled = self.pooled_maps(features).mean((2, 3))
+            pooled = self.pooled(features)
             embedding = self.neck(pooled)
             heatmap = torch.einsum("behw,be->bhw", self.embedding_maps(features), unit(embedding)) if explain else None
         return HeadOutput(pooled, embedding, embedding.new_zeros(embedding.shape[0], 0), heatmap)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """The mean of the pooled maps, ``(B, C)``."""
+        return self.pooled_maps(features).mean((2, 3))
 
     def pooled_maps(self, features: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` whose spatial mean is what pooling gives, float32."""

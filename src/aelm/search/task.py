@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, ListConfig
 
+from aelm.checkpoint import STARTER
 from aelm.data.decoding import decoding_error
 from aelm.data.sources import Item, find_items
 from aelm.embed.batches import Features, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, read_embeddings, relative
+from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, made_by, read_embeddings, relative
 from aelm.embed.job import Settings, embed_items
 from aelm.files import hold_file
 from aelm.report.metrics import write_text
@@ -89,15 +90,13 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
     if any((path / name).is_file() for name in (FEATURES, META)):
         return read_embeddings(path)
     items = find_items(config.gallery, config.pattern, key="gallery")
-    if config.checkpoint is None:
-        raise InputError(f"{path} holds no embeddings that could name a model: give `checkpoint`")
     log.info("%s holds no embeddings: its %d pictures are embedded for this search alone", path, len(items))
     with tempfile.TemporaryDirectory(prefix="aelm-search-") as folder:
         settings = Settings(
             place, config.batch_size, workers=config.workers, progress=config.progress, precision=config.precision,
             size=config.size, camera=config.camera, tracks=False,
         )  # fmt: skip
-        embed_items(config.checkpoint, items, Path(folder), settings, list(config.allow))
+        embed_items(config.checkpoint or STARTER, items, Path(folder), settings, list(config.allow))
         found = read_embeddings(folder)
         # As if stored in the folder of pictures; the temporary folder is removed.
         home = path if path.is_dir() else Path(folder)
@@ -111,11 +110,9 @@ def own_checkpoint(gallery: Embeddings) -> str:
     Raises:
         ValueError: If the file no longer exists.
     """
-    path = str(gallery.meta["model"]["checkpoint"])
-    if not path or not Path(path).is_file():
-        raise InputError(
-            f"{gallery.folder} was made with {path or 'a model without a file'}, which is gone: give `checkpoint`"
-        )
+    if not (path := made_by(gallery)):
+        made = gallery.meta["model"]["checkpoint"] or "a model without a file"
+        raise InputError(f"{gallery.folder} was made with {made}, which is gone: give `checkpoint`")
     return path
 
 
