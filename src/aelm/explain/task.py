@@ -51,7 +51,7 @@ def explain(config: DictConfig) -> list[Path]:
     embedder.to(devices(config.device)[0])
     if not embedder.has_maps:
         raise InputError(
-            f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint, "
+            f"{embedder.name} gives only embeddings, no feature maps: `explain` needs a checkpoint, "
             "or a file that another project trained and whose network pools a map"
         )
     with full_precision():

@@ -57,7 +57,7 @@ def sidecar(path: Path) -> dict[str, Any]:
     if unknown:
         near = difflib.get_close_matches(unknown[0], KEYS, 1)
         way_out = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(KEYS)}"
-        raise InputError(f"{beside}: `{unknown[0]}` is no key that tells about a model, {way_out}")
+        raise InputError(f"{beside}: unknown key `{unknown[0]}`, {way_out}")
     return told
 
 
