@@ -1,12 +1,11 @@
-"""How much of a model's own speed is left when it embeds files, and that memory does not grow with their number.
+"""Speed of embedding files relative to the model alone, and a check that memory does not grow with their number.
 
-    python benchmarks/embed.py             # aelm.embed's work beside the model alone on ready pictures
+    python benchmarks/embed.py             # aelm.embed's work beside the model alone on pictures in memory
     python benchmarks/embed.py --memory    # memory while it embeds ten times as many pictures
 
-The model is a ResNet-18 with aelm's default heads at 128 x 64, untrained. "alone" runs it over pictures that lie ready
-in memory; "embed" reads, decodes and resizes files of 4 kB, runs the model, writes shards and joins
-them. Both use the same batches and threads, turn by turn in one process; medians over the turns. Loading the model is
-part of neither.
+The model is a ResNet-18 with aelm's default heads at 128 x 64, untrained. "alone" runs it on pictures in memory;
+"embed" reads, decodes and resizes files of 4 kB, runs the model, writes shards and joins them. Both use the same
+batches and threads and alternate in one process; medians over the turns. Loading the model is not included.
 """
 
 import argparse
@@ -40,7 +39,7 @@ NETWORK = {
 
 
 def make_embedder(folder: Path) -> Embedder:
-    """An untrained model, by way of a checkpoint, as everybody's come."""
+    """An untrained model, loaded from a checkpoint like any other."""
     preprocessing = {
         "height": 128,
         "width": 64,
@@ -56,7 +55,7 @@ def make_embedder(folder: Path) -> Embedder:
 
 
 def alone(embedder: Embedder, count: int, batch_size: int) -> float:
-    """Seconds of the model over pictures that lie ready."""
+    """Seconds of the model on pictures in memory."""
     images = torch.randint(256, (batch_size, 3, 128, 64), dtype=torch.uint8)
     start = time.perf_counter()
     for first in range(0, count, batch_size):
@@ -75,25 +74,25 @@ def embed(embedder: Embedder, paths: list[str], output: Path, settings: Settings
 
 
 def family_memory() -> float:
-    """Megabytes that this process and its children hold, pages that they share counted once."""
+    """Megabytes of this process and its children; shared pages count once."""
     total = 0
     for process in [os.getpid(), *children(os.getpid())]:
         try:
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has just ended
+        except OSError:  # the process has ended
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
 
 
 def children(process: int) -> list[int]:
-    """The processes that a process has started."""
+    """The child processes of a process."""
     found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     return [int(child) for child in found]
 
 
 def watch_memory(embedder: Embedder, paths: list[str], output: Path, settings: Settings) -> None:
-    """Prints memory at every tenth of a job."""
+    """Prints the memory in each tenth of a job."""
     seen: list[tuple[float, float]] = []
     done = threading.Event()
 
@@ -109,9 +108,7 @@ def watch_memory(embedder: Embedder, paths: list[str], output: Path, settings: S
     finally:
         done.set()
         watcher.join()
-    print(
-        f"{len(paths):,} pictures in {seconds:.0f} s; megabytes in use (this process and those that load), by tenths:"
-    )
+    print(f"{len(paths):,} pictures in {seconds:.0f} s; memory in MB (this process and its workers), by tenths:")
     tenths = [[mb for at, mb in seen if i / 10 <= at / seconds < (i + 1) / 10] for i in range(10)]
     print("  ".join(f"{max(part):.0f}" if part else "-" for part in tenths))
 
@@ -123,7 +120,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", action="store_true", help="watch memory over ten times the pictures instead")
+    parser.add_argument("--memory", action="store_true", help="instead, measure memory over ten times the pictures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,7 +141,7 @@ def main() -> None:
     for way, seconds in ways.items():
         spread = (max(seconds) - min(seconds)) / medians[way]
         print(f"{way:6}{len(paths) / medians[way]:8,.1f} pictures/s   (spread {spread:.0%})")
-    print(f"embed reaches {medians['alone'] / medians['embed']:.1%} of the model's own speed (bar: 95 %)")
+    print(f"embed reaches {medians['alone'] / medians['embed']:.1%} of the speed of the model alone (target: 95 %)")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Pictures a second on one core, from JPEG files to a normalised batch with BoT's augmentation.
+"""Pictures per second on one core, from JPEG files to a normalised batch with BoT's augmentation.
 
     python benchmarks/input.py
 
-Ours (OpenCV and albumentations on uint8, erasing, one block of memory a batch, then normalising the batch in torch)
-beside what torchreid, fast-reid and BoT do (PIL and torchvision picture by picture: ToTensor, Normalize, RandomErasing,
-then stacking), turn by turn in one process with one thread; medians over the turns. Both write the float batch into
-memory that they are given, as 25 MB of fresh pages a batch would cost more than the work. The files are drawn here:
-64 x 128, about 4 kB, as Market-1501's are.
+Compares aelm (OpenCV and albumentations on uint8, erasing, one memory block per batch, then normalising the batch in
+torch) with torchreid, fast-reid and BoT (PIL and torchvision for each picture: ToTensor, Normalize, RandomErasing, then
+stacking), alternating in one process with one thread; medians over the turns. Both write the float batch into given
+memory, since 25 MB of new pages per batch would take longer than the work. The files are generated: 64 x 128, about
+4 kB, like Market-1501's.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PEERS = "peers (PIL, torchvision)"
 
 
 def write_pictures(folder: Path, count: int) -> list[Picture]:
-    """Smooth colours with a little noise, so that JPEG has as much to do as on photographs."""
+    """Writes smooth colours with a little noise, which take JPEG as long as photographs."""
     rng = np.random.default_rng(0)
     pictures = []
     for i in range(count):
@@ -62,7 +62,7 @@ def ours(pictures: list[Picture], out: Tensor, *, cache: str = "none", normalise
 
 
 def peers(pictures: list[Picture], out: Tensor) -> Callable[[], None]:
-    """One pass over the pictures as torchreid, fast-reid and BoT make it."""
+    """One pass over the pictures as in torchreid, fast-reid and BoT."""
     augment = T.Compose(
         [
             T.Resize((256, 128)),
@@ -106,7 +106,7 @@ def main() -> None:
             for name, way in ways.items():
                 start = time.perf_counter()
                 way()
-                if turn > 0:  # The first is for warming up.
+                if turn > 0:  # The first turn is a warm-up.
                     seconds[name].append(time.perf_counter() - start)
     print(f"{len(pictures)} JPEGs of {size / 1024:.1f} kB, batches of {options.batch_size}, {options.turns} turns")
     base = statistics.median(seconds[PEERS])

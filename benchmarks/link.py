@@ -1,14 +1,14 @@
-"""How long linking a hundred thousand tracks takes, and how much memory.
+"""Time and memory of linking a hundred thousand tracks.
 
-    python benchmarks/link.py                      # 100,000 tracks of 512 numbers, two kinds of model
+    python benchmarks/link.py                      # 100,000 tracks with 512-d embeddings, two kinds of model
     python benchmarks/link.py --tracks 20000
 
-Tracks are made up: people, each with five tracks on average, on ten cameras, over a day. The threshold accepts one in
-ten million pairs of strangers of a *good* model, whose embeddings vary in all directions: the graph of similar
-pairs falls into small parts, which scikit-learn clusters. Embeddings of a *weak* one vary in 40 directions only, and
-its threshold accepts one in a thousand: nearly all tracks are in one part, which is clustered over the graph.
-Everything that `aelm.link` does between reading the embeddings and writing the table is timed; each kind runs in a
-process of its own, whose peak memory is told (Linux), the features included.
+Tracks are simulated: people with five tracks each on average, on ten cameras, over a day. For a *good* model, whose
+embeddings vary in all directions, the threshold accepts one in ten million pairs of different people: the graph of
+similar pairs has small components, which scikit-learn clusters. Embeddings of a *weak* model vary in only 40
+directions, and its threshold accepts one in a thousand: nearly all tracks are in one component, which is clustered on
+the graph. The time is that of `aelm.link` between reading the embeddings and writing the table; each kind runs in its
+own process, whose peak memory is printed (Linux), including the features.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ranking import machine
 from aelm.data.sources import Item
 from aelm.link.people import Settings, link, link_scores
 
-# Directions in which embeddings vary, noise beside the person's own direction of length 1, strangers accepted.
+# Directions in which embeddings vary, noise relative to the person's unit vector, accepted rate of different people.
 MODELS = {"good": (512, 0.8, 1e-7), "weak": (40, 0.9, 1e-3)}
 DAY, TRACK = 12 * 3600.0, 20.0  # seconds
 
@@ -33,7 +33,7 @@ DAY, TRACK = 12 * 3600.0, 20.0  # seconds
 def made_up(
     tracks: int, dim: int, directions: int, noise: float, people: int
 ) -> tuple[np.ndarray, list[Item], np.ndarray]:
-    """Features of unit length, tracks with their times, and whose they are."""
+    """Simulated unit features, tracks with times, and their identities."""
     r = np.random.default_rng(0)
     whose = r.integers(people, size=tracks)
     basis = r.standard_normal((directions, dim), dtype=np.float32)
@@ -52,7 +52,7 @@ def made_up(
 
 
 def strangers(features: np.ndarray, whose: np.ndarray, rate: float) -> float:
-    """The similarity that this share of pairs of strangers exceeds, from a sample."""
+    """The similarity that this share of pairs of different people exceeds, from a sample."""
     r = np.random.default_rng(1)
     a, b = r.integers(len(whose), size=(2, 2_000_000))
     apart = whose[a] != whose[b]
@@ -62,7 +62,7 @@ def strangers(features: np.ndarray, whose: np.ndarray, rate: float) -> float:
 
 
 def measure(kind: str, tracks: int, dim: int) -> None:
-    """Links one made-up day and prints a row."""
+    """Links one simulated day and prints a row."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     directions, noise, rate = MODELS[kind]
     features, items, whose = made_up(tracks, dim, directions, noise, tracks // 5)
@@ -89,12 +89,12 @@ def main() -> None:
     if options.kind:
         measure(options.kind, options.tracks, options.dim)
         return
-    print(f"{options.tracks:,} tracks of {options.dim} numbers; {machine()}; {torch.get_num_threads()} threads")
+    print(f"{options.tracks:,} tracks with {options.dim}-d embeddings; {machine()}; {torch.get_num_threads()} threads")
     print("| model | threshold | people | pairwise F1 | time | peak memory |\n|---|---|---|---|---|---|", flush=True)
     for kind in MODELS:
         command = [sys.executable, __file__, "--kind", kind, "--tracks", str(options.tracks), "--dim", str(options.dim)]
         subprocess.run(command, check=True)
-    print("bar: 10 minutes and 4 GB on two cores")
+    print("target: 10 minutes and 4 GB on two cores")
 
 
 if __name__ == "__main__":

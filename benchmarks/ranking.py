@@ -1,4 +1,4 @@
-"""How long exact ranking takes beside the bare matrix product and beside the usual way, and how much memory.
+"""Time and memory of exact ranking, compared with the matrix product alone and with the usual way.
 
 python benchmarks/ranking.py market            # 3,368 x 15,913 x 2,048, random features
 python benchmarks/ranking.py market --people   # the same with features that give mAP 0.8
@@ -18,7 +18,7 @@ from aelm.retrieval import rank_metrics
 
 
 class Size(NamedTuple):
-    """Numbers of a benchmark: queries, gallery, dimensions, identities, pictures of them, and noise for mAP 0.8."""
+    """Size of a benchmark: queries, gallery, dimensions, identities, pictures of them, and noise for mAP 0.8."""
 
     Q: int
     G: int
@@ -39,7 +39,7 @@ CHUNK = 4096
 
 
 class World(NamedTuple):
-    """Features and labels of both sides."""
+    """Features and labels of queries and gallery."""
 
     query: np.ndarray
     gallery: np.ndarray
@@ -50,11 +50,11 @@ class World(NamedTuple):
 
 
 def make_world(size: Size, people: bool, seed: int = 0) -> World:
-    """Random features; or people of whom ten at a time look alike, with as much noise as gives mAP 0.8."""
+    """Random features; or people in groups of ten similar ones, with the noise that gives mAP 0.8."""
     r = np.random.default_rng(seed)
     query_pids = r.integers(0, size.people, size.Q)
     known = r.integers(0, size.people, size.known)
-    # Distractors are other people, a dozen pictures each.
+    # Distractors are other people with a dozen pictures each.
     others = r.integers(size.people, size.people + 1 + (size.G - size.known) // 12, size.G - size.known)
     gallery_pids = np.concatenate([known, others])
     looks = r.standard_normal((1 + size.G // 100, size.D), dtype=np.float32)
@@ -77,7 +77,7 @@ def make_world(size: Size, people: bool, seed: int = 0) -> World:
 
 
 def bare_product(world: World) -> None:
-    """The float32 product alone: whole where it fits, else into one block over and over."""
+    """The float32 product alone: in one piece if it fits into memory, else repeatedly into one block."""
     query, gallery = torch.from_numpy(world.query), torch.from_numpy(world.gallery)
     if len(query) * len(gallery) <= 2**28:
         _ = query @ gallery.T
@@ -107,14 +107,14 @@ def usual_way(world: World) -> float:
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall-clock and processor time of a call; the second tells more where others use the machine."""
+    """Wall-clock and processor time of a call; the latter is more reliable on a shared machine."""
     begin, used = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - begin, time.process_time() - used
 
 
 def report(times: dict[str, list[tuple[float, float]]], yardstick: str) -> None:
-    """Prints medians, and their ratios to one of the calls."""
+    """Prints medians, and their ratios to the call ``yardstick``."""
     for name, taken in times.items():
         wall, used = np.array(taken).T
         bare_wall, bare_used = np.array(times[yardstick]).T
@@ -127,7 +127,7 @@ def report(times: dict[str, list[tuple[float, float]]], yardstick: str) -> None:
 
 
 def peak_memory(call: Callable[[], object]) -> float:
-    """Megabytes that a call takes at most beyond what is held before it (Linux)."""
+    """Peak memory of a call in megabytes beyond the memory in use before it (Linux)."""
     before = _memory("VmRSS")
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")
@@ -142,7 +142,7 @@ def _memory(name: str) -> float:
 
 
 def machine() -> str:
-    """Cores and versions, as the tables name them."""
+    """Number of threads and library versions, for the tables."""
     return f"{torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}"
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("--people", action="store_true", help="features of mAP 0.8 instead of random ones")
-    parser.add_argument("--usual", action="store_true", help="also the usual way (needs 20 bytes for every pair)")
+    parser.add_argument("--usual", action="store_true", help="also the usual way (needs 20 bytes per pair)")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     size = SIZES[arguments.size]
@@ -163,9 +163,9 @@ def main() -> None:
     memory = peak_memory(lambda: rank_metrics(*world))
     calls = {"bare product": lambda: bare_product(world), "rank_metrics": lambda: rank_metrics(*world)}
     if arguments.usual:
-        print(f"mAP of the usual way {usual_way(world):.6f}")
+        print(f"mAP of the usual way: {usual_way(world):.6f}")
         calls["usual way"] = lambda: usual_way(world)
-    # In turns, so that whatever else the machine does meets all of them.
+    # The calls alternate, so that other load on the machine affects all of them.
     times = {name: [] for name in calls}
     for _ in range(arguments.repeats):
         for name, call in calls.items():

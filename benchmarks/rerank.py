@@ -1,4 +1,4 @@
-"""How long sparse re-ranking takes beside the product of all features with themselves, and how much memory.
+"""Time and memory of sparse re-ranking, compared with the product of all features with themselves.
 
 python benchmarks/rerank.py market     # 19,281 items x 2,048
 python benchmarks/rerank.py msmt17     # 93,820 items x 2,048, row by row into rank_metrics
@@ -19,7 +19,7 @@ CHUNK = 4096
 
 
 def self_product(items: torch.Tensor) -> None:
-    """The float32 product of all features with themselves, whole where it fits, else block after block."""
+    """The float32 product of all features with themselves: in one piece if it fits into memory, else in blocks."""
     if len(items) ** 2 <= 2**29:
         _ = items @ items.T
         return
@@ -30,7 +30,7 @@ def self_product(items: torch.Tensor) -> None:
 
 
 def reranked(world: World, whole: bool) -> float:
-    """mAP after re-ranking, from one Q x G matrix or from rows that are forgotten."""
+    """mAP after re-ranking, from one Q x G matrix or from rows that are not kept."""
     make = rerank if whole else rerank_blocks
     distances = make(world.query, world.gallery)
     return rank_metrics(None, None, *world[2:], distances=distances).mAP

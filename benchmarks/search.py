@@ -1,12 +1,12 @@
-"""How long exact search in a memory-mapped file takes beside the bare product over the same file.
+"""Time of exact search in a memory-mapped file, compared with the matrix product alone over the same file.
 
     python benchmarks/search.py                    # 1,000,000 embeddings of 512 float32 numbers: a file of 2 GB
     python benchmarks/search.py --pictures 100000  # a tenth of it
 
-A folder of embeddings is made in a temporary folder (`TMPDIR` says where), opened with `Gallery.open`, and searched
-for the 20 best of 32 queries at a time: by `Gallery.search`, which also gives paths and scores, and by `nearest` alone.
-The bare product reads the same file through `np.memmap`, block by block of the same size, and forgets what it gets;
-once with numpy's `@`, once with torch's. All take turns in one run, with the whole file in the page cache.
+A folder of embeddings is created in a temporary folder (see `TMPDIR`), opened with `Gallery.open`, and searched for
+the 20 best matches of 32 queries at a time: by `Gallery.search`, which also returns paths and scores, and by `nearest`.
+The product reads the same file through `np.memmap` in blocks of the same size and discards the results; once with
+numpy's `@`, once with torch's. All alternate in one run, with the whole file in the page cache.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from aelm.retrieval.blocks import COLUMNS
 from aelm.search.gallery import Gallery
 
 CHUNK = 50_000
-# Rows of a block: what the library takes for few queries.
+# Rows per block, as in the library for few queries.
 BLOCK = 4 * COLUMNS
-# Rows of the file's beginning that are sorted whole in float64.
+# Number of first rows that are compared with a full sort in float64.
 CHECKED = 200_000
-# Further apart than a float32 sum of 512 products can be mistaken.
+# More than the rounding error of a float32 sum of 512 products.
 SURE = 1e-5
 NUMPY, TORCH = "numpy's product", "torch's product"
 YARDSTICKS = (NUMPY, TORCH)
@@ -49,7 +49,7 @@ def make_folder(folder: Path, pictures: int, dim: int, queries: int) -> np.ndarr
     def parts():
         for first in range(0, pictures, CHUNK):
             rows = np.arange(first, min(first + CHUNK, pictures))
-            # Pictures of one person lie all over the file, as those of a camera network do.
+            # Pictures of one person are spread over the file, as in a camera network.
             yield unit(people[rows % len(people)] + r.standard_normal((len(rows), dim), dtype=np.float32))
 
     items = [Item(f"camera{i % 6}/{i:07}.jpg", str(i % len(people)), str(i % 6)) for i in range(pictures)]
@@ -74,10 +74,10 @@ def product_of_torch(query: np.ndarray, features: np.ndarray) -> None:
 
 
 def check(query: np.ndarray, features: np.ndarray, k: int) -> int:
-    """Compares the beginning of the file with a full sort in float64; returns how many places were decided by rounding.
+    """Compares the first rows with a full sort in float64; returns the number of ranks that differ by rounding.
 
     Raises:
-        ValueError: If a place holds another picture, and more than rounding tells the two apart.
+        ValueError: If a rank has another picture, whose score differs by more than rounding.
     """
     features = features[:CHECKED]
     found = nearest(query, features, k)
@@ -91,7 +91,7 @@ def check(query: np.ndarray, features: np.ndarray, k: int) -> int:
 
 
 def peak_memory(call: Callable[[], object]) -> float:
-    """Megabytes that a call takes at most beyond what is held before it, pages of files left out (Linux)."""
+    """Peak memory of a call in megabytes beyond the memory in use before it, without file pages (Linux)."""
     seen, done = [own_memory()], threading.Event()
 
     def look() -> None:
@@ -109,13 +109,13 @@ def peak_memory(call: Callable[[], object]) -> float:
 
 
 def own_memory() -> float:
-    """Megabytes in use that are no pages of a file."""
+    """Megabytes in use, without file pages."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) / 1024
 
 
 def print_table(times: dict[str, list[tuple[float, float]]]) -> None:
-    """Medians of wall-clock and processor time, and their ratios, turn by turn, to both products."""
+    """Prints medians of wall-clock and processor time, and their ratios to both products in the same turn."""
     print("| way | wall | processor |" + "".join(f" / {y}: wall (range), processor |" for y in YARDSTICKS))
     print("|---|---|---|" + "---|" * len(YARDSTICKS))
     for way, taken in times.items():
@@ -130,7 +130,7 @@ def print_table(times: dict[str, list[tuple[float, float]]]) -> None:
 
 
 def main() -> None:
-    """Makes the file, checks, and measures."""
+    """Creates the file, checks the results, and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
@@ -145,26 +145,26 @@ def main() -> None:
         begin = time.perf_counter()
         gallery = Gallery.open(folder)
         print(f"Gallery.open, once: {time.perf_counter() - begin:.1f} s")
-        # First of all, or it would run in memory that others have left.
+        # First, since later it would reuse memory of the other calls.
         memory = peak_memory(lambda: gallery.search(query, options.top_k))
-        print(f"peak memory of Gallery.search beyond the file and the names: {memory:.0f} MB")
+        print(f"peak memory of Gallery.search without the file and the names: {memory:.0f} MB")
         features = np.load(folder / FEATURES, mmap_mode="r")
         rounded = check(query, features, options.top_k)
-        print(f"first {min(CHECKED, options.pictures):,} rows: as a float64 sort, {rounded} places apart by rounding")
+        print(f"first {min(CHECKED, options.pictures):,} rows: as a float64 sort, {rounded} ranks differ by rounding")
         calls = {
             NUMPY: lambda: product_of_numpy(query, features),
             TORCH: lambda: product_of_torch(query, features),
             "nearest": lambda: nearest(query, features, options.top_k),
             "Gallery.search": lambda: gallery.search(query, options.top_k),
         }
-        for call in calls.values():  # not counted: reads the file and fills caches
+        for call in calls.values():  # warm-up: reads the file and fills caches
             call()
         times: dict[str, list[tuple[float, float]]] = {way: [] for way in calls}
         for _ in range(options.turns):
             for way, call in calls.items():
                 times[way].append(seconds(call))
         print_table(times)
-        print(f"bar: Gallery.search within 1.3 x {NUMPY} over the same file")
+        print(f"target: Gallery.search within 1.3 x {NUMPY} over the same file")
 
 
 if __name__ == "__main__":

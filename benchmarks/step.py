@@ -1,16 +1,16 @@
-"""What CoAM and AELM cost in a training step, and what the class maps cost that the head never builds.
+"""Cost of CoAM and AELM in a training step, and of building the class maps, which the head avoids.
 
     python benchmarks/step.py              # ResNet-50, 256 x 128, batch 8, N = 751, then N up to 100,000
     python benchmarks/step.py --quick      # small, to see that it runs
     python benchmarks/step.py --device cuda --batch-size 64 --precision bf16
 
-First table: forward and backward of the plain identity model (one classifier a stage) on the same two stages with the
-same width of embedding map, then with two heads, CoAM, AELM and both. Second: a whole step with both where there are
-100,000 identities. Third: logits and heat map of each picture's identity from the embedding map, and their gradients,
-beside building all class maps, averaging and selecting. Fourth: the heat map alone, for more and more identities.
+First table: forward and backward of the plain identity model (one classifier per stage) on the same two stages with the
+same width of the embedding map, then with two heads, CoAM, AELM and both. Second: a whole step with both for 100,000
+identities. Third: logits and heat map of each picture's identity from the embedding map, and their gradients, compared
+with building all class maps, averaging and selecting. Fourth: the heat map alone, for increasing numbers of identities.
 
-All ways take turns in one process; times are medians of the processor's clock, which other users of the machine disturb
-least (on a GPU: of the wall clock). Memory is the peak of what a step holds in tensors beyond what was there before it.
+All variants alternate in one process; times are medians of processor time, which other users of the machine affect
+least (on a GPU: of wall-clock time). Memory is the peak size of a step's tensors beyond those that existed before it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of each start and stop
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints each start and stop
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ ARMS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
 
 
 def clock(device: str) -> float:
-    """Now, in seconds; on a GPU all that was asked for is done first."""
+    """The current time in seconds; on a GPU, after synchronisation."""
     if device == "cpu":
         return time.process_time() / torch.get_num_threads()
     torch.cuda.synchronize()
@@ -53,7 +53,7 @@ def clock(device: str) -> float:
 
 
 def training_step(arm: str, num_ids: int, options: argparse.Namespace) -> Step:
-    """Forward and backward of a network on a batch of noise; no optimizer, which is the same for all."""
+    """Forward and backward of a network on a batch of noise; without the optimizer, which is the same for all."""
     torch.manual_seed(0)
     coam, aelm = ARMS[arm]
     backbone = TimmBackbone(options.backbone, pretrained=False)
@@ -78,7 +78,7 @@ def training_step(arm: str, num_ids: int, options: argparse.Namespace) -> Step:
 
 
 def head_step(way: str, num_ids: int, options: argparse.Namespace) -> Step:
-    """Logits and heat maps from the embedding map, and the gradients of the loss by map and weight."""
+    """Logits and heat maps from the embedding map, and the loss gradients with respect to map and weight."""
     torch.manual_seed(0)
     B, E = options.head_batch_size, options.embed_dim
     maps = torch.rand(B, E, 16, 8, device=options.device, requires_grad=True)
@@ -124,8 +124,8 @@ def heatmap_step(num_ids: int, options: argparse.Namespace) -> Step:
 
 
 def peak_memory(step: Step, device: str) -> float:
-    """MB of tensors that a step holds at its peak beyond what was there before it, as the allocator counts them."""
-    step()  # what is made once is there from here on
+    """Peak size in MB of a step's tensors beyond those that existed before it, from the allocator."""
+    step()  # creates what is created only once
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -139,21 +139,21 @@ def peak_memory(step: Step, device: str) -> float:
 
 
 def compare(ways: dict[str, Callable[[], Step]], turns: int, device: str) -> dict[str, tuple[float, float, float]]:
-    """Milliseconds of forward and backward, and MB, of each way; the ways take turns."""
+    """Milliseconds of forward and backward, and MB, of each variant; the variants alternate."""
     steps = {name: make() for name, make in ways.items()}
     memory = {name: peak_memory(step, device) for name, step in steps.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, step in steps.items():
             found = step()
-            if turn > 0:  # the first is for warming up
+            if turn > 0:  # the first turn is a warm-up
                 times[name].append(found)
     medians = {name: [1000 * statistics.median(part) for part in zip(*t, strict=True)] for name, t in times.items()}
     return {name: (medians[name][0], medians[name][1], memory[name]) for name in ways}
 
 
 def report(title: str, found: dict[str, tuple[float, float, float]], base: str) -> None:
-    """Prints a Markdown table; ratios are to the way named ``base``."""
+    """Prints a Markdown table; ratios are relative to the variant ``base``."""
     print(f"\n{title}\n\n| | forward ms | backward ms | step | peak MB | memory |\n|---|---|---|---|---|---|")
     whole, most = sum(found[base][:2]), found[base][2]
     for name, (forward, backward, memory) in found.items():

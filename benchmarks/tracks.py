@@ -1,11 +1,11 @@
-"""Whether tracks are better than single pictures, on synthetic videos: mAP, and how right the links are.
+"""Tracks compared with single pictures, on synthetic videos: mAP, and accuracy of the links.
 
     python benchmarks/tracks.py best.ckpt            # three worlds of 24 people and three cameras
 
-For each seed the videos are drawn, cropped (12 pictures a track), embedded and scored: each picture against all
+For each seed the videos are drawn, cropped (12 pictures per track), embedded and scored: each picture against all
 pictures, the best picture of each track against those of all others, and tracks against tracks; always from other
-cameras. Links take the threshold that tracks of the world before recommend for a false-accept rate of one in a hundred;
-beside them stands one threshold on the best pictures: the same one, and the best of all, known only afterwards.
+cameras. Links use the threshold recommended by the tracks of the previous world for a false-accept rate of one in a
+hundred. They are compared with a single threshold on the best pictures: the same one, and the best one in hindsight.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def command(name: str, *arguments: str) -> None:
 
 
 def world(home: Path, seed: int, people: int, checkpoint: str) -> Path:
-    """Draws, crops and embeds the world of one seed; gives the folder of tracks."""
+    """Draws, crops and embeds the world of one seed; returns the folder of tracks."""
     videos, cameras = home / "videos", ("cam1", "cam2", "cam3")
     command("data.synthetic.videos", str(videos), "--seed", str(seed), "--people", str(people))
     films, boxes = ([f"{videos}/{camera}.{kind}" for camera in cameras] for kind in ("mp4", "txt"))
@@ -41,7 +41,7 @@ def world(home: Path, seed: int, people: int, checkpoint: str) -> Path:
 
 
 def measure(folder: Path, threshold: float | None) -> tuple[dict[str, float], float]:
-    """Every score of one world, and the threshold that it recommends to the next."""
+    """Every score of one world, and the threshold that it recommends for the next one."""
     tracks, single = read_embeddings(folder), read_embeddings(folder / PICTURES)
     place = {item.path.rpartition("/")[2]: row for row, item in enumerate(single.items)}
     best = [place[item.path.rpartition("/")[2]] for item in tracks.items]
@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, threshold = [], None
     with tempfile.TemporaryDirectory(prefix="aelm-tracks-") as name:
-        for seed in range(options.seeds + 1):  # the first one only recommends
+        for seed in range(options.seeds + 1):  # the first one only recommends a threshold
             folder = world(Path(name) / str(seed), 100 + seed, options.people, options.checkpoint)
             told, recommended = measure(folder, threshold)
             if threshold is not None:

@@ -1,14 +1,14 @@
-"""Whole training, JPEGs on disk to optimizer steps: pictures a second, and the share of time spent waiting for data.
+"""Whole training, from JPEGs on disk to optimizer steps: pictures per second, and the share of time waiting for data.
 
     python benchmarks/train.py                     # on the CPU, a small network
     python benchmarks/train.py --quick             # to see that it runs
     python benchmarks/train.py --device cuda       # ResNet-50, 256 x 128, batch 128, bf16, channels_last, compiled
 
-aelm (its data module and module under Lightning's Trainer, as `python -m aelm.train` builds them) beside the same
-network trained as torchreid, fast-reid and BoT do it: PyTorch's default float32 (convolutions in TF32 on a GPU), NCHW,
-PIL and torchvision picture by picture in 4 workers, and a plain loop. Both take turns; the first steps of each (one or
-more) are for warming up. Waiting is the time in which the loop has asked for a batch and does not have it: on a GPU,
-which is still at work on earlier steps meanwhile, an upper bound.
+Compares aelm (its data module and module under Lightning's Trainer, as `python -m aelm.train` builds them) with the
+same network trained as in torchreid, fast-reid and BoT: PyTorch's default float32 (convolutions in TF32 on a GPU),
+NCHW, PIL and torchvision for each picture in 4 workers, and a plain loop. Both alternate; the first steps of each (one
+or more) are a warm-up. Waiting is the time between the loop's request for a batch and its arrival: on a GPU, which is
+still computing earlier steps, an upper bound.
 """
 
 import argparse
@@ -35,19 +35,19 @@ from aelm.module import ReIDModule
 from aelm.train.callbacks import Averaging
 from aelm.types import Benchmark, Picture
 
-IMAGES = 4  # of each identity in a step
+IMAGES = 4  # per identity in a step
 ADAM = partial(torch.optim.Adam, lr=3.5e-4)
 
 
 class Speed(NamedTuple):
-    """Pictures a second, and the share of the time spent waiting for them."""
+    """Pictures per second, and the share of time waiting for them."""
 
     pictures: float
     waiting: float
 
 
 class Watch(pl.Callback):
-    """Times the steps behind the first ones, and how long the loop waits for each batch."""
+    """Measures the steps after the warm-up, and how long the loop waits for each batch."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
@@ -144,7 +144,7 @@ class PeersDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 def peers(pictures: list[Picture], options: argparse.Namespace) -> Speed:
-    """A plain loop over the same network and the same steps."""
+    """A plain loop with the same network and the same steps."""
     labels, camids = [picture.pid for picture in pictures], [picture.camid for picture in pictures]
     steps = options.warm_up + options.steps
     sampler = IdentitySampler(
@@ -224,7 +224,7 @@ def main() -> None:
     print(f"{machine()}; {torch.cuda.get_device_name() if options.device == 'cuda' else 'CPU'}")
     print(
         f"{options.backbone} + CoAM + AELM, {options.height} x {options.height // 2}, batch {options.batch_size}, "
-        f"{options.steps} steps behind {options.warm_up}, {options.turns} turns, {options.workers} workers (peers at "
+        f"{options.steps} steps after {options.warm_up}, {options.turns} turns, {options.workers} workers (peers at "
         f"most 4); aelm: {options.precision}, channels_last={options.channels_last}, compile={options.compile}, "
         f"ema={options.ema}, cache={options.cache}\n"
     )

@@ -1,11 +1,11 @@
-"""What cropping costs beside decoding, and what the frame interface costs beside the model.
+"""Cost of cropping compared with decoding, and of the frame interface compared with the model.
 
-    python benchmarks/video.py                # 1,000 frames of 1080p with 20 boxes each, and 20 boxes a frame embedded
+    python benchmarks/video.py                # 1,000 frames of 1080p with 20 boxes each, and embedding 20 boxes a frame
     python benchmarks/video.py --frames 200
 
-Decoding alone turns every frame of the video into an array. Both are done turn by turn in one process, so that what
-else the machine does strikes both; medians over the turns, of wall time and of CPU time. The model is MobileNetV2 with
-aelm's default heads at 256 x 128, untrained; "alone" runs it over 20 pictures that lie ready in memory.
+Decoding alone turns every frame of the video into an array. Both alternate in one process, so that other load on the
+machine affects both; medians over the turns, of wall-clock and CPU time. The model is MobileNetV2 with aelm's default
+heads at 256 x 128, untrained; "alone" runs it on 20 pictures in memory.
 """
 
 import argparse
@@ -39,7 +39,7 @@ NETWORK = {
 
 
 def write_video(path: Path, frames: int) -> None:
-    """A still place with noise, in front of which rectangles move."""
+    """Writes a video of moving rectangles before a still background with noise."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
     generator = np.random.default_rng(0)
     place = cv2.resize(
@@ -65,7 +65,7 @@ def moved(frame: int) -> list[Box]:
 
 
 def crops(frames: int, turns: int) -> None:
-    """Prints the time of cropping over that of decoding."""
+    """Prints the ratio of the times of cropping and decoding."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder, "video.mp4")
         write_video(video, frames)
@@ -84,7 +84,7 @@ def crops(frames: int, turns: int) -> None:
             written = len(list(target.iterdir()))
             shutil.rmtree(target)
             if (decoded, len(done), written) != (frames, frames, frames * PEOPLE):
-                raise SystemExit(f"decoded {decoded} frames, cut {len(done)}, wrote {written} crops")
+                raise SystemExit(f"decoded {decoded} frames, cropped {len(done)}, wrote {written} crops")
             alone.append(middle - start)
             cut.append(end - middle)
     print(f"{frames} frames of {WIDTH} x {HEIGHT}, {PEOPLE} boxes each")
@@ -94,12 +94,12 @@ def crops(frames: int, turns: int) -> None:
 
 
 def clocks() -> np.ndarray:
-    """Seconds by the wall, and of all processors in this process."""
+    """Wall-clock seconds, and processor seconds of this process."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def boxes_a_second(turns: int) -> None:
-    """Prints the speed of the frame interface over that of the model alone."""
+    """Prints the ratio of the speeds of the frame interface and the model alone."""
     network = build(NETWORK)(num_ids=100)
     sizes = {"height": 256, "width": 128, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
     content = {"state_dict": {f"network.{k}": v for k, v in network.state_dict().items()},
@@ -122,9 +122,7 @@ def boxes_a_second(turns: int) -> None:
         alone.append(middle - start)
         through.append(time.perf_counter() - middle)
     one, other = (PEOPLE / statistics.median(times[2:]) for times in (alone, through))
-    print(
-        f"{PEOPLE} boxes a frame: model alone {one:.0f} boxes a second, frame interface {other:.0f}, {other / one:.0%}"
-    )
+    print(f"{PEOPLE} boxes per frame: model alone {one:.0f} boxes/s, frame interface {other:.0f}, {other / one:.0%}")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_one_name_to_allow_is_not_its_letters():
     [
         (b"MATLAB 5.0 MAT-file" + bytes(200), "it is a Matlab file; expected a file of torch.save or safetensors"),
         (b"<!DOCTYPE html><p>Sign in", "it is a web page, as a failed download leaves it"),
-        (b"version https://git-lfs.github.com/spec/v1", "it is a Git LFS pointer, whose file `git lfs pull` brings"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a Git LFS pointer: run `git lfs pull`"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "it is an HDF5 file"),
         (b"", "it is an empty file"),
     ],

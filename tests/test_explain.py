@@ -201,7 +201,7 @@ def test_pictures_none_of_which_can_be_read(run, tmp_path):
 
 def test_a_model_that_keeps_its_maps_to_itself_is_named(composed, tmp_path):
     path = write_onnx(tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match=r"other\.onnx gives embeddings and keeps its maps to itself"):
+    with pytest.raises(ValueError, match=r"other\.onnx gives only embeddings, no feature maps"):
         explain.run(composed("explain", f"checkpoint={path}", "images=x", "output=y"))
 
 

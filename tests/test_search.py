@@ -110,9 +110,9 @@ def test_no_match(searched, embedded, tmp_path, capsys):
     for suffix in ("json", "html", "png"):
         (found,) = searched(embedded[0], "min_score=1", f"output='{tmp_path}/out.{suffix}'")
         assert found.hits == []
-    assert "no match: No picture that the filters let through scores 1 or more." in capsys.readouterr().out
+    assert "no match: No picture that passes the filters scores 1 or more." in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["queries"][0]["match"] is False
-    assert "<b>No match</b>No picture that the filters" in (tmp_path / "out.html").read_text()
+    assert "<b>No match</b>No picture that passes the filters" in (tmp_path / "out.html").read_text()
     assert cv2.imread(str(tmp_path / "out.png")).std() > 5
 
 
@@ -179,7 +179,7 @@ def test_the_command_as_typed(embedded, tmp_path):
 def test_a_misspelt_key_is_named(composed, command):
     with pytest.raises(ConfigCompositionException, match="divice"):
         composed(command, "divice=cpu")
-    with pytest.raises(ValueError, match="`divice` is no key, did you mean `device`"):
+    with pytest.raises(ValueError, match="unknown key `divice`, did you mean `device`"):
         check_keys(composed(command, "+divice=cpu"))
 
 

@@ -56,7 +56,7 @@ def test_a_place_below_a_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "way_out"),
-    [(28, "Make room"), (13, "closed to this user"), (30, "closed to this user"), (36, "a shorter name"),
+    [(28, "Make room"), (13, "No write permission"), (30, "No write permission"), (36, "a shorter name"),
      (2, "does another program write there"), (5, "Look at that disk"), (4, "Look at that disk")],
 )  # fmt: skip
 def test_the_way_out_fits_what_went_wrong(tmp_path, number, way_out):

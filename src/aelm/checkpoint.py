@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside weights, and how a model comes back from it."""
+"""Checkpoints: the description stored beside the weights, and building a model from it."""
 
 import importlib
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 STARTER = "starter"  # as a checkpoint: the model that comes with aelm
 STARTER_FILE = Path(__file__).parent / "models" / "starter.ckpt"
 KEY = "aelm"  # where the description lies in a Lightning checkpoint
-# What a description may build without being asked for: the public names of these modules, and some more.
+# Names that a description may always build: the public names of these modules, and some more.
 OWN = ("aelm.models", "aelm.data.benchmarks")
 ALLOWED = ("torch.nn.Identity", "aelm.data.recipe", "aelm.data.synthetic.synthetic")
 LIBRARIES = ("aelm", "torch", "timm", "pytorch-lightning")
@@ -31,14 +31,14 @@ def describe(
     labels: Sequence[str],
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Plain data from which :func:`load_model` builds the network again, without the training data.
+    """Plain data from which :func:`load_model` rebuilds the network, without the training data.
 
     Args:
         network: ``_target_`` description of the network, as in the configs.
         num_ids: Number of training identities.
         preprocessing: Height, width, mean, std and interpolation that pictures need.
-        labels: What each label stands for, ``"market1501:2"``.
-        config: The configuration of the run; ``evaluate`` takes its data set from there.
+        labels: Identity of each label, ``"market1501:2"``.
+        config: The configuration of the run; ``evaluate`` reads the data set from it.
     """
     return {
         "network": without_weights(network),
@@ -51,14 +51,14 @@ def describe(
 
 
 def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
-    """The description with a backbone that starts empty: the checkpoint's own weights fill it."""
+    """The description without initial backbone weights: the checkpoint's own weights are loaded instead."""
     backbone = dict(network.get("backbone", {}))
     backbone.update({key: empty for key, empty in (("pretrained", False), ("weights", None)) if key in backbone})
     return {**network, "backbone": backbone}
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The file that is meant: ``path``, or ``best.ckpt`` of a run directory or of its folder of checkpoints.
+    """The checkpoint file: ``path``, or ``best.ckpt`` of a run directory or its ``checkpoints`` folder.
 
     The text ``starter`` is the model that comes with aelm; ``./starter`` and ``Path("starter")`` are a file.
 
@@ -82,7 +82,7 @@ def checkpoint_file(path: str | Path) -> Path:
 
 
 def read_file(path: str | Path) -> Any:
-    """What a checkpoint, or a file of another project, holds, as data on the CPU; nothing in it is executed.
+    """Reads a checkpoint, or a file of another project, as data on the CPU; nothing in it is executed.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -98,11 +98,11 @@ def read_file(path: str | Path) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of aelm as data on the CPU; nothing in it is executed.
+    """Reads a checkpoint of aelm as data on the CPU; nothing in it is executed.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is something else.
+        ValueError: If it is not a checkpoint of aelm.
     """
     path = checkpoint_file(path)
     content = read_file(path)
@@ -124,16 +124,16 @@ def load_model(path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is something else, or names what is not allowed.
+        ValueError: If it is not a checkpoint of aelm, or its description uses a name that is not allowed.
     """
     return network_of(read_checkpoint(path), path, allow)
 
 
 def network_of(content: Mapping[str, Any], path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
-    """The network of what :func:`read_checkpoint` read; ``path`` is for errors alone.
+    """The network in the output of :func:`read_checkpoint`; ``path`` is for error messages only.
 
     Raises:
-        ValueError: If it describes something else, or names what is not allowed.
+        ValueError: If it does not describe a network, or uses a name that is not allowed.
     """
     description = content[KEY]
     if not description:
@@ -160,18 +160,18 @@ def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
-    """Builds a plain ``_target_`` description: the one builder, of configurations and of what checkpoints describe.
+    """Builds a plain ``_target_`` description, for configurations as well as checkpoints.
 
-    As in Hydra, ``_partial_`` gives a ``functools.partial``, and descriptions within it are built first.
+    As in Hydra, ``_partial_`` gives a ``functools.partial``, and nested descriptions are built first.
 
     Args:
-        node: Plain data, without open interpolations.
-        allow: Dotted names that may be built beside aelm's own models, readers of data sets and ``recipe``: a file of
-            somebody else's must not call anything. None: every name, for the user's own configuration.
+        node: Plain data, without unresolved interpolations.
+        allow: Dotted names that may be built besides aelm's own models, data set readers and ``recipe``, since an
+            untrusted file must not call arbitrary functions. None: every name, for the user's own configuration.
 
     Raises:
-        ValueError: If it names what is not allowed, or a part refuses its values.
-        Exception: What a part of aelm, or the system, refuses, as it was raised.
+        ValueError: If a name is not allowed, or a part rejects its values.
+        Exception: Errors of aelm's parts or of the system, unchanged.
 
     >>> build({"_target_": "aelm.models.CoAM", "_partial_": True, "reduction": 2})(channels=8).mode
     'rezero'
@@ -196,7 +196,7 @@ def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
         return target(**values)
     except (UserError, OSError):
         raise
-    except Exception as error:  # of any library's part; of aelm's own, only what a wrong value raises: else it is a bug
+    except Exception as error:  # any error of a library's part; of aelm's parts only those of wrong values, not bugs
         if name.startswith("aelm.") and not isinstance(error, (TypeError, ValueError)):
             raise
         raise InputError(f"{name} cannot be built as configured: {type(error).__name__}: {error}") from error

@@ -53,7 +53,7 @@ BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"7z\xbc\xaf", "a 7z archive, which must be unpacked"),
     (0, b"Rar!", "a RAR archive, which must be unpacked"),
     (257, b"ustar", "a tar archive, which must be unpacked"),
-    (0, b"version https://git-lfs", "a Git LFS pointer, whose file `git lfs pull` brings"),
+    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
     (0, b"<!DOCTYPE html", "a web page, as a failed download leaves it"),
     (0, b"<html", "a web page, as a failed download leaves it"),
 )
@@ -133,10 +133,10 @@ def _spelling(name: str) -> str:
 # Advice for a file that cannot be written, by error number.
 _WAYS_OUT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room, or choose another place"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It is closed to this user: choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "No write permission: choose another place"),
     errno.ENAMETOOLONG: "Choose a shorter name",
-    errno.ENOENT: "Its folder was taken away meanwhile: does another program write there?",
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file stands where a folder must be: choose another place"),
+    errno.ENOENT: "Its folder was removed meanwhile: does another program write there?",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file is in the place of a folder: choose another place"),
 }
 
 
@@ -242,7 +242,7 @@ def _check_way(folder: Path, path: Path, key: str) -> None:
     if not there.is_dir():
         raise NotADirectoryError(f"`{key}`: {path} cannot be made, {there} is a file and no folder; name another place")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"`{key}`: {path} cannot be written, {there} is closed to this user; name another place")
+        raise PermissionError(f"`{key}`: {path} cannot be written, no write permission in {there}; name another place")
 
 
 @contextmanager

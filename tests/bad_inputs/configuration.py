@@ -3,9 +3,9 @@
 from tests.bad_inputs.world import Row
 
 ROWS = [
-    Row("a misspelt key", "train", ["monitr=val/mAP"], ["`monitr` is no key, did you mean `monitor`?"]),
+    Row("a misspelt key", "train", ["monitr=val/mAP"], ["unknown key `monitr`, did you mean `monitor`?"]),
     Row("a misspelt key in a group", "train", ["model.aelm.treshold=0.5"], ["treshold", "did you mean `threshold`?"]),
-    Row("a misspelt key that was added", "embed", ["+divice=cpu"], ["`divice` is no key, did you mean `device`?"]),
+    Row("a misspelt key that was added", "embed", ["+divice=cpu"], ["unknown key `divice`, did you mean `device`?"]),
     Row("a misspelt key of a part", "train", ["+sampler.image=4"], ["`sampler.image`", "did you mean `images`?"]),
     Row("an option that a group does not have", "train", ["model/aelm=erase"], ["erase", "adversarial", "two_heads"]),
     Row("a value that Hydra cannot read", "train", ["seed=[1"], ["[1"]),

@@ -338,7 +338,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_tested(composed, tmp
     with pytest.raises(ValueError, match="claims=true` needs a checkpoint of a training on synthetic"):
         evaluate.run(composed("evaluate", f"checkpoint={tmp_path}/other.ckpt", "claims=true", *quiet))
     write_onnx(tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match="keeps its maps to itself"):
+    with pytest.raises(ValueError, match="gives only embeddings, no feature maps"):
         evaluate.run(composed("evaluate", f"checkpoint={tmp_path}/model.onnx", "claims=true", *quiet))
     for key in ("claims=true", "occlusion=sweep"):
         with pytest.raises(ValueError, match=f"`{key[:6]}.*no part in ready features.*Give `checkpoint`"):

@@ -136,7 +136,7 @@ def test_of_a_killed_loading_process_the_file_is_named(trained, copied):
 
     thread = threading.Thread(target=kill_the_reader, daemon=True)
     thread.start()
-    with pytest.raises(RuntimeError, match="loading processes died") as error:
+    with pytest.raises(RuntimeError, match="worker processes died") as error:
         trained(*EVERY, f"data_dir={data}", "dataset.workers=1")
     thread.join()
     assert str(killed[0]) in str(error.value)

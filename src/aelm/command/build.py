@@ -52,14 +52,14 @@ def built_optimizer(node: Any, lr_scale: str, times: int) -> Any:
     try:  # checked here, before the data is read and the network is built
         optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "new"}])
     except (TypeError, ValueError) as error:
-        raise InputError(f"`optimizer`: {node.get('_target_')} refuses what is configured: {error}") from error
+        raise InputError(f"`optimizer`: {node.get('_target_')} rejects its configuration: {error}") from error
     if times == 1:
         return optimizer
     if lr_scale == "none":
         log.info("an optimizer step takes %d batches, its learning rate is as written (lr_scale=none)", times)
         return optimizer
     if "lr" not in node:
-        raise InputError("`lr_scale=linear` multiplies `optimizer.lr`, and there is none: write it")
+        raise InputError("`lr_scale=linear` multiplies `optimizer.lr`, which is not set: set it")
     log.info("learning rate %g x %d batches an optimizer step = %g (lr_scale=linear)", node.lr, times, node.lr * times)
     return partial(optimizer, lr=node.lr * times)
 

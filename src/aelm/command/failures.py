@@ -97,6 +97,6 @@ def of_hydra(error: HydraException) -> str:
     """Hydra's message about a configuration, without search paths and object types."""
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
-        return f"`{cause.full_key}` is no key{suggestion(str(cause.key), list(map(str, cause.parent_node)))}"
+        return f"unknown key `{cause.full_key}`{suggestion(str(cause.key), list(map(str, cause.parent_node)))}"
     text = str(error).partition("Config search path")[0]
     return f"{text}: {str(cause).splitlines()[0]}" if isinstance(cause, OmegaConfBaseException) else text

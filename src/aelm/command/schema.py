@@ -346,7 +346,7 @@ def check_keys(config: DictConfig) -> None:
         keys = {f.name for f in fields(held)}  # Hydra accepts `+key=value` even if the schema lacks it
         for key in map(str, part):
             if key not in keys:
-                raise InputError(f"`{place}{key}` is no key{suggestion(key, keys)}")
+                raise InputError(f"unknown key `{place}{key}`{suggestion(key, keys)}")
     plain = OmegaConf.to_container(config, resolve=False)
     for place, node in nodes(plain):
         target = located(str(node["_target_"]))

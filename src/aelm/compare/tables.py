@@ -131,7 +131,7 @@ def arms_table(comparison: Comparison) -> str:
         rows.append([arm.name, ", ".join(map(str, arm.runs)), differs or NOTHING])
     told = [run.settings.items() for arm in comparison.arms for run in arm.runs.values()]
     common = [f"{key}={value}" for key, value in told[0] if all((key, value) in one for one in told)]
-    return markdown_table(rows) + (f"\n\nEvery command line said `{' '.join(common)}`." if common else "")
+    return markdown_table(rows) + (f"\n\nCommand-line settings of all runs: `{' '.join(common)}`." if common else "")
 
 
 def means_table(comparison: Comparison, metrics: Sequence[str]) -> str:

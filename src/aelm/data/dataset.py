@@ -164,10 +164,10 @@ class ReIDDataset(Dataset[Sample]):
         """Message about dead worker processes, their files and what to do; empty if there are none."""
         if not (dropped := self._reading.dropped()):
             return ""
-        files = ", ".join(f"process {process} with {self.path(index)}" for process, index in dropped.items())
+        files = ", ".join(f"process {process} while reading {self.path(index)}" for process, index in dropped.items())
         return (
-            f"loading processes died: {files} in hand. If it is that file each time, it is bad: remove it. If not, "
-            "memory ran out: fewer `dataset.workers`, or a larger /dev/shm. `dataset.workers=0` loads without them"
+            f"worker processes died: {files}. If it is the same file each time, it is damaged: remove it. If not, "
+            "memory ran out: use fewer `dataset.workers`, or a larger /dev/shm. `dataset.workers=0` loads without them"
         )
 
     def read(self, index: int) -> Pixels:

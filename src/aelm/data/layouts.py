@@ -45,11 +45,11 @@ OFFICIAL: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "partial_reid": _counts(1, {"query": (60, 300), "gallery": (60, 300)}),
     }
 )
-"""Benchmark name -> counts."""
+"""Counts by benchmark name."""
 
 
 Layout = tuple[str, ...]
-"""Folders and files, relative to the data set's folder, that must all be there."""
+"""Folders and files, relative to the data set's folder, that must all exist."""
 
 
 def find_root(

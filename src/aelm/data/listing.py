@@ -19,7 +19,7 @@ NOT_READ = frozenset(
 NOT_ENTERED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 
 MARKET_NAME = re.compile(r"(?P<pid>-1|\d+)_c(?P<camid>\d+)s\d+_")
-"""Market-1501's names: ``0002_c1s1_000451_03.jpg``, distractors ``0000_...``, junk ``-1_...``."""
+"""Pattern of Market-1501's file names: ``0002_c1s1_000451_03.jpg``, distractors ``0000_...``, junk ``-1_...``."""
 
 
 def is_picture(name: str) -> bool:

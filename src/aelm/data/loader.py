@@ -65,8 +65,8 @@ class TrainLoader(DataLoader[Any]):
         sampler = self.train_sampler()
         if state["processes"] != sampler.world_size:
             raise InputError(
-                f"the run that stopped had {state['processes']} processes, this one has {sampler.world_size}: a step "
-                "would mean another batch. Start as many processes, or choose another `name`"
+                f"the stopped run had {state['processes']} processes, this one has {sampler.world_size}: its batches "
+                "would differ. Start as many processes, or choose another `name`"
             )
         if state["batches"] >= len(self):
             sampler.go_on(state["epoch"] + 1, 0)
@@ -165,7 +165,7 @@ def check_sockets(workers: int) -> None:
     address = os.fsencode(os.path.join(get_temp_dir(), "listener-12345678"))  # multiprocessing's naming
     if len(address) > SOCKET_PATH:
         raise OSError(
-            f"loading processes hand over pictures through sockets, whose path may have {SOCKET_PATH} characters and "
+            f"worker processes send pictures through sockets, whose path may have {SOCKET_PATH} characters and "
             f"here has {len(address)}: {os.fsdecode(address)}; set TMPDIR to a shorter folder, or `workers` to 0"
         )
 

@@ -15,7 +15,7 @@ from aelm.files import matching, on_disk
 from aelm.types import InputError, InputTypeError
 
 NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
-"""What file names tell unless said otherwise: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
+"""Default pattern of file names: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
 
 LISTS = frozenset({".txt", ".lst", ".csv", ".tsv"})
 TABLE = "crops.csv"  # written by aelm.crop beside its crops

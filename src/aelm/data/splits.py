@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 LabelMap = Mapping[tuple[str, int], int]
-"""(benchmark name, number in that benchmark) -> number in training."""
+"""Training labels by (benchmark name, label in that benchmark)."""
 
 
 def label_map(benchmarks: Sequence[Benchmark]) -> dict[tuple[str, int], int]:

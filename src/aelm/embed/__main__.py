@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("embed")
 def main(config: DictConfig) -> int:
-    """Runs the whole of it; a sweeper gets the number of embedded pictures."""
-    from aelm.embed.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command; a sweeper gets the number of embedded pictures."""
+    from aelm.embed.task import run  # here, so misspelt keys are reported before torch is loaded
 
     return run(config).embedded
 

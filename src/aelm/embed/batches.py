@@ -1,4 +1,4 @@
-"""From files to embeddings: loading and the model take turns without waiting for each other."""
+"""From files to embeddings, with loading and the model running at the same time."""
 
 import itertools
 import os
@@ -27,10 +27,10 @@ BATCH_ON_CPU, BATCH_ELSEWHERE = 64, 256
 
 
 def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
-    """Where to compute: ``auto`` is every CUDA device, else Apple's, else the CPU; or names such as ``cuda:1``.
+    """Devices to run on: ``auto`` is every CUDA device, else Apple's, else the CPU; or names such as ``cuda:1``.
 
     Raises:
-        ValueError: If torch has no such device here.
+        ValueError: If torch has no such device on this machine.
 
     >>> devices("cpu"), devices(["cpu", "cpu"])
     (('cpu',), ('cpu', 'cpu'))
@@ -53,7 +53,7 @@ def devices(wanted: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def check_number(device: torch.device) -> None:
-    """Raises RuntimeError if a machine with CUDA devices has none of that number."""
+    """Raises RuntimeError if the machine has CUDA devices, but not this one."""
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     if count and (device.index or 0) >= count:
         last = f", the last is cuda:{count - 1}" if count > 1 else ": cuda:0"
@@ -61,7 +61,7 @@ def check_number(device: torch.device) -> None:
 
 
 def default_batch_size(device: str) -> int:
-    """Pictures a batch that keep a device busy without filling its memory.
+    """Batch size that keeps a device busy without filling its memory.
 
     >>> default_batch_size("cpu"), default_batch_size("cuda:0")
     (64, 256)
@@ -75,22 +75,22 @@ def embedded(
     """Embeds pictures batch by batch, in order.
 
     Args:
-        embedder: On the device where it shall run.
+        embedder: On the device to run on.
         paths: The files.
-        batch_size: Pictures a batch.
-        workers: Processes that load; None: one a core, at most 8, and none beside a model on the CPU; 0: none, then
-            as many threads as torch uses load a batch together, between two runs of the model.
+        batch_size: Pictures per batch.
+        workers: Worker processes that load pictures; None: one per core, at most 8, or none for a model on the CPU;
+            0: none; then as many threads as torch uses load each batch, between two runs of the model.
         processes: Processes on this machine that each embed a part, and share its cores.
 
     Yields:
-        For each ``batch_size`` paths: which of them could be read, ``(b,)``, and their embeddings ``(b, D)``.
+        For each ``batch_size`` paths: indices ``(b,)`` of the readable ones, and their embeddings ``(b, D)``.
 
     Raises:
-        ValueError: If the model gives values that are not finite, or wants another resize.
+        ValueError: If the model returns values that are not finite, or needs another interpolation.
     """
     dataset = ReIDDataset([Picture(path, -1, 0) for path in paths], preparation(embedder), on_bad_image="skip")
     batches: Iterable[Batch]
-    # A process that loads would take a core from one thread of the model, and all its other threads wait for that one.
+    # A worker process would take a core from one thread of the model, and all other threads wait for that one.
     if workers == 0 or (workers is None and embedder.device.type == "cpu"):
         batches = loaded(dataset, batch_size, torch.get_num_threads())
     else:
@@ -98,7 +98,7 @@ def embedded(
         batches = Loader(workers=workers).build(dataset, sampler, batch_size, lives_on=False, processes=processes)
     waiting: Pending | None = None
     for batch in batches:
-        # What a GPU computes is fetched only when it has its next batch.
+        # Results are fetched from a GPU only after it has received the next batch.
         ready, waiting = waiting, pending(embedder, batch)
         if ready is not None:
             yield _fetched(embedder, ready)
@@ -107,12 +107,12 @@ def embedded(
 
 
 class Pending(NamedTuple):
-    """A batch that was given to the model.
+    """A batch that the model is processing.
 
     Attributes:
-        positions: ``(b,)`` which of the paths.
-        features: ``(b, D)``; of a CUDA device: page-locked memory, which is filled once ``arrived`` has happened.
-        arrived: The event; None elsewhere.
+        positions: ``(b,)`` indices of the paths.
+        features: ``(b, D)``; from a CUDA device: page-locked memory, complete once the event ``arrived`` has occurred.
+        arrived: The event; None on other devices.
     """
 
     positions: Tensor
@@ -121,7 +121,7 @@ class Pending(NamedTuple):
 
 
 def pending(embedder: Embedder, batch: Batch) -> Pending:
-    """Gives a batch to the model; on a CUDA device nothing waits, neither for the copies nor for the model."""
+    """Starts the model on a batch; on a CUDA device it waits neither for the copies nor for the model."""
     if not len(batch.image):
         return Pending(batch.position, torch.empty(0, embedder.dim), None)
     images = batch.image
@@ -131,14 +131,14 @@ def pending(embedder: Embedder, batch: Batch) -> Pending:
 
 
 def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batch]:
-    """All batches of a data set in order, made in this process; some threads share each of them.
+    """All batches of a data set in order, loaded in this process; several threads load each batch.
 
     Args:
-        dataset: Whose transform draws nothing at random.
-        batch_size: Pictures a batch.
-        threads: How many; decoding and resizing run side by side.
+        dataset: Its transform must not be random.
+        batch_size: Pictures per batch.
+        threads: Number of threads that decode and resize in parallel.
     """
-    # Each with a transform of its own, since transforms hold state; paths and files are shared.
+    # Each copy has its own transform, since transforms have state; paths and files are shared.
     twins = [copy(dataset) for _ in range(threads)]
     for twin in twins:
         twin.transform = deepcopy(dataset.transform)
@@ -153,10 +153,10 @@ def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batc
 
 
 def preparation(embedder: Embedder) -> Augment:
-    """What happens to pictures before the embedder gets them: the evaluation's own resize.
+    """The preprocessing of pictures before the embedder: the same resize as in evaluation.
 
     Raises:
-        ValueError: If the model wants another one.
+        ValueError: If the model needs another interpolation.
     """
     if embedder.interpolation != "bilinear":
         raise InputError(f"{embedder.name} wants `interpolation` {embedder.interpolation!r}; aelm has only bilinear")
@@ -168,7 +168,7 @@ def _fetched(embedder: Embedder, batch: Pending) -> tuple[Positions, Features]:
         found = batch.features.float().cpu().numpy()
     else:
         batch.arrived.synchronize()
-        found = batch.features.numpy().copy()  # page-locked memory is scarce, and used again for the next batches
+        found = batch.features.numpy().copy()  # page-locked memory is scarce, and reused for the next batches
     if not np.isfinite(found).all():
         half = " float16 may not hold its values: try precision=bf16." if embedder.precision == "16" else ""
         raise InputError(f"{embedder.name} gives NaN or infinite values.{half} Has its training diverged?")
@@ -178,15 +178,15 @@ def _fetched(embedder: Embedder, batch: Pending) -> tuple[Positions, Features]:
 def embed_files(
     embedder: Embedder, paths: Sequence[str | Path] | str | Path, *, batch_size: int | None = None
 ) -> Features:
-    """The embeddings of some files, ``(n, D)``, in their order, all in memory and in this process.
+    """Embeddings ``(n, D)`` of files, in order, computed in this process and held in memory.
 
     Args:
-        embedder: On the device where it shall run.
+        embedder: On the device to run on.
         paths: The files.
-        batch_size: Pictures a batch; None: as suits the device.
+        batch_size: Pictures per batch; None: the default of the device.
 
     Raises:
-        BadImageError: If one of them cannot be read, naming the first.
+        BadImageError: If a file is unreadable; names the first one.
     """
     files = list(map(os.fspath, several(paths)))
     size = batch_size or default_batch_size(embedder.device.type)

@@ -1,4 +1,4 @@
-"""One entry for every model that turns pictures into embeddings: a checkpoint of aelm, or a file of anyone."""
+"""Embedders: models that turn pictures into embeddings, from aelm's checkpoints or files of other projects."""
 
 import hashlib
 import json
@@ -33,23 +33,22 @@ HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network in evaluation mode, and how pictures must be prepared for it.
+    """A network in evaluation mode, and how to prepare pictures for it.
 
     Attributes:
         network: The network itself, for heat maps and evaluation.
-        height: Of the pictures that it takes, in pixels.
+        height: Of the input pictures, in pixels.
         width: Likewise.
-        mean: Of RGB / 255; ``embed`` normalises with it, on the device of the network.
+        mean: Of RGB / 255; ``embed`` normalises with it, on the network's device.
         std: Likewise.
         interpolation: How pictures are resized; ``bilinear`` is OpenCV's, without antialiasing.
-        dim: Number D of an embedding's values.
+        dim: Dimension D of the embeddings.
         name: The file's name, without the folder.
-        sha256: Of the file's content, and of what is told beside it: what tells embeddings of one model from those of
-            another.
-        labels: What each training identity was, ``"market1501:2"``; empty where the file does not say.
-        precision: What ``embed`` computes in: ``32``: float32, without TF32; ``bf16`` or ``16``: torch's autocast to
-            bfloat16 or float16. Embeddings are float32 in any case.
-        config: The configuration of the training; empty where the file does not hold it.
+        sha256: Of the file's content and its sidecar; identifies the model that made embeddings.
+        labels: The training identity of each label, ``"market1501:2"``; empty if the file does not contain them.
+        precision: Of the computation: ``32``: float32, without TF32; ``bf16`` or ``16``: torch's autocast to bfloat16
+            or float16. Embeddings are always float32.
+        config: The configuration of the training; empty if the file does not contain it.
         preprocess: Whether pictures are stretched to that size (``resize``), or padded to it (``resize_pad``).
     """
 
@@ -69,21 +68,21 @@ class Embedder:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """The network's device."""
         return self.network.mean.device
 
     @property
     def pictures(self) -> dict[str, Any]:
-        """What :func:`aelm.data.recipe` must know to prepare pictures."""
+        """Arguments of :func:`aelm.data.recipe` for preparing pictures."""
         return {"height": self.height, "width": self.width, "preprocess": self.preprocess}
 
     @property
     def has_maps(self) -> bool:
-        """Whether heat maps can be had: other people's ONNX files keep theirs to themselves."""
+        """Whether heat maps are available; ONNX files of other projects do not expose feature maps."""
         return any(hasattr(module, "embedding_maps") for module in self.network.modules())
 
     def to(self, device: torch.device | str) -> "Embedder":
-        """The same embedder, its network moved to ``device``."""
+        """Moves the network to ``device``; returns the embedder itself."""
         self.network.to(device)
         return self
 
@@ -114,7 +113,7 @@ class Embedder:
             stack.enter_context(full_precision())
             if self.precision in HALVES:
                 stack.enter_context(torch.autocast(self.device.type, HALVES[self.precision]))
-            # Lengths are taken in float32, within the network.
+            # The network normalises in float32.
             return self.network.embed(images).float()
 
 
@@ -126,7 +125,7 @@ def load_embedder(
     size: Sequence[int] | None = None,
     camera: int | None = None,
 ) -> Embedder:
-    """The embedder that a file holds, on the CPU.
+    """Loads an embedder from a file, on the CPU.
 
     Args:
         path: A checkpoint that ``aelm.train`` wrote, its run directory (for ``best.ckpt``), an ONNX file with BoxMOT's
@@ -134,14 +133,15 @@ def load_embedder(
             for the model that comes with aelm.
         allow: Dotted names, beyond aelm's own parts, that a checkpoint may build.
         precision: See :class:`Embedder`.
-        size: Height and width of pictures, for files of others that do not say; None: as file, sidecar or layout say.
-        camera: Which camera took the pictures, from 0, for networks with embeddings of cameras (SIE); None: as the
-            sidecar says, else the mean of all.
+        size: Height and width of pictures, for files of other projects that do not state it; None: from file, sidecar
+            or layout.
+        camera: Camera that took the pictures, from 0, for networks with camera embeddings (SIE); None: from the
+            sidecar, else the mean of all.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If an ONNX file is given and onnxruntime is not installed.
-        ValueError: If it is something else, or names what is not allowed, or ``precision`` is unknown or does not fit.
+        ValueError: If it is not a model, uses a name that is not allowed, or ``precision`` is unknown or does not fit.
     """
     if precision not in get_args(Precision):
         raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -185,10 +185,10 @@ def load_embedder(
 
 @torch.inference_mode()
 def warn_of_range(network: ReIDNetwork, facts: Facts, path: Path) -> None:
-    """Warns where a network tells six drawn people apart far better if colours run to 255 instead of 1, or back.
+    """Warns if a network separates six synthetic people much better with the other colour range (255 or 1).
 
-    To one that normalises pixels inside, numbers around 0 are one black picture: all its features are nearly the same.
-    A wrong mean of 0..1 or the wrong order of colours cannot be told so: see ``docs/export.md``.
+    A network that normalises inside sees numbers around 0 as a black picture: all features are nearly the same. A wrong
+    mean of 0..1 or a wrong colour order cannot be detected this way: see ``docs/export.md``.
     """
     prepare = recipe(*facts.size, preprocess=facts.preprocess).test
     people = np.stack([prepare(shoot(0, identity, 1 + identity % 4, 0).image) for identity in range(6)])

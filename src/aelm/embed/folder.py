@@ -26,8 +26,8 @@ class FeatureFile(NamedTuple):
 
     Attributes:
         features: ``(B, D)``, memory-mapped.
-        items: B pictures, each with an identity; paths are empty where the table has none.
-        file: Where the features lie.
+        items: B pictures, each with an identity; paths are empty if the table has none.
+        file: Path of the features.
     """
 
     features: Any
@@ -38,7 +38,7 @@ class FeatureFile(NamedTuple):
 def read_features(path: str | Path) -> FeatureFile:
     """Reads a folder of ``aelm.embed`` (``features.npy``, ``items.csv``), or ``X.npy`` with ``X.csv`` beside it.
 
-    The table has the column ``pid`` and, if wanted, ``camid`` and ``path``.
+    The table has the column ``pid`` and optionally ``camid`` and ``path``.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -47,7 +47,7 @@ def read_features(path: str | Path) -> FeatureFile:
     path = on_disk(Path(path).expanduser())
     array, table = (path / "features.npy", path / "items.csv") if path.is_dir() else (path, path.with_suffix(".csv"))
     if array.is_file():
-        features = read_array(array)  # before the table is missed: it may be no array at all
+        features = read_array(array)  # before looking for the table: the file may not be an array
     for file in (array, table):
         if not file.is_file():
             raise FileNotFoundError(
@@ -67,7 +67,7 @@ def read_array(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is something else.
+        ValueError: If it is not such an array.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -82,7 +82,7 @@ def read_array(path: str | Path) -> Any:
     return array
 
 
-# How features in other kinds of files become an array.
+# How to convert features in other kinds of files to an array.
 _SAVED_AS = {
     "a Matlab file": 'numpy.save("X.npy", scipy.io.loadmat(FILE)[NAME]) makes one',
     "a Matlab 7.3 file": 'numpy.save("X.npy", h5py.File(FILE)[NAME][()].T) makes one',
@@ -95,14 +95,14 @@ _SAVED_AS = {
 
 
 def _found(path: str | Path) -> str:
-    """What a file is that is no array, and how it becomes one."""
+    """The kind of a file that is not an array, and how to convert it."""
     with open(path, "rb") as file:
         kind = kind_of(file.read(512)) or "bytes of an unknown kind"
     return f"{kind}: {_SAVED_AS[kind]}" if kind in _SAVED_AS else kind
 
 
 def _read_people(path: Path) -> tuple[Item, ...]:
-    """The rows of a table with ``pid``, and perhaps ``camid`` and ``path``; rows without identity are an error."""
+    """The rows of a table with ``pid``, and optionally ``camid`` and ``path``; each row needs an identity."""
     table = tables.read_table(path)
     if "pid" not in table.columns:
         raise InputError(f"{path} lacks the column pid; it has {first_few(table.columns) or 'none'}")
@@ -121,7 +121,7 @@ def _read_people(path: Path) -> tuple[Item, ...]:
 
 
 class Sides(NamedTuple):
-    """Queries and gallery in numbers, what these are called, and what looks like a mistake."""
+    """Queries and gallery with numeric labels, the names of the labels, and warnings."""
 
     query: tuple[Picture, ...]
     gallery: tuple[Picture, ...]
@@ -130,10 +130,10 @@ class Sides(NamedTuple):
 
 
 def sides_of(query: FeatureFile, gallery: FeatureFile) -> Sides:
-    """Numbers identities and cameras of both sides together.
+    """Numbers identities and cameras of query and gallery jointly.
 
-    Without cameras every match counts: queries are camera 0 and the gallery camera 1; where both are one file, each
-    picture is a camera of its own, so that none finds itself.
+    Without cameras every match counts: queries are camera 0 and the gallery camera 1; if both are the same file, each
+    picture gets its own camera, so it does not match itself.
 
     Raises:
         ValueError: If some pictures have a camera and others have none.
@@ -161,7 +161,7 @@ def sides_of(query: FeatureFile, gallery: FeatureFile) -> Sides:
 
 
 def own_rows(query: FeatureFile, gallery: FeatureFile, sides: Sides) -> int:
-    """How many queries have their very features in the gallery, as a match: of the same picture, it seems."""
+    """Number of queries with a match of identical features in the gallery, probably the same picture."""
     asked = {picture.pid for picture in sides.query}
     held: dict[bytes, list[Picture]] = {}
     for row, picture in zip(gallery.features, sides.gallery, strict=True):
@@ -174,19 +174,19 @@ def own_rows(query: FeatureFile, gallery: FeatureFile, sides: Sides) -> int:
 
 
 FORMAT = 1
-# Of items.csv: the first ones only where nothing is known of tracks.
+# Columns of items.csv without and with tracks.
 SINGLE, OF_TRACKS = Item._fields[:3], Item._fields[:7]
 FEATURES, ITEMS, META = "features.npy", "items.csv", "meta.json"
 
 
 class Embeddings(NamedTuple):
-    """What a folder of embeddings holds.
+    """Content of a folder of embeddings.
 
     Attributes:
         features: ``(G, D)`` float32, unit length, memory-mapped.
         items: The picture of each row; relative paths start from ``folder``.
-        meta: The model, its preprocessing, the versions.
-        folder: Where it lies.
+        meta: The model, its preprocessing, library versions.
+        folder: Path of the folder.
     """
 
     features: NDArray[np.float32]
@@ -200,7 +200,7 @@ def read_embeddings(folder: str | Path) -> Embeddings:
 
     Raises:
         FileNotFoundError: If one of its files is missing.
-        ValueError: If they do not fit each other.
+        ValueError: If they do not match each other.
     """
     folder = Path(folder)
     missing = [name for name in (META, FEATURES, ITEMS) if not (folder / name).is_file()]
@@ -252,14 +252,14 @@ def _item(
 def write_embeddings(
     folder: Path, parts: Iterable[NDArray[np.float32]], items: Sequence[Item], meta: Mapping[str, Any], scratch: Path
 ) -> None:
-    """Writes the three files; an embeddings folder that was there stays whole until the new ones only need to move.
+    """Writes the three files; an existing embeddings folder stays intact until the new files are complete.
 
     Args:
-        folder: Where they go.
-        parts: The features, in blocks of rows: memory stays that of one block.
-        items: The picture of each row, paths as they shall be held.
+        folder: Output folder.
+        parts: The features, in blocks of rows: only one block is in memory.
+        items: The picture of each row, with paths as written.
         meta: From :func:`embeddings_meta`, and more.
-        scratch: A folder on the same file system, where files are while they are written.
+        scratch: A folder on the same file system for temporary files.
     """
     shape = (len(items), int(meta["model"]["dim"]))
 
@@ -279,7 +279,7 @@ def write_embeddings(
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file's content; any file name survives, also one that is no UTF-8.
+    """Content of a CSV file; preserves any file name, even if it is not UTF-8.
 
     >>> csv_bytes(["path"], [['a "b",\\nc.jpg']])
     b'path\\r\\n"a ""b"",\\nc.jpg"\\r\\n'
@@ -292,7 +292,7 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes
 
 
 def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What ``meta.json`` says of the model and of what its pictures went through."""
+    """Content of ``meta.json``: the model and its preprocessing."""
     return {
         "format": FORMAT,
         "model": {
@@ -323,10 +323,10 @@ def made_by(embeddings: Embeddings) -> str:
 
 
 def check_model(embeddings: Embeddings, embedder: Embedder) -> None:
-    """Refuses embeddings that another model made.
+    """Checks that embeddings were made by this model.
 
     Raises:
-        ValueError: If the model, or the number of its values, differs.
+        ValueError: If the model, or the dimension of its embeddings, differs.
     """
     made = embeddings.meta["model"]
     if made["sha256"] != embedder.sha256:
@@ -339,7 +339,7 @@ def check_model(embeddings: Embeddings, embedder: Embedder) -> None:
 
 
 def relative(path: str, folder: str | Path) -> str:
-    """A path as ``items.csv`` holds it: from ``folder`` on where it lies beneath, so that both move together.
+    """A path for ``items.csv``: relative to ``folder`` if it is inside, so that both can be moved together.
 
     >>> relative("/data/crops/a/1.jpg", "/data/crops"), relative("/data/1.jpg", "/data/crops")
     ('a/1.jpg', '/data/1.jpg')

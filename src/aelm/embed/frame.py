@@ -1,4 +1,4 @@
-"""Embeddings of the people in a frame, for trackers: boxes in, one unit vector each out."""
+"""Embeddings of the people in a frame, for trackers: one unit vector for each box."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,12 +16,12 @@ Colour = Literal["rgb", "bgr"]
 
 
 class FrameEmbeddings(NamedTuple):
-    """What is known of the boxes of a frame, in their order.
+    """Embeddings of the boxes of a frame, in order.
 
     Attributes:
-        features: ``(n, D)`` float32 of unit length; zeros, which are similar to nothing, where a box shows no picture.
-        inside: ``(n,)`` float32, the share of each box's area that lies in the frame; 0 for boxes that lie outside, are
-            empty or upside down, or are not numbers.
+        features: ``(n, D)`` float32 of unit length; zeros, with similarity 0 to everything, for boxes without pixels.
+        inside: ``(n,)`` float32, the share of each box's area inside the frame; 0 for boxes that are outside, empty,
+            upside down, or not numbers.
     """
 
     features: Features
@@ -32,12 +32,12 @@ class FrameEmbedder:
     """Embeds the boxes of video frames, as a tracker's appearance model.
 
     Args:
-        embedder: From :func:`aelm.load_embedder`, on the device where it shall run.
-        colour: The order of the frames' channels: OpenCV and most trackers have ``bgr``.
-        batch_size: Boxes that the model sees at once; None: as suits the device.
+        embedder: From :func:`aelm.load_embedder`, on the device to run on.
+        colour: Channel order of the frames: OpenCV and most trackers use ``bgr``.
+        batch_size: Boxes per run of the model; None: the default of the device.
 
     Raises:
-        ValueError: If ``colour`` is neither, ``batch_size`` is below 1, or the model wants another resize.
+        ValueError: If ``colour`` is unknown, ``batch_size`` is below 1, or the model needs another interpolation.
     """
 
     def __init__(self, embedder: Embedder, *, colour: Colour, batch_size: int | None = None) -> None:
@@ -54,22 +54,22 @@ class FrameEmbedder:
         self.batch_size = batch_size or default_batch_size(embedder.device.type)
 
     def __call__(self, frame: Pixels, boxes: Any) -> FrameEmbeddings:
-        """Embeds what each box shows; what leaves the frame is cut off.
+        """Embeds the content of each box; boxes are clipped to the frame.
 
         Args:
             frame: ``(H, W, 3)`` uint8.
             boxes: ``(n, 4)`` left, top, right, bottom in pixels; or an object with such an array as ``xyxy``, as
-                ``supervision.Detections`` and Ultralytics' ``Boxes``. None at all are no error.
+                ``supervision.Detections`` and Ultralytics' ``Boxes``. May be empty.
 
         Raises:
-            ValueError: If the frame or the boxes are of another form, or the model gives values that are not finite.
+            ValueError: If the frame or the boxes have another shape, or the model returns values that are not finite.
         """
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
             raise InputError(f"a frame must be an array (H, W, 3) of uint8, got {got}")
         corners = xyxy(boxes)
         height, width = frame.shape[:2]
-        # What is not a number becomes an empty box.
+        # NaN becomes an empty box.
         inner = np.nan_to_num(corners.clip(0, (width, height, width, height)), nan=0.0).round().astype(int)
         whole = (corners[:, 2] - corners[:, 0]).clip(0) * (corners[:, 3] - corners[:, 1]).clip(0)
         there = (inner[:, 2] > inner[:, 0]) & (inner[:, 3] > inner[:, 1]) & np.isfinite(corners).all(1)
@@ -85,11 +85,11 @@ class FrameEmbedder:
         return FrameEmbeddings(features, inside)
 
     def get_features(self, boxes: Any, frame: Pixels) -> Features:
-        """The ``(n, D)`` features alone: what BoxMOT calls, as the ``reid_model`` of its trackers."""
+        """The ``(n, D)`` features only: called by BoxMOT's trackers on their ``reid_model``."""
         return self(frame, boxes).features
 
     def crops(self, frame: Pixels, boxes: NDArray[np.int64]) -> torch.Tensor:
-        """The pictures ``(b, 3, height, width)`` uint8 RGB that boxes ``(b, 4)`` within the frame show."""
+        """Crops ``(b, 3, height, width)`` uint8 RGB of boxes ``(b, 4)`` inside the frame."""
         size, how = (self.embedder.height, self.embedder.width), self.embedder.preprocess
         fill = FILL if self.colour == "rgb" else FILL[::-1]
         result = np.empty((len(boxes), 3, *size), np.uint8)
@@ -103,7 +103,7 @@ def xyxy(boxes: Any) -> NDArray[np.float64]:
     """Boxes as an array ``(n, 4)``: left, top, right, bottom.
 
     Raises:
-        ValueError: If they are of another form.
+        ValueError: If they have another shape.
 
     >>> xyxy([]).shape, xyxy([[1, 2, 3, 4]]).tolist()
     ((0, 4), [[1.0, 2.0, 3.0, 4.0]])

@@ -1,4 +1,4 @@
-"""A large job in parts, on one device or several: each part written whole, so a stopped job goes on."""
+"""A large job in shards, on one device or several: shards are written atomically, so a stopped job can be resumed."""
 
 import json
 import logging
@@ -33,18 +33,18 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-WORK, BAD = ".aelm-embedding", "bad.csv"  # hidden, so that nobody takes the parts for pictures or results
+WORK, BAD = ".aelm-embedding", "bad.csv"  # hidden, so the shards are not mistaken for pictures or results
 
 
 @dataclass(frozen=True)
 class Shards:
-    """How a job is cut, and where its parts lie.
+    """How a job is split into shards, and where they are.
 
     Attributes:
         paths: All pictures.
-        folder: Where the parts lie.
-        batch_size: Pictures a batch; each shard starts with a new one, so a shard comes out the same at any time.
-        rows: Pictures a shard, a multiple of ``batch_size``; the last one may be shorter.
+        folder: Folder of the shards.
+        batch_size: Pictures per batch; each shard starts a new batch, so its result does not depend on the run.
+        rows: Pictures per shard, a multiple of ``batch_size``; the last one may be smaller.
     """
 
     paths: Sequence[str]
@@ -56,25 +56,25 @@ class Shards:
         return -(-len(self.paths) // self.rows)
 
     def file(self, number: int) -> Path:
-        """Where shard ``number`` lies once it is done."""
+        """Path of the finished shard ``number``."""
         return self.folder / f"{number:06}.npz"
 
     def span(self, number: int) -> range:
-        """Which of the paths belong to shard ``number``."""
+        """Indices of the paths in shard ``number``."""
         return range(number * self.rows, min((number + 1) * self.rows, len(self.paths)))
 
     def missing(self) -> list[int]:
-        """The shards that are still to be done."""
+        """The unfinished shards."""
         return [number for number in range(len(self)) if not self.file(number).is_file()]
 
 
 def open_shards(
     paths: Sequence[str], output: Path, meta: Mapping[str, Any], batch_size: int, shard_size: int
 ) -> Shards:
-    """The shards of a job, with those that an earlier, stopped run of the same job has left.
+    """The shards of a job, including finished ones of an earlier, stopped run of the same job.
 
-    A job is known by its model, its batches, and the names and sizes of its pictures, wherever all of it lies. What a
-    run left of another job is removed, and said so.
+    A job is identified by its model, its batches, and the names and sizes of its pictures, not by their location.
+    Shards of another job are removed, with a log message.
 
     Raises:
         ValueError: If a size is below 1.
@@ -102,11 +102,11 @@ def open_shards(
 
 
 def write_shard(shards: Shards, number: int, kept: Positions, features: Features) -> None:
-    """Writes a shard: which of its pictures could be read, their embeddings, and what is wrong with the others."""
+    """Writes a shard: indices of its readable pictures, their embeddings, and the errors of the others."""
     span = shards.span(number)
     bad = np.setdiff1d(np.arange(len(span)), kept)
     reasons = [decoding_error(shards.paths[span[i]]) for i in bad]
-    # Encoded, since a reason names a file, and file names need not be text.
+    # Encoded, since errors contain file names, which may not be valid text.
     told = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
 
     def save(file: BinaryIO) -> None:
@@ -116,7 +116,7 @@ def write_shard(shards: Shards, number: int, kept: Positions, features: Features
 
 
 class EmbedCounts(NamedTuple):
-    """How many pictures were embedded, and how many could not be read."""
+    """Number of embedded and of unreadable pictures."""
 
     embedded: int
     bad: int
@@ -125,12 +125,12 @@ class EmbedCounts(NamedTuple):
 def join_batches(
     shards: Shards, items: Sequence[Item], output: Path, meta: Mapping[str, Any], *, tracks: bool
 ) -> EmbedCounts:
-    """Makes the result out of all shards: features, items, meta, and the list of bad pictures; removes the shards.
+    """Joins all shards into the result: features, items, meta, and the list of bad pictures; removes the shards.
 
-    Where ``tracks`` are pooled, the single pictures go into the folder ``track_pictures`` beneath.
+    With ``tracks``, embeddings are pooled; those of single pictures are written to the subfolder ``track_pictures``.
 
     Raises:
-        ValueError: If no picture could be read, or the tracks are none.
+        ValueError: If no picture could be read, or the tracks are invalid.
     """
     kept, bad = [], []
     for number in range(len(shards)):
@@ -187,18 +187,18 @@ LIBRARIES = ("aelm", "torch", "timm", "numpy")
 
 
 class Settings(NamedTuple):
-    """How a large job runs; but for ``precision`` the embeddings are the same up to the last bits.
+    """How a large job runs; except for ``precision``, settings change embeddings only by rounding errors.
 
     Attributes:
         device: ``auto`` is every CUDA device, else Apple's, else the CPU; or a name, or several.
-        batch_size: Pictures a batch; None: 64 on a CPU, 256 elsewhere.
-        shard_size: Pictures between two points from which a stopped job can go on.
-        workers: Processes that load, for each device; None: as many as suit it.
-        progress: Whether a bar shows how far it is, and how fast.
+        batch_size: Pictures per batch; None: 64 on a CPU, 256 on other devices.
+        shard_size: Pictures between two points at which a stopped job can be resumed.
+        workers: Worker processes that load pictures, per device; None: the default of the device.
+        progress: Whether to show a progress bar with the speed.
         precision: See :class:`aelm.embed.embedder.Embedder`.
         size: See :func:`aelm.embed.embedder.load_embedder`.
         camera: Likewise.
-        tracks: Whether the pictures of a track become one row, where items have tracks.
+        tracks: Whether to pool the pictures of a track into one row, if items have tracks.
     """
 
     device: str | tuple[str, ...] = "auto"
@@ -218,20 +218,20 @@ USUAL = Settings()
 def embed_items(
     checkpoint: str, items: Sequence[Item], output: Path, settings: Settings = USUAL, allow: Sequence[str] = ()
 ) -> EmbedCounts:
-    """Embeds pictures into ``output``: ``features.npy``, ``items.csv``, ``meta.json``, and ``bad.csv`` where needed.
+    """Embeds pictures into ``output``: ``features.npy``, ``items.csv``, ``meta.json``, and ``bad.csv`` if needed.
 
-    A run of the same job that was stopped is gone on with, shard by shard.
+    If an earlier run of the same job was stopped, it is resumed, shard by shard.
 
     Args:
-        checkpoint: What :func:`aelm.embed.embedder.load_embedder` takes.
+        checkpoint: As for :func:`aelm.embed.embedder.load_embedder`.
         items: The pictures.
-        output: The folder; what earlier, finished runs left there is replaced when this one is done.
+        output: The folder; results of earlier, finished runs are replaced at the end.
         settings: How it runs.
         allow: Dotted names, beyond aelm's own parts, that the checkpoint may build.
 
     Raises:
         RunError: If another process embeds into ``output``.
-        ValueError: If no picture can be read, a setting is out of range, the model is no model, or only some pictures
+        ValueError: If no picture can be read, a setting is out of range, the model is invalid, or only some pictures
             have a track.
     """
     tracks = settings.tracks and any(item.track for item in items)
@@ -251,13 +251,13 @@ def embed_items(
         if len(places) == 1 or len(todo) <= 1:
             embed_shards(embedder.to(places[0]), shards, todo, settings)
         else:
-            start: Any = spawn  # torch gives it no types
+            start: Any = spawn  # torch does not annotate it
             start(_process, (places, str(file), tuple(allow), shards, todo, settings), nprocs=len(places))
         return join_batches(shards, items, output, meta, tracks=tracks)
 
 
 def load(checkpoint: str | Path, allow: Sequence[str], settings: Settings) -> Embedder:
-    """The embedder as the job wants it, on the CPU."""
+    """The embedder with the job's settings, on the CPU."""
     told = {key: getattr(settings, key) for key in ("precision", "size", "camera")}
     return load_embedder(checkpoint, allow, **told)
 
@@ -271,7 +271,7 @@ def _process(
     todo: Sequence[int],
     settings: Settings,
 ) -> None:
-    """One of several processes: its own device, and its share of the shards."""
+    """One of several processes, with its own device and its share of the shards."""
     if places[rank].startswith("cpu"):
         torch.set_num_threads(max(1, torch.get_num_threads() // len(places)))
     embedder = load(checkpoint, allow, settings).to(places[rank])
@@ -286,24 +286,24 @@ def embed_shards(
     bar: int = 0,
     processes: int = 1,
 ) -> None:
-    """Embeds some of the shards, one after the other, and writes each.
+    """Embeds and writes some of the shards, one after the other.
 
     Args:
-        embedder: On the device where it shall run.
+        embedder: On the device to run on.
         shards: The job.
-        numbers: Which shards.
-        settings: Of which ``workers`` and ``progress`` count here.
-        bar: On which line progress is shown, where several processes show it.
+        numbers: Numbers of the shards.
+        settings: Only ``workers`` and ``progress`` are used here.
+        bar: Line of the progress bar, if several processes show one.
         processes: Processes on this machine that each embed a part, and share its cores.
     """
     wanted = [i for number in numbers for i in shards.span(number)]
     paths = [shards.paths[i] for i in wanted]
     batches = embedded(embedder, paths, shards.batch_size, workers=settings.workers, processes=processes)
-    # Page-locked memory belongs to the current device: were that another one, it would be started for nothing else.
+    # Page-locked memory belongs to the current device: another device would be initialised only for this.
     current = torch.cuda.device(embedder.device) if embedder.device.type == "cuda" else nullcontext()
     progress = tqdm(total=len(wanted), unit=" pictures", disable=not settings.progress, position=bar, desc="embed")
     with current, progress as shown:
-        first = 0  # of the shard, among the wanted
+        first = 0  # index of the shard's first picture in `wanted`
         for number in numbers:
             span = shards.span(number)
             kept, features = [], []

@@ -1,4 +1,4 @@
-"""How long a model takes for a picture."""
+"""Latency: time per picture of a model."""
 
 import statistics
 import time
@@ -12,13 +12,13 @@ WARM_UP, FEWEST, SECONDS = 3, 7, 1.0
 
 
 def latency(embedder: Embedder, batches: Sequence[int] = (1, 32)) -> dict[int, float]:
-    """Milliseconds a picture by batch size, from uint8 pictures in memory to embeddings there.
+    """Milliseconds per picture by batch size, from uint8 pictures in CPU memory to embeddings in CPU memory.
 
-    The median of at least seven runs and one second, after three that do not count; without decoding and resizing.
+    The median of at least seven runs and one second, after three warm-up runs; without decoding and resizing.
 
     Args:
-        embedder: On the device where it shall run.
-        batches: Pictures a run.
+        embedder: On the device to run on.
+        batches: Batch sizes.
 
     >>> from aelm.models import AELM, ReIDNetwork
     >>> network = ReIDNetwork(torch.nn.Conv2d(3, 16, 8, stride=8), 5, lambda c: torch.nn.Identity(), AELM).eval()
@@ -40,7 +40,7 @@ def latency(embedder: Embedder, batches: Sequence[int] = (1, 32)) -> dict[int, f
 
 
 def device_name(device: torch.device) -> str:
-    """What a time was measured on."""
+    """Name of the device that a time was measured on."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()

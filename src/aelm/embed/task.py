@@ -1,4 +1,4 @@
-"""What ``python -m aelm.embed`` does: pictures to a folder of embeddings."""
+"""The task of ``python -m aelm.embed``: pictures to a folder of embeddings."""
 
 from omegaconf import DictConfig
 
@@ -8,8 +8,8 @@ from aelm.files import check_folder
 
 
 def run(config: DictConfig) -> EmbedCounts:
-    """Embeds as ``config`` says, and prints how many pictures went in and how many could not be read."""
-    output = check_folder(config.output)  # before pictures are looked for
+    """Embeds as configured, and prints the numbers of embedded and unreadable pictures."""
+    output = check_folder(config.output)  # before searching for pictures
     items = find_items(config.images, config.pattern, quality=config.quality)
     outcome = embed_items(config.checkpoint, items, output, settings(config), list(config.allow))
     left_out = f"; {outcome.bad} could not be read, see {output / BAD}" if outcome.bad else ""
@@ -18,7 +18,7 @@ def run(config: DictConfig) -> EmbedCounts:
 
 
 def settings(config: DictConfig) -> Settings:
-    """How the job runs."""
+    """The settings of the job."""
     device = config.device if isinstance(config.device, str) else tuple(config.device)
     sizes = config.batch_size, config.shard_size, config.workers
     return Settings(device, *sizes, config.progress, config.precision, config.size, config.camera, config.tracks)

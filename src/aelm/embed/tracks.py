@@ -1,4 +1,4 @@
-"""Tracks: the pictures of one person that a tracker followed through one camera, as one embedding."""
+"""Tracks: one embedding for the pictures of a person that a tracker followed in one camera."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +12,15 @@ from aelm.data.sources import Item
 from aelm.types import InputError
 
 Features = NDArray[np.float32]
-PICTURES = "track_pictures"  # the folder beneath a folder of tracks with the embeddings of their single pictures
+PICTURES = "track_pictures"  # subfolder of a folder of tracks with the embeddings of single pictures
 
 
 class Pooled(NamedTuple):
-    """One row a track.
+    """Embeddings of tracks, one row each.
 
     Attributes:
         features: ``(T, D)`` float32 of unit length.
-        items: T tracks, each under the path of its best picture.
+        items: T tracks, each with the path of its best picture.
     """
 
     features: Features
@@ -28,7 +28,7 @@ class Pooled(NamedTuple):
 
 
 def name(item: Item) -> str:
-    """What a track is called in tables and errors: camera and number.
+    """Name of a track in tables and errors: camera and number.
 
     >>> name(Item("a.jpg", camid="door", track="7"))
     'door:7'
@@ -37,11 +37,11 @@ def name(item: Item) -> str:
 
 
 def tracks_of(items: Sequence[Item]) -> dict[tuple[str, str], list[int]]:
-    """The places of each track's pictures by (camera, track), tracks in the order in which they begin.
+    """Indices of each track's pictures by (camera, track), in the order of their first pictures.
 
     Raises:
-        ValueError: If some pictures have a track and others have none, a track has two identities, or its times run
-            backwards: then two tracks have one number.
+        ValueError: If only some pictures have a track, a track has two identities, or its times run backwards, which
+            means that two tracks have the same number.
     """
     without = [item.path for item in items if not item.track]
     if without:
@@ -71,16 +71,16 @@ def tracks_of(items: Sequence[Item]) -> dict[tuple[str, str], list[int]]:
 
 
 def pool(items: Sequence[Item], parts: Callable[[], Iterable[Features]]) -> Pooled:
-    """The mean of each track's unit embeddings, weighted by quality, brought to unit length.
+    """The mean of each track's unit embeddings, weighted by quality, scaled to unit length.
 
-    The best picture is the one of the highest quality, and among equals the one most like the mean.
+    The best picture is the one with the highest quality; among equals, the one most similar to the mean.
 
     Args:
         items: B pictures.
-        parts: Gives their embeddings ``(b, D)`` part after part; asked twice, so that one part is held at a time.
+        parts: Returns their embeddings in parts ``(b, D)``; called twice, so only one part is in memory at a time.
 
     Raises:
-        ValueError: As :func:`tracks_of`, or if all pictures of a track have the quality 0.
+        ValueError: As :func:`tracks_of`, or if all pictures of a track have quality 0.
     """
     tracks = tracks_of(items)
     row = np.empty(len(items), np.int64)

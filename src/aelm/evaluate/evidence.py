@@ -279,7 +279,7 @@ def world(embedder: Embedder, told: Mapping[str, Any]) -> World:
     """
     if not embedder.has_maps:
         raise InputError(
-            f"{embedder.name} gives embeddings and keeps its maps to itself: `claims=true` needs a checkpoint of aelm"
+            f"{embedder.name} gives only embeddings, no feature maps: `claims=true` needs a checkpoint of aelm"
         )
     return world_of(told, embedder.labels)
 

@@ -1,4 +1,4 @@
-"""``python -m aelm.explain``: what a model looks at in pictures, or which positions make a pair similar."""
+"""``python -m aelm.explain``: heat maps of pictures, or the positions that make a pair similar."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("explain")
 def main(config: DictConfig) -> int:
-    """Runs the whole of it; a sweeper gets the number of drawn files."""
-    from aelm.explain.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command; a sweeper gets the number of files drawn."""
+    from aelm.explain.task import run  # here, so misspelt keys are reported before torch is loaded
 
     return len(run(config))
 

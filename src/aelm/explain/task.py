@@ -1,4 +1,4 @@
-"""What ``python -m aelm.explain`` does: what a model looks at in pictures, or which positions make a pair similar."""
+"""The task of ``python -m aelm.explain``: heat maps of pictures, or the positions that make a pair similar."""
 
 import logging
 import re
@@ -28,11 +28,11 @@ NO_IDENTITIES = "What each position brings to the embedding"
 
 
 def run(config: DictConfig) -> list[Path]:
-    """Draws as ``config`` says; returns the files.
+    """Draws as configured; returns the files.
 
     Raises:
-        FileNotFoundError: If there is nothing to explain.
-        ValueError: If the model keeps its maps to itself, or an option does not fit.
+        FileNotFoundError: If there are no pictures.
+        ValueError: If the model has no feature maps, or an option does not fit.
     """
     if (config.images is None) == (config.pair is None):
         raise InputError("give either `images` or `pair`: images=crops/ or pair=[a.jpg,b.jpg]")
@@ -46,12 +46,12 @@ def run(config: DictConfig) -> list[Path]:
 
 
 def explain(config: DictConfig) -> list[Path]:
-    """Draws into an output that is held."""
+    """Draws into the locked output."""
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
     embedder.to(devices(config.device)[0])
     if not embedder.has_maps:
         raise InputError(
-            f"{embedder.name} gives embeddings and keeps its maps to itself: `explain` needs a checkpoint, "
+            f"{embedder.name} gives only embeddings, no feature maps: `explain` needs a checkpoint, "
             "or a file that another project trained and whose network pools a map"
         )
     with full_precision():
@@ -62,12 +62,12 @@ def explain(config: DictConfig) -> list[Path]:
 
 
 def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None) -> list[int | None]:
-    """The label of each picture whose identity is one of the training's; None elsewhere.
+    """The label of each picture that shows a training identity; None for others.
 
     Args:
-        items: The pictures, with the identities that their names tell.
-        labels: What each label stands for, ``"market1501:2"``.
-        name: The training data set that those identities belong to; None for none.
+        items: The pictures, with identities from their names.
+        labels: Identity of each label, ``"market1501:2"``.
+        name: The training data set of those identities; None for none.
 
     Raises:
         ValueError: If the model was not trained on such a data set.
@@ -92,7 +92,7 @@ def known_labels(items: Sequence[Item], labels: Sequence[str], name: str | None)
 def draw_pages(
     embedder: Embedder, items: Sequence[Item], known: Sequence[int | None], config: DictConfig
 ) -> list[Path]:
-    """Pages of ``rows`` pictures each; what cannot be read is left out, and told at the end."""
+    """Draws pages of ``rows`` pictures each; unreadable pictures are skipped, and listed at the end."""
     output, paths, bad = Path(config.output), [], list[str]()
     for number, part in enumerate(readable(embedder, items, config.rows, bad), 1):
         images = torch.stack([image for _, image in part])
@@ -112,9 +112,9 @@ def draw_pages(
 def readable(
     embedder: Embedder, items: Sequence[Item], count: int, bad: list[str]
 ) -> Iterator[list[tuple[int, Tensor]]]:
-    """Pictures ``(3, height, width)`` with their places in ``items``, ``count`` at a time.
+    """Pictures ``(3, height, width)`` with their indices in ``items``, ``count`` at a time.
 
-    What cannot be read is added to ``bad``.
+    The errors of unreadable pictures are added to ``bad``.
     """
     part: list[tuple[int, Tensor]] = []
     resize = preparation(embedder)
@@ -131,7 +131,7 @@ def readable(
 
 
 def prepared(resize: Augment, path: str) -> Tensor:
-    """One picture as the network takes it, ``(3, height, width)`` uint8.
+    """One picture as the network's input, ``(3, height, width)`` uint8.
 
     Raises:
         BadImageError: If it cannot be read.
@@ -140,7 +140,7 @@ def prepared(resize: Augment, path: str) -> Tensor:
 
 
 def draw_pair(embedder: Embedder, pair: Sequence[str], output: Path) -> Path:
-    """The two pictures under the maps that their similarity splits into; ``output`` is a PNG, or a folder for one."""
+    """Draws two pictures with the maps that add up to their similarity; ``output`` is a PNG file, or its folder."""
     if len(pair) != 2:
         raise InputError(f"`pair` must name two pictures, got {len(pair)}: {first_few(pair)}")
     image_a, image_b = (prepared(preparation(embedder), path) for path in pair)
@@ -154,7 +154,7 @@ def draw_pair(embedder: Embedder, pair: Sequence[str], output: Path) -> Path:
 
 
 def plain_name(name: str) -> str:
-    """A file name's letters and digits, for a file of ours.
+    """The letters and digits of a file name, for naming an output file.
 
     >>> plain_name('0002_c1 <"x">.jpg')
     '0002_c1_x'

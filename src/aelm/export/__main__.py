@@ -7,8 +7,8 @@ from aelm.command.cli import command
 
 @command("export")
 def main(config: DictConfig) -> float:
-    """Runs the whole of it; a sweeper gets the largest difference to PyTorch."""
-    from aelm.export.task import run  # here, so that a misspelt key is told before torch is loaded
+    """Runs the command; a sweeper gets the largest difference to PyTorch."""
+    from aelm.export.task import run  # here, so misspelt keys are reported before torch is loaded
 
     return run(config).difference
 

@@ -1,4 +1,4 @@
-"""The files that exporters write, and how they are run: ONNX, and torch.export."""
+"""Writing and running exported files: ONNX and torch.export."""
 
 import hashlib
 import importlib
@@ -23,13 +23,13 @@ from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session
 from aelm.models.sidecar import sidecar_path
 from aelm.types import InputError, MissingPackageError
 
-INPUT, OUTPUT = "images", "output0"  # as trackers look for them
-NEWEST_IR = 10  # runtimes in use do not read newer ones
+INPUT, OUTPUT = "images", "output0"  # names that trackers expect
+NEWEST_IR = 10  # common runtimes do not read newer versions
 LIBRARIES = ("aelm", "torch", "timm")
 
 
 def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dict[str, Any]:
-    """Writes an ONNX file and returns the facts that only the file knows."""
+    """Writes an ONNX file and returns its format and versions for the metadata."""
     keep_to_itself()
     import onnx
 
@@ -57,7 +57,7 @@ def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dic
 
 
 def write_torch(graph: nn.Module, example: Tensor, path: Path) -> dict[str, Any]:
-    """Writes a file for ``torch.export.load`` and returns the facts that only the file knows."""
+    """Writes a file for ``torch.export.load`` and returns its format and versions for the metadata."""
     with quiet(), torch.no_grad():
         program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         torch.export.save(program, path)
@@ -66,7 +66,7 @@ def write_torch(graph: nn.Module, example: Tensor, path: Path) -> dict[str, Any]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the exporters' remarks on their own internals to themselves; errors still rise."""
+    """Hides the exporters' warnings and log messages; exceptions still propagate."""
     loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -81,18 +81,18 @@ def quiet() -> Iterator[None]:
 
 
 def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
-    """The file, run by onnxruntime."""
+    """Returns a function that runs the file with onnxruntime."""
     session = open_session(path)
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
 def torch_runner(path: Path) -> Callable[[Tensor], Tensor]:
-    """The file, read back and run by PyTorch."""
+    """Returns a function that loads the file and runs it with PyTorch."""
     return torch.export.load(path).module()
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of what took part."""
+    """Versions of the libraries used, and of ``more``."""
     return {name: version(name) for name in (*LIBRARIES, *more)}
 
 
@@ -105,12 +105,12 @@ TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.2
 
 
 class Exported(NamedTuple):
-    """What an export left on disk.
+    """The files of an export.
 
     Attributes:
         path: The model.
-        sidecar: The facts about it, as JSON.
-        difference: The largest absolute difference to PyTorch's embeddings, over all checked batches.
+        sidecar: Its metadata, as JSON.
+        difference: The largest absolute difference from PyTorch's embeddings, over all checked batches.
     """
 
     path: Path
@@ -119,7 +119,7 @@ class Exported(NamedTuple):
 
 
 class Embedding(nn.Module):
-    """The graph that is exported: pictures to unit embeddings, and nothing of the training."""
+    """The exported graph: pictures to unit embeddings, without the parts used only in training."""
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
@@ -143,26 +143,27 @@ def export_model(
 ) -> Exported:
     """Writes the model and ``<file>.metadata.json``, after comparing it with PyTorch at batch 1, 2 and 7.
 
-    Only the batch is open: input ``images`` ``(N, 3, height, width)``, output ``output0`` ``(N, D)`` of unit length.
+    Only the batch size is dynamic: input ``images`` ``(N, 3, height, width)``, output ``output0`` ``(N, D)`` of unit
+    length.
 
     Args:
-        embedder: A checkpoint, or what another project trained, on the CPU.
-        path: The file to write; its ending must fit ``format``. An old one is replaced when the new one is right.
+        embedder: From a checkpoint, or a file of another project, on the CPU.
+        path: The file to write; its suffix must fit ``format``. An existing file is replaced after the check.
         format: ``onnx``, or ``torch_export`` for ``torch.export.load``.
-        preprocessing: ``outside``: pictures come as float RGB / 255, normalised with mean and std. ``inside``: as
-            uint8 RGB. Resizing is left to the caller in both.
-        precision: ``fp16`` and ``int8``, of ONNX files: what the file computes in; it takes and gives the same as
+        preprocessing: ``outside``: input pictures are float RGB / 255, normalised with mean and std. ``inside``: uint8
+            RGB. The caller resizes in both cases.
+        precision: Of the computation in ONNX files, also ``fp16`` and ``int8``; input and output types are the same as
             with ``fp32``.
-        calibration: For ``int8``: ``(n, 3, height, width)`` uint8 RGB, 8 pictures or more, as the model will see them.
-        opset: Asked of the ONNX exporter; the one that it wrote is in the metadata.
-        tolerance: Largest absolute difference between embeddings, whose length is 1; None: 1e-4, with ``fp16`` 1e-2 and
-            with ``int8``, which is compared on ``calibration``, 0.2.
+        calibration: For ``int8``: ``(n, 3, height, width)`` uint8 RGB, at least 8 typical pictures.
+        opset: Requested from the ONNX exporter; the metadata names the one written.
+        tolerance: Largest absolute difference between unit embeddings; None: 1e-4, for ``fp16`` 1e-2, and for ``int8``
+            0.2, compared on ``calibration``.
 
     Raises:
-        ModuleNotFoundError: If what ONNX needs is not installed.
+        ModuleNotFoundError: If a package for ONNX is not installed.
         RunError: If another process writes to ``path``.
-        ValueError: If an option is unknown, the model is an ONNX file already, or the file says something else than
-            PyTorch; then nothing is kept.
+        ValueError: If an option is unknown, the model is already an ONNX file, or the file's embeddings differ from
+            PyTorch's; then nothing is kept.
     """
     path = Path(path)
     _check(embedder, path, format, preprocessing, precision)
@@ -184,7 +185,7 @@ def _export(
     opset: int,
     tolerance: float,
 ) -> Exported:
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # its ending tells the writers the format
+    beside = path.with_name(f".{os.getpid()}.{path.name}")  # writers recognise the format by its suffix
     graph, example = Embedding(embedder), sample_pictures(embedder, 2, preprocessing)
     seen = None if calibration is None else as_taken(calibration, embedder, preprocessing)
     try:
@@ -231,10 +232,10 @@ def _check(embedder: Embedder, path: Path, format: str, preprocessing: str, prec
 
 
 def require(*names: str) -> None:
-    """Imports what an export needs.
+    """Imports the packages that an export needs.
 
     Raises:
-        ModuleNotFoundError: If something is not installed, with the command that does it.
+        ModuleNotFoundError: If one is not installed; the message names the command that installs it.
     """
     missing = []
     for name in names:
@@ -247,7 +248,7 @@ def require(*names: str) -> None:
 
 
 def sample_pictures(embedder: Embedder, count: int, preprocessing: Preprocessing, seed: int = 0) -> Tensor:
-    """Random pictures ``(count, 3, height, width)`` as the exported file takes them: blocks of colour under noise."""
+    """Random input pictures ``(count, 3, height, width)`` for the exported file: blocks of colour with noise."""
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.rand(count, 3, 8, 4, generator=generator)
     smooth = nn.functional.interpolate(blocks, (embedder.height, embedder.width), mode="bilinear")
@@ -256,7 +257,7 @@ def sample_pictures(embedder: Embedder, count: int, preprocessing: Preprocessing
 
 
 def as_taken(images: Tensor, embedder: Embedder, preprocessing: Preprocessing) -> Tensor:
-    """Pictures ``(n, 3, height, width)`` uint8 as the exported file takes them."""
+    """Converts pictures ``(n, 3, height, width)`` uint8 to the input of the exported file."""
     if preprocessing == "inside":
         return images
     mean, std = (torch.tensor(values)[:, None, None] for values in (embedder.mean, embedder.std))
@@ -270,7 +271,7 @@ def largest_difference(
     preprocessing: Preprocessing,
     seen: Tensor | None = None,
 ) -> float:
-    """Between what ``run`` and PyTorch say of the same pictures, over batches of 1, 2 and 7: random ones, or ``seen``.
+    """Largest difference between ``run`` and PyTorch on batches of 1, 2 and 7 pictures: random ones, or ``seen``.
 
     Raises:
         ValueError: If the shapes differ.
@@ -285,14 +286,14 @@ def largest_difference(
                 f"the exported file gives {tuple(found.shape)} for a batch of {count}, PyTorch {tuple(expected.shape)}"
             )
         gap = float((found - expected).abs().max())
-        largest = gap if gap != gap else max(largest, gap)  # NaN must not be lost in a comparison
+        largest = gap if gap != gap else max(largest, gap)  # keeps NaN, which every comparison would drop
         if largest != largest:
             break
     return largest
 
 
 def metadata(embedder: Embedder, preprocessing: Preprocessing) -> dict[str, Any]:
-    """What a program must know to use the file, under the names that trackers read (BoxMOT's schema 1) and aelm's."""
+    """Facts that programs need to use the file, under the keys of trackers (BoxMOT's schema 1) and aelm."""
     size = [embedder.height, embedder.width]
     return {
         "schema_version": 1,

@@ -1,4 +1,4 @@
-"""Exported files in fewer bits: float16, and int8 calibrated on pictures; what comes in and goes out stays as it is."""
+"""Lower precision for exported files: float16, and int8 calibrated on pictures; inputs and outputs are unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from aelm.models.onnx import keep_to_itself
 from aelm.types import InputError
 
 Precision = Literal["fp32", "fp16", "int8"]
-FEWEST, MOST, BATCH = 8, 256, 16  # calibration pictures, and how many of them are looked at together
+FEWEST, MOST, BATCH = 8, 256, 16  # numbers of calibration pictures, and their batch size
 
 
 def halve(path: Path) -> None:
-    """Turns weights and sums into float16, in place; lengths of embeddings are still taken in float32."""
+    """Converts weights and computation to float16, in place; embeddings are still normalised in float32."""
     keep_to_itself()
     import onnx
     from onnxruntime.transformers import float16
@@ -25,14 +25,14 @@ def halve(path: Path) -> None:
 
 
 def quantise(path: Path, images: Tensor, name: str) -> None:
-    """Turns convolutions and products into int8 in place: QDQ, one scale an output channel, ranges from ``images``.
+    """Quantises convolutions and matrix products to int8, in place: QDQ, per-channel scales, ranges from ``images``.
 
-    Weights have 7 bits: with 8, processors without VNNI add up sums of two products in 16 bits, which overflow, and the
-    file would say something else there.
+    Weights have 7 bits: with 8, processors without VNNI overflow when they add two products in 16 bits, and the file
+    would give different results there.
 
     Args:
         path: The file.
-        images: ``(n, 3, height, width)`` as its input takes them.
+        images: ``(n, 3, height, width)``, as the file's input.
         name: Of that input.
     """
     keep_to_itself()
@@ -65,7 +65,7 @@ def quantise(path: Path, images: Tensor, name: str) -> None:
 
 
 def check_precision(precision: Precision, format: str, calibration: Tensor | None) -> None:
-    """Raises ValueError unless what a precision needs is there, and nothing else."""
+    """Raises ValueError if the precision does not fit the format, or its calibration is missing or not needed."""
     if precision != "fp32" and format != "onnx":
         raise InputError(f"`precision` {precision} needs format onnx, got {format}")
     if (precision == "int8") != (calibration is not None):

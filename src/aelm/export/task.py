@@ -1,4 +1,4 @@
-"""What ``python -m aelm.export`` does: a checkpoint as an ONNX file, or one for ``torch.export.load``."""
+"""The task of ``python -m aelm.export``: a checkpoint as an ONNX file, or one for ``torch.export.load``."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from aelm.types import InputError, Picture
 
 
 def run(config: DictConfig) -> Exported:
-    """Exports as ``config`` says, and prints what was written, how far it is from PyTorch, and what it costs."""
+    """Exports as configured, and prints the files, the difference from PyTorch, and speed and mAP if tested."""
     check_file(config.output)
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
     data = test_data(config, embedder)
@@ -44,7 +44,7 @@ def run(config: DictConfig) -> Exported:
 
 
 def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:
-    """What the file is tested on: ``dataset``, or with ``data_dir`` alone the checkpoint's own; None without either."""
+    """The test data: ``dataset``, or with only ``data_dir`` the checkpoint's data set; None without both."""
     if config.data_dir is None and OmegaConf.is_missing(config.dataset, "benchmarks"):
         return None
     if config.format != "onnx":
@@ -56,7 +56,7 @@ def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:
 
 
 def calibration(embedder: Embedder, source: str) -> Tensor:
-    """At most 256 pictures ``(n, 3, height, width)`` uint8 of a folder, taken at equal distances; bad ones left out."""
+    """At most 256 evenly spaced pictures ``(n, 3, height, width)`` uint8 of a folder, without unreadable ones."""
     paths = [item.path for item in find_items(source, None, key="calibrate")]
     kept = [Picture(path, -1, 0) for path in paths[:: -(-len(paths) // MOST)]]
     data = ReIDDataset(kept, preparation(embedder), on_bad_image="skip")
@@ -64,7 +64,7 @@ def calibration(embedder: Embedder, source: str) -> Tensor:
 
 
 def compare(embedder: Embedder, file: Embedder, data: ReIDDataModule) -> None:
-    """Prints mAP, of tracks where it has tracks, and milliseconds a picture of both, on the first test set."""
+    """Prints mAP (of tracks, if there are any) and milliseconds per picture of both models, on the first test set."""
     one = data.test_sets[0]
     pictures = (*one.query, *one.gallery)
     place = torch.arange(len(pictures))

@@ -119,7 +119,7 @@ def from_graph(similarities: Similarities, members: Rows, threshold: float, cons
 
 
 Entry = tuple[float, int, int, int, int]
-"""Minus the similarity of a group and its nearest one, and both with the versions that were compared."""
+"""Heap entry: minus the similarity of a group and its nearest group, then both, with their versions when compared."""
 
 
 class Groups:

@@ -26,7 +26,7 @@ from aelm.search.page import (
 )
 
 EPOCH = 1e8  # larger times are seconds since 1970
-NO_HEAT = "There is no heat map: a picture is gone, the model keeps its feature maps to itself, or it was switched off."
+NO_HEAT = "There is no heat map: a picture is missing, the model has no feature maps, or heat maps are switched off."
 ALONE = "This person has no other track."
 
 

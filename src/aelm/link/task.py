@@ -114,7 +114,7 @@ def tracks_in(folder: str) -> Embeddings:
             "with (?P<track>...)"
         )
     if all(item.start is None for item in found.items):
-        log.warning("no track has a time: two tracks of one camera at once cannot be told, and may become one person")
+        log.warning("no track has a time: overlapping tracks of one camera are not detected and may be linked")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The paper, one file a name: IFCN, CoAM, AELM; the backbone they stand on and the network they make."""
+"""The paper's parts, one file each: IFCN, CoAM, AELM; the backbone, and the network that combines them."""
 
 from aelm.models.aelm import AELM, RandomAELM, TwoHeads, discriminative_region
 from aelm.models.backbone import TimmBackbone

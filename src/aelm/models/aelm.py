@@ -1,4 +1,4 @@
-"""AELM: the most discriminative region is erased from the map, and a second classifier learns the rest."""
+"""AELM: the most discriminative region is erased from the map, and a second classifier learns from the rest."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ Erase = Literal["raw", "attended"]
 
 
 class TwoHeads(nn.Module):
-    """Classifiers A and B on the same map, with nothing erased: the control for the second head's width.
+    """Classifiers A and B on the same map, with nothing erased: the control for the width that a second head adds.
 
     Args:
         channels: Depth C of the incoming map.
@@ -38,7 +38,7 @@ class TwoHeads(nn.Module):
     def forward(
         self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False
     ) -> tuple[HeadOutput, HeadOutput]:
-        """Scores a batch; ``pids`` (or ``explain``, for A's best identity) asks for heat maps."""
+        """Scores a batch; ``pids`` (or ``explain``, for A's best identity) requests heat maps."""
         a = self.a(features, pids, explain=explain)
         return a, self.b(features, heatmap_pids(a, pids) if explain else pids)
 
@@ -47,24 +47,24 @@ class AELM(TwoHeads):
     """Adversarially erased learning: B sees the map without the region that convinced A.
 
     A's heat map of the picture's identity is min-max normalised; positions at or above ``threshold`` are erased from
-    what B sees, so that B must find other body regions. No gradient runs through the mask. In evaluation nothing is
-    erased, since no label is known: ``embedding`` of both classifiers describes the whole picture.
+    B's input, so B must find other body regions. No gradient flows through the mask. In evaluation nothing is erased,
+    since the label is unknown: the embeddings of both classifiers describe the whole picture.
 
-    The paper states the two classifiers, the heat map out of the forward pass and the erased map. Chosen here: the
-    normalisation and its threshold (ACoL, Zhang et al. 2018, uses 0.6), and what erased means (``fill``).
+    The paper states the two classifiers, the heat map from the forward pass and the erased map. Chosen here: the
+    normalisation, its threshold (ACoL, Zhang et al. 2018, uses 0.6), and what replaces erased positions (``fill``).
 
     Args:
         channels: Depth C of the incoming map.
         num_ids: Number N of identities.
         embed_dim: Depth E of each classifier's embedding map.
-        threshold: Share of the heat map's range from which on a position is erased, in (0, 1].
-        fill: ``swap``: at erased positions B sees what another picture of the batch has there: something foreign, as an
-            occluder is. The other picture is of another identity; where a batch has none, nothing is erased.
-            ``drop``: B embeds every position and pools over those kept. ``zero``: the features of erased positions
-            become 0 before B embeds them, as in ACoL; its batch norm then sees erased maps in training only.
-        erase: ``attended``: attention reads the whole map, and what it gives is erased. ``raw``: the map in front of
-            attention is erased (with 0 for ``drop``), and attention reads it once more, for B: so it too learns to do
-            without the region. Only matters where there is attention.
+        threshold: Normalised heat at or above which a position is erased, in (0, 1].
+        fill: ``swap``: erased positions get the features of another picture in the batch, like an occluder. That
+            picture is of another identity; if the batch has none, nothing is erased.
+            ``drop``: B embeds every position and pools over the kept ones. ``zero``: the features of erased positions
+            become 0 before B embeds them, as in ACoL; B's batch norm then sees erased maps in training only.
+        erase: ``attended``: attention reads the whole map, and its output is erased. ``raw``: the map before attention
+            is erased (with 0 for ``drop``), and attention reads it again for B, so attention too learns to do without
+            the region. No effect without attention.
         neck: Whether each classifier has a BNNeck (see :class:`aelm.models.IFCN`).
         pooling: ``mean`` or ``gem`` (see :class:`aelm.models.IFCN`).
 
@@ -102,7 +102,7 @@ class AELM(TwoHeads):
         if erase not in get_args(Erase):
             raise InputError(f"`erase` must be one of {', '.join(get_args(Erase))}, got {erase!r}")
         self.threshold = threshold
-        # What training erases from now; a tensor, so that nothing is compiled anew when it moves.
+        # Current threshold in training; a tensor, so that a change does not recompile the model.
         self.register_buffer("level", torch.tensor(threshold), persistent=False)
         self.fill = fill
         self.erase = erase
@@ -117,14 +117,14 @@ class AELM(TwoHeads):
     ) -> tuple[HeadOutput, HeadOutput]:
         """Scores a batch.
 
-        In training B sees the erased map. In evaluation it sees the whole one; where ``pids`` or ``explain`` ask for
-        heat maps, ``mask`` tells what training would have erased.
+        In training B sees the erased map. In evaluation it sees the whole map; if ``pids`` or ``explain`` request heat
+        maps, ``mask`` holds what training would erase.
 
         Args:
             features: ``(B, C, H, W)``.
-            pids: ``(B,)`` labels in 0 .. N-1 that choose the heat maps; None for A's best identity where one is needed.
-            explain: Whether heat maps and mask are wanted also without ``pids``.
-            attention: What is put in front of both classifiers; None where ``features`` have been attended to.
+            pids: ``(B,)`` labels in 0 .. N-1 that choose the heat maps; None for A's best identity if one is needed.
+            explain: Whether to return heat maps and mask also without ``pids``.
+            attention: Applied before both classifiers; None if it was already applied to ``features``.
         """
         attended = features if attention is None else attention(features)
         a = self.a(attended, pids, explain=explain or self.training)
@@ -143,32 +143,32 @@ class AELM(TwoHeads):
         return a, masked(self.b(seen), mask)
 
     def others(self, pids: Tensor | None, mask: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Which pictures ``(B,)`` are swapped in, and the part of ``mask`` (B, H, W) for which there is one."""
+        """Indices ``(B,)`` of the pictures to swap in, and ``mask`` (B, H, W) without pictures that have none."""
         if self.fill != "swap":
             return None, mask
-        # Without labels each picture counts as another person.
+        # Without labels each picture counts as a different person.
         others, found = of_another(torch.arange(len(mask), device=mask.device) if pids is None else pids)
         return others, mask & found[:, None, None]
 
     def filled(self, features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
-        """``features`` (B, C, H, W) with the filling where ``mask`` (B, H, W) says; ``others`` as in `swapped`."""
+        """``features`` (B, C, H, W), filled where ``mask`` (B, H, W) is True; ``others`` as in `swapped`."""
         return swapped(features, mask, others) if self.fill == "swap" else features * ~mask[:, None]
 
     def set_strength(self, strength: float) -> None:
-        """How much training erases from now on: 1 from ``threshold`` on, less from a higher one on, 0 nothing."""
-        # Nothing lies as high as 2; the level at strength 1 is the threshold to the last bit.
+        """Sets how much training erases: 1 erases at or above ``threshold``, less raises the threshold, 0 disables."""
+        # Normalised heat never reaches 2; the level at strength 1 equals the threshold exactly.
         self.level.fill_(2.0 if strength <= 0 else self.threshold + (1 - strength) * (1 - self.threshold))
 
     def mask(self, heatmap: Tensor) -> Tensor:
-        """What to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
+        """Positions to erase, ``(B, H, W)`` bool, given A's heat maps ``(B, H, W)``."""
         return discriminative_region(heatmap, self.level if self.training else self.threshold)
 
 
 class RandomAELM(AELM):
-    """AELM whose mask is shifted at random around the map: same area and shape, another place.
+    """AELM with its mask shifted randomly (with wrap-around): same area and shape, another position.
 
     The control for *where* AELM erases. Arguments and shapes as :class:`AELM`. The shifts come from a counter that is
-    saved with the weights and starts from torch's seed, not from the global stream; each process draws its own.
+    saved with the weights and starts from torch's seed, not from the global generator; each process draws its own.
     """
 
     draws: Tensor
@@ -192,7 +192,7 @@ class RandomAELM(AELM):
 
     def mask(self, heatmap: Tensor) -> Tensor:
         B, H, W = heatmap.shape
-        # Processes share a seed: the rank sends each to a stretch of the counter of its own.
+        # Processes share a seed: the rank gives each its own range of the counter.
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         numbers = hashed(self.draws + rank * 0x9E3779B1 + torch.arange(B, device=heatmap.device))  # (B,)
         if self.training:
@@ -201,21 +201,21 @@ class RandomAELM(AELM):
 
 
 def swapped(features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
-    """``features`` (B, C, H, W) with another picture's where ``mask`` (B, H, W) says, which get no gradient from that.
+    """``features`` (B, C, H, W) with those of another picture where ``mask`` (B, H, W) is True, without gradient there.
 
-    ``others`` (B,) tells whose; None for those half a batch away. The memory format stays.
+    ``others`` (B,) are the indices of the other pictures; None for half a batch away. The memory format is kept.
     """
     if others is None:
         others = away(len(features), features.device)[:, 0]
-    foreign = features.detach()[others]  # unlike `roll`, an index keeps channels_last
+    foreign = features.detach()[others]  # unlike `roll`, indexing keeps channels_last
     return torch.where(mask[:, None], foreign, features)
 
 
 def of_another(pids: Tensor) -> tuple[Tensor, Tensor]:
-    """For each picture of a batch with labels ``(B,)`` one of another identity ``(B,)``, and whether there is one.
+    """For each picture of a batch with labels ``(B,)`` the index of one of another identity, and whether there is one.
 
-    That is the picture half a batch away, since pictures of an identity stand together, or else the next one in front
-    of it; where there is none, the picture itself.
+    Tries the picture half a batch away first, since pictures of an identity are adjacent, then the ones before it. If
+    there is none, the picture itself.
 
     >>> of_another(torch.tensor([7, 7, 3, 7]))
     (tensor([2, 2, 0, 2]), tensor([True, True, True, True]))
@@ -229,30 +229,30 @@ def of_another(pids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def away(B: int, device: torch.device) -> Tensor:
-    """The pictures of a batch as each of them asks for them, ``(B, B)``: from half a batch away on, backwards."""
+    """For each picture of a batch, the order to try others in, ``(B, B)``: backwards from half a batch away."""
     place = torch.arange(B, device=device)
     return (place[:, None] - max(B // 2, 1) - place) % B
 
 
 def masked(b: HeadOutput, mask: Tensor) -> HeadOutput:
-    """What B said, with what was erased; torch 2.11 compiles no ``_replace``."""
+    """B's output with the erased mask; torch 2.11 cannot compile ``_replace``."""
     return HeadOutput(b.pooled, b.embedding, b.logits, b.heatmap, mask)
 
 
 def heatmap_pids(a: HeadOutput, pids: Tensor | None) -> Tensor:
-    """Whose heat maps are shown, ``(B,)``: ``pids`` where given, else A's best identity."""
+    """Identities of the heat maps, ``(B,)``: ``pids`` if given, else A's best identity."""
     return a.logits.argmax(1) if pids is None else pids
 
 
 def discriminative_region(heatmap: Tensor, threshold: float | Tensor) -> Tensor:
     """Positions whose heat, min-max normalised within its map, is at least ``threshold``.
 
-    The maximum is always marked; a higher threshold marks no more. A constant map has no range and marks nothing, nor
-    does one that would be marked whole.
+    The maximum is always marked; a higher threshold never marks more. A constant map marks nothing, and neither does a
+    map that would be marked completely.
 
     Args:
         heatmap: ``(B, H, W)``, any float type; compared in float32 at least, without gradient.
-        threshold: In (0, 1], or above 1 for nothing; a number or a tensor of one.
+        threshold: In (0, 1], or above 1 to mark nothing; a number or a tensor with one value.
 
     Returns:
         ``(B, H, W)`` bool.
@@ -270,7 +270,7 @@ def discriminative_region(heatmap: Tensor, threshold: float | Tensor) -> Tensor:
 
 
 def shifted(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``mask`` (B, H, W), each rolled around its map by ``rows`` (B,) down and ``columns`` (B,) to the right."""
+    """``mask`` (B, H, W), each rolled by ``rows`` (B,) down and ``columns`` (B,) to the right, with wrap-around."""
     B, H, W = mask.shape
     batch = torch.arange(B, device=mask.device)[:, None, None]
     row = (torch.arange(H, device=mask.device) - rows[:, None]) % H
@@ -279,7 +279,7 @@ def shifted(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def hashed(counter: Tensor) -> Tensor:
-    """Spreads whole numbers ``(B,)`` over 0 .. 2^31 - 1 as if drawn at random (Wang's 32-bit mix), on any device."""
+    """Hashes integers ``(B,)`` to 0 .. 2^31 - 1 (Wang's 32-bit mix), the same on any device."""
     x = counter & 0xFFFFFFFF
     x = ((x ^ 61) ^ (x >> 16)) * 9 & 0xFFFFFFFF
     x = (x ^ (x >> 4)) * 0x27D4EB2D & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Backbones: any timm network that gives maps, and what any other module must give to stand in its place."""
+"""Backbones: any timm network that returns feature maps, and the interface of other modules used as one."""
 
 import inspect
 import itertools
@@ -22,42 +22,42 @@ from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError, RunError
 
 log = logging.getLogger(__name__)
 
-# Networks that timm lacks, by name: each builds a module whose `feature_info` says which children give maps.
+# Networks not in timm, by name: each builds a module whose `feature_info` lists the children that return maps.
 OWN: Mapping[str, partial[Any]] = {**osnet.NETWORKS, **resnet.NETWORKS, **transformers.NETWORKS}
 
 
 class TimmBackbone(nn.Module):
-    """The last stages of a timm network, or of one of ours that timm lacks, as feature maps, shallow to deep.
+    """The last stages of a timm network, or of one in ``OWN`` (not in timm), as feature maps, shallow to deep.
 
     Args:
-        name: A timm model that offers ``features_only``, such as ``resnet50``; or a name in ``OWN``, ``osnet_x1_0``.
-        stages: How many maps to return, counted from the deepest: 2 is the last two stages. Of a network whose blocks
-            all give one size, such as a ViT, as many blocks as far apart as can be: 6 and 12 of 12.
-        last_stride: Stride of the last stage: 1 sets the strides there to 1 and dilates nothing, which keeps maps large
-            (Sun et al. 2018); 2 leaves the network as it is; ``auto`` is 1 where the network allows it.
-        output_stride: timm's own way to keep maps large, such as 8: strides beyond it become dilations, another network
-            for the same weights. None leaves it alone; together with it ``last_stride`` must not be 1.
-        dilate: Whether ``output_stride`` dilates. Without, positions of the maps see less far, and ``output_stride=16``
-            is ``last_stride=1`` by another name.
+        name: A timm model that supports ``features_only``, such as ``resnet50``; or a name in ``OWN``, ``osnet_x1_0``.
+        stages: Number of maps to return, counted from the deepest: 2 is the last two stages. For a network with one
+            map size, such as a ViT, that many evenly spaced blocks: 6 and 12 of 12.
+        last_stride: Stride of the last stage: 1 sets its strides to 1 without dilation, which doubles the last map
+            (Sun et al. 2018); 2 leaves the network unchanged; ``auto`` is 1 if the network allows it.
+        output_stride: timm's way to keep maps large, such as 8: strides beyond it become dilations, a different
+            network with the same weights. None: unchanged. If set, ``last_stride`` must not be 1.
+        dilate: Whether ``output_stride`` dilates. Without it receptive fields are smaller, and ``output_stride=16``
+            equals ``last_stride=1``.
         size: Height and width of the pictures, in pixels, for networks that are built for one size, such as a ViT.
-        drop_path: Share of residual branches that a training leaves out of a picture, rising with depth; 0 for none.
-        layer_decay: Factor of the learning rate from each layer to the one before it, such as 0.75; 1 for none.
-        pretrained: Whether to load timm's ImageNet weights; needs a network or a filled cache.
+        drop_path: Drop rate of residual branches in training (stochastic depth), rising with depth; 0 for none.
+        layer_decay: Learning rate factor from each layer to the one before it, such as 0.75; 1 for none.
+        pretrained: Whether to load timm's ImageNet weights; needs internet access or a filled cache.
         weights: A local ``.pth``, ``.bin`` or ``.safetensors`` file to load instead.
-        weights_at_least: Share of the network's tensors that this file must hold.
+        weights_at_least: Minimum share of the network's tensors that this file must contain.
         options: Further arguments of ``timm.create_model``, such as ``{"channels": [32, 64, 128, 256]}``; with
-            ``out_indices`` maps are chosen by their number, not by ``stages``, and nothing deeper is built.
+            ``out_indices`` maps are chosen by number, not by ``stages``, and nothing deeper is built.
 
-    ``channels`` are the maps' depths, ``mean`` and ``std`` what pictures (RGB / 255) are normalised with, as timm has
-    them, and ``lr_factors`` factors of the learning rate by name of a parameter. Maps of networks that leave a norm out
-    (timm's transformers, and those that work channels last) each get a layer norm, the last one the network's own.
+    ``channels`` are the maps' depths, ``mean`` and ``std`` timm's normalisation of pictures (RGB / 255), and
+    ``lr_factors`` learning rate factors by parameter name. Maps of networks without a final norm on them (timm's
+    transformers and channels-last networks) each get a layer norm; the last one is the network's own.
 
     Shape:
         images ``(B, 3, H, W)``, normalised -> ``stages`` maps ``(B, C_i, H_i, W_i)``.
 
     Raises:
-        ValueError: If timm does not know ``name``, the network gives no maps, or an option does not fit it.
-        RuntimeError: If pretrained weights cannot be had.
+        ValueError: If timm does not know ``name``, the network has no feature maps, or an option does not fit it.
+        RuntimeError: If pretrained weights cannot be downloaded.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class TimmBackbone(nn.Module):
 
 
 class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
-    """Maps of a timm network that has no norm on them, channels first, each behind a layer norm of its own.
+    """Maps of a timm network that does not normalise them, channels first, each followed by its own layer norm.
 
-    The norm of the last map is the network's final one, where it has one, with its pretrained weights; timm leaves it
-    out of ``features_only``. Shallower maps of the same depth start with a copy of it.
+    The last map uses the network's final norm, if it has one, with its pretrained weights; timm omits it from
+    ``features_only``. Shallower maps of the same depth start with a copy of it.
     """
 
     def __init__(self, model: nn.Module, out_indices: Sequence[int], **options: Any) -> None:
@@ -130,7 +130,7 @@ class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
         depths: list[int] = self.feature_info.channels()
         own = isinstance(final, (nn.LayerNorm, nn.RMSNorm)) and final.normalized_shape == (depths[-1],)
         self.out_indices = model.prune_intermediate_layers(out_indices, prune_norm=not own)  # type: ignore[operator]
-        # Made anew and filled: a deep copy of torch's fake tensors corrupts memory.
+        # Created and filled: a deep copy of torch's fake tensors corrupts memory.
         self.norms = nn.ModuleList(
             type(final)(depth, eps=final.eps) if own and depth == depths[-1] else nn.LayerNorm(depth, eps=1e-6)
             for depth in depths[: -1 if own else None]
@@ -138,7 +138,7 @@ class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
         self.copy_norm()
 
     def copy_norm(self) -> None:
-        """Lets norms of shallower maps of the same depth start as the final norm, in place."""
+        """Copies the final norm to the norms of shallower maps of the same depth, in place."""
         final: Any = getattr(self.model, "norm", None)
         for norm in self.norms:
             if type(norm) is type(final) and norm.normalized_shape == final.normalized_shape:
@@ -151,7 +151,7 @@ class NormedMaps(FeatureGetterNet):  # type: ignore[misc]
 
 
 def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bool, size: Sequence[int]) -> nn.Module:
-    """timm's ``features_only`` network with the last ``stages`` maps; errors say what does not fit and what to do."""
+    """timm's ``features_only`` network with the last ``stages`` maps; errors name the misfit and the remedy."""
     if name in OWN and pretrained:
         raise RunError(
             f"there are no pretrained weights of `{name}` to download. Give a local file with "
@@ -170,7 +170,7 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
     if fixed:
         given.setdefault("img_size", tuple(size))
     try:
-        with torch.device("meta"):  # without memory or random numbers: how timm would give this network's maps
+        with torch.device("meta"):  # without memory or random numbers: only to see how timm extracts the maps
             plan: Any = build(out_indices=tuple(range(-stages, 0)), pretrained=False, **given)
         given["out_indices"] = tuple(chosen or chosen_maps(plan.feature_info.info, stages))
         if isinstance(plan, FeatureGetterNet) or getattr(plan, "output_fmt", Format.NCHW) == Format.NHWC:
@@ -194,13 +194,13 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
 
 
 def fixed_size(name: str) -> bool:
-    """Whether a timm network is built for one size of picture."""
+    """Whether a timm network is built for a single picture size."""
     told = timm.get_pretrained_cfg(name)
     return told is not None and told.fixed_input_size
 
 
 def own_maps(name: str, out_indices: Sequence[int], *, pretrained: bool, **options: Any) -> nn.Module:
-    """A network in ``OWN`` with its maps, as timm's ``features_only``."""
+    """A network in ``OWN`` that returns maps, like timm's ``features_only``."""
     model = OWN[name](**{key: value for key, value in options.items() if key != "feature_cls"})
     kind = NormedMaps if hasattr(model, "patch_embed") else FeatureListNet
     network: nn.Module = kind(model, out_indices)
@@ -209,47 +209,47 @@ def own_maps(name: str, out_indices: Sequence[int], *, pretrained: bool, **optio
 
 
 def chosen_maps(info: Sequence[Mapping[str, Any]], stages: int) -> tuple[int, ...]:
-    """Which maps to take of those in timm's table: the last ones, or blocks far apart where every block gives a map.
+    """Indices of the maps to use from timm's table: the last ones, or evenly spaced blocks if all maps have one size.
 
     >>> chosen_maps([{"reduction": 16}] * 12, 2), chosen_maps([{"reduction": r} for r in (4, 8, 16, 32)], 2)
     ((5, 11), (-2, -1))
     """
-    if len({stage["reduction"] for stage in info}) == 1:  # two neighbours would see the same
+    if len({stage["reduction"] for stage in info}) == 1:  # neighbouring blocks are too similar
         return tuple(len(info) * (i + 1) // stages - 1 for i in range(stages))
     return tuple(range(-stages, 0))
 
 
 def converter(name: str) -> Callable[[State, nn.Module], State] | None:
-    """What timm's file of a network, or ours, has to read tensors of others with; None for nothing."""
+    """The ``checkpoint_filter_fn`` of a network's module, in timm or here; None if it has none."""
     module = OWN[name].func.__module__ if name in OWN else model_entrypoint(name).__module__
     convert: Callable[[State, nn.Module], State] | None = getattr(sys.modules[module], "checkpoint_filter_fn", None)
     return convert
 
 
 def undilate(network: nn.Module) -> None:
-    """Brings the kernels of a network with ``output_stride`` together again, in place; its maps keep their size."""
+    """Sets the dilations of a network with ``output_stride`` to 1, in place; its maps keep their size."""
     for key, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d) and module.dilation != (1, 1) and not isinstance(module.padding, str):
             module.padding = tuple(p // d for p, d in zip(module.padding, module.dilation, strict=True))
             module.dilation = (1, 1)
-        elif isinstance(module, AvgPool2dSame) and tuple(module.stride) == (1, 1):  # the shortcut of ResNet-D
+        elif isinstance(module, AvgPool2dSame) and tuple(module.stride) == (1, 1):  # ResNet-D's shortcut
             put(network, key, nn.Identity())
 
 
 def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.Module:
-    """The network with the strides behind the last map but one set to 1 in place, if the last map doubles by it.
+    """Sets the strides after the second-to-last map to 1, in place, if that doubles the last map.
 
     Args:
         network: Of timm, or in ``OWN``.
         name: For messages.
-        optional: Whether a network that does not allow it is returned as it is; what was chosen is logged.
+        optional: Whether to return a network unchanged that does not allow it; the choice is logged.
 
     Raises:
-        ValueError: If the network does not allow it, and must.
+        ValueError: If the network does not allow it, and ``optional`` is False.
     """
     info: list[dict[str, Any]] = getattr(network.feature_info, "info", [])  # timm's own table of its stages
     if name in OWN and not hasattr(network, "norms") and info[-2]["reduction"] == info[-1]["reduction"]:
-        return network  # OSNet's last stage has stride 1 as it is
+        return network  # OSNet's last stage already has stride 1
     why, strides = "its last stage has no stride that could be set to 1", last_strides(network, info)
     if strides:
         before, own = map_shapes(network)[-1][1:], {key: network.get_submodule(key) for key in strides}
@@ -257,7 +257,7 @@ def without_last_stride(network: nn.Module, name: str, *, optional: bool) -> nn.
         for key, module in own.items():
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
-            else:  # the shortcut of ResNet-D: timm too builds nothing at stride 1
+            else:  # ResNet-D's shortcut: timm omits the pooling at stride 1, too
                 put(network, key, nn.Identity())
         try:
             after = map_shapes(network)[-1][1:]
@@ -287,11 +287,11 @@ def put(network: nn.Module, key: str, module: nn.Module) -> None:
 
 
 def last_strides(network: nn.Module, info: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the modules behind the last map but one that halve it, going by timm's table of stages."""
+    """Names of the modules after the second-to-last map that halve it, by timm's table of stages."""
     shallow = [stage["module"] for stage in info if stage["reduction"] * 2 == info[-1]["reduction"]]
     modules = dict(network.named_modules())
     keys = list(modules)
-    # FeatureListNet flattens `stages.2` into `stages_2`; what is defined behind it belongs to the last stage.
+    # FeatureListNet flattens `stages.2` into `stages_2`; modules defined after it belong to the last stage.
     start = [i for i, key in enumerate(keys) if shallow and key.replace(".", "_") == shallow[-1].replace(".", "_")]
     return [
         key
@@ -303,9 +303,9 @@ def last_strides(network: nn.Module, info: Sequence[Mapping[str, Any]]) -> list[
 
 
 def lr_factors(network: nn.Module, decay: float) -> dict[str, float]:
-    """Factors of the learning rate by parameter: 1 in the last layer, times ``decay`` a layer before it.
+    """Learning rate factors by parameter: 1 in the last layer, multiplied by ``decay`` for each layer before it.
 
-    Layers are timm's own groups, from the stem on, where the network names them, else its outermost modules.
+    Layers are timm's groups, from the stem on, if the network defines them, else its outermost modules.
     """
     if decay == 1:
         return {}
@@ -320,18 +320,17 @@ def lr_factors(network: nn.Module, decay: float) -> dict[str, float]:
 
 
 def freeze_stages(backbone: nn.Module, stages: int) -> None:
-    """Makes the first stages of a timm network, and what stands in front of them, constant: no gradients, in place.
+    """Freezes the first stages of a timm network and everything before them: no gradients, in place.
 
-    Stages are those of timm's table, as many as it has maps: of a ResNet the first is the stem. Their batch norms keep
-    their statistics if whoever trains leaves modules without trainable parameters in evaluation mode, as
-    :class:`aelm.module.ReIDModule` does.
+    Stages are the maps in timm's table: in a ResNet the first is the stem. Their batch norms keep their statistics if
+    training leaves modules without trainable parameters in evaluation mode, as :class:`aelm.module.ReIDModule` does.
 
     Args:
         backbone: Such as :class:`TimmBackbone`.
-        stages: How many; 0 for none.
+        stages: Number of stages; 0 for none.
 
     Raises:
-        ValueError: If the backbone has not more stages than that, or is none of timm's.
+        ValueError: If the backbone does not have more stages than that, or is not a timm network.
     """
     if stages == 0:
         return
@@ -353,14 +352,14 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
 
 
 def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each map that ``backbone`` gives for a picture of 256 x 128; a dry run in eval mode.
+    """(C, H, W) of each map that ``backbone`` returns for a 256 x 128 picture; a dry run in eval mode.
 
-    The picture is of the backbone's own type, and on its device.
+    The picture has the backbone's dtype and device.
 
-    A backbone that takes one size only says which as its attribute ``size``, (height, width).
+    A backbone that takes a single size states it in its attribute ``size``, (height, width).
 
     Raises:
-        ValueError: If it cannot take such a picture, or gives anything but maps with channels first.
+        ValueError: If it does not accept such a picture, or returns anything but maps with channels first.
     """
     training = backbone.training
     size: tuple[int, int] = tuple(getattr(backbone, "size", (256, 128)))
@@ -387,5 +386,5 @@ def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
 
 
 def as_maps(output: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    """What a backbone returned, as a sequence of maps: one map counts as one stage."""
+    """A backbone's output as a sequence of maps: a single map counts as one stage."""
     return (output,) if isinstance(output, Tensor) else output

@@ -11,7 +11,7 @@ Mode = Literal["rezero", "sequential", "parallel", "residual"]
 
 
 class ChannelGate(nn.Module):
-    """Which feature types matter: one factor in (0, 1) a channel, from its mean and its maximum.
+    """Weights feature types: one factor in (0, 1) per channel, from its mean and its maximum.
 
     Shape: ``(B, C, H, W)`` -> ``(B, C, 1, 1)``.
     """
@@ -23,11 +23,11 @@ class ChannelGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         gate: Tensor = torch.sigmoid(self.mlp(features.mean((2, 3))) + self.mlp(features.amax((2, 3))))
-        return gate.view(-1, gate.shape[1], 1, 1)  # OpenCV 4 cannot read the insertion of two axes from ONNX
+        return gate.view(-1, gate.shape[1], 1, 1)  # OpenCV 4 cannot read `unsqueeze` of two axes from ONNX
 
 
 class SpatialGate(nn.Module):
-    """Which positions matter: one factor in (0, 1) a position, from the mean and maximum over channels.
+    """Weights positions: one factor in (0, 1) per position, from the mean and maximum over channels.
 
     Shape: ``(B, C, H, W)`` -> ``(B, 1, H, W)``.
     """
@@ -47,12 +47,12 @@ class CoAM(nn.Module):
 
     Args:
         channels: Depth C of the incoming map.
-        reduction: Bottleneck factor of the channel gate, which has at least one value.
+        reduction: Bottleneck factor of the channel gate; the bottleneck has at least one channel.
         kernel_size: Side of the spatial gate's convolution; odd.
-        mode: ``rezero``: gates in (-1, 1) read the incoming map, and each multiplies it by 1 + strength x gate; the
-            strength is learned and starts at 0, so that attention starts as the identity (Bachlechner et al. 2020).
+        mode: ``rezero``: both gates, in (-1, 1), read the incoming map, and each multiplies it by 1 + strength x gate;
+            the strength is learned and starts at 0, so attention starts as the identity (Bachlechner et al. 2020).
             ``sequential``: CBAM's gates in (0, 1), by channel and then, on the result, by position. ``parallel``: both
-            gates read the incoming map and multiply. ``residual``: as sequential, and the incoming map is added.
+            gates read the incoming map and multiply. ``residual``: sequential, plus the incoming map.
 
     Shape:
         features ``(B, C, H, W)`` -> ``(B, C, H, W)``.

@@ -14,31 +14,30 @@ Pooling = Literal["mean", "gem"]
 
 
 class IFCN(nn.Module):
-    """Classifies identities by convolution alone, so that each identity owns a map.
+    """Classifies identities by convolution alone, so that each identity has a class map.
 
     A 1x1 convolution, batch norm and ReLU turn features into the embedding map ``E``; a second 1x1 convolution ``W``
     (no bias) would turn it into one map per identity, ``M = W * E``, with logits ``mean(M)``. Mean and 1x1 convolution
     commute, so the logits are ``W mean(E)`` and the heat map of identity y is ``W[y] . E``: the N maps are never built,
-    and the heat map's cost does not grow with N. :meth:`class_maps` builds them for those who want them.
+    and the cost of a heat map does not grow with N. :meth:`class_maps` builds them if needed.
 
     The paper states that the identity model is fully convolutional and that the map of the picture's own identity is
-    selected; the embedding layer in front of the classifier, the BNNeck, and how maps are pooled, are choices of this
-    project.
+    selected; the embedding layer before the classifier, the BNNeck and the pooling are choices of this project.
 
-    With ``pooling="gem"`` every map here is made of shares ``S`` in place of ``E`` (see :func:`gem_maps`). Exact as
-    before: ``mean(S)`` is the pooled embedding, so class maps average to the logits and embedding maps to the
-    embedding. Not as before: a value depends on its own position alone only with the mean. A share also depends on how
-    strong its channel is elsewhere: it is the position's part of the score to first order (value x gradient x number of
-    positions), and to erase the position lowers the score by another amount.
+    With ``pooling="gem"`` every map uses shares ``S`` in place of ``E`` (see :func:`gem_maps`). As with the mean,
+    ``mean(S)`` is the pooled embedding, so class maps average to the logits and embedding maps to the embedding. Unlike
+    with the mean, a value does not depend on its own position alone: a share also depends on how strong its channel is
+    elsewhere. It is the position's contribution to first order (value x gradient x number of positions); erasing the
+    position lowers the score by a different amount.
 
     Args:
         channels: Depth C of the incoming map.
         num_ids: Number N of identities.
         embed_dim: Depth E of the embedding map.
-        neck: Whether a batch norm without shift (BNNeck, Luo et al. 2019) stands between pooling and classifier.
-            Ranking then uses what is behind it, metric losses what is in front, and class maps carry its scale.
+        neck: Whether a batch norm without shift (BNNeck, Luo et al. 2019) follows pooling, before the classifier.
+            Ranking then uses the features after it, metric losses those before it, and class maps include its scale.
         pooling: ``mean`` over positions; or ``gem``, the generalised mean ``mean(x^p)^(1/p)`` of Radenović et al. 2018,
-            with one ``p`` that is learned and starts at 3.
+            with one learned ``p`` that starts at 3.
 
     Shape:
         features ``(B, C, H, W)``, pids ``(B,)`` -> :class:`aelm.types.HeadOutput`.
@@ -76,17 +75,17 @@ class IFCN(nn.Module):
     def forward(
         self, features: Tensor, pids: Tensor | None = None, *, erased: Tensor | None = None, explain: bool = False
     ) -> HeadOutput:
-        """Scores a batch; with ``pids`` or ``explain`` heat maps come along.
+        """Scores a batch; with ``pids`` or ``explain`` it also returns heat maps.
 
         Args:
             features: ``(B, C, H, W)``.
-            pids: ``(B,)`` labels in 0 .. N-1 whose heat maps are wanted.
-            erased: ``(B, H, W)`` bool; True positions are left out of the pooling.
-            explain: Whether heat maps are wanted also without ``pids``: those of the best-scored identity.
+            pids: ``(B,)`` labels in 0 .. N-1 of the heat maps.
+            erased: ``(B, H, W)`` bool; True positions are excluded from pooling.
+            explain: Whether to return heat maps also without ``pids``: those of the best-scored identity.
         """
         maps = self.embed(features)  # (B, E, H, W)
         wide = torch.promote_types(maps.dtype, torch.float32)
-        with precise(maps.device):  # losses read these: in float32 whatever the maps are in
+        with precise(maps.device):  # inputs of the losses: in float32 also under mixed precision
             maps = self.shares(maps, erased)
             pooled = mean_over_kept(maps, erased)  # (B, E)
             embedding = pooled if self.neck is None else self.neck(pooled.to(self.neck.weight.dtype)).to(wide)
@@ -97,7 +96,7 @@ class IFCN(nn.Module):
         return HeadOutput(pooled, embedding, logits, heatmap, erased)
 
     def shares(self, maps: Tensor, erased: Tensor | None = None) -> Tensor:
-        """``maps`` (B, E, H, W) such that their mean over the positions kept is what pooling gives: with GeM shares."""
+        """``maps`` (B, E, H, W) whose mean over the kept positions is the pooled embedding: for GeM its shares."""
         return maps if self.power is None else gem_maps(maps, self.power, erased)
 
     @torch.no_grad()
@@ -135,14 +134,14 @@ class IFCN(nn.Module):
             ones = self.weight.new_ones(self.embed_dim, dtype=wide)
             return ones, torch.zeros_like(ones)
         variance, mean = self.neck.running_var, self.neck.running_mean
-        if self.training or variance is None or mean is None:  # the neck has just used the statistics of this batch
+        if self.training or variance is None or mean is None:  # the neck used the statistics of this batch
             variance, mean = batch_statistics(pooled.detach().to(wide), self.neck)
         scale = self.neck.weight.to(wide) * torch.rsqrt(variance.to(wide) + self.neck.eps)
         return scale, self.neck.bias.to(wide) - mean.to(wide) * scale
 
 
 def batch_statistics(values: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Variance and mean ``(E,)`` of a batch ``(B, E)`` as ``norm`` has them: a synchronised one of all processes."""
+    """Variance and mean ``(E,)`` of a batch ``(B, E)`` as ``norm`` uses them: over all processes if synchronised."""
     if not isinstance(norm, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
         variance, mean = torch.var_mean(values, 0, correction=0)
         return variance, mean
@@ -157,7 +156,7 @@ def batch_statistics(values: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
 def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
     """Average of ``maps`` (B, E, H, W) over the positions that ``erased`` (B, H, W) does not mark -> (B, E).
 
-    A picture of which every position is marked is averaged whole. The average is in float32 at least.
+    If every position of a picture is marked, all are averaged. The average is in float32 at least.
     """
     wide = torch.promote_types(maps.dtype, torch.float32)
     if erased is None:
@@ -167,13 +166,13 @@ def mean_over_kept(maps: Tensor, erased: Tensor | None) -> Tensor:
 
 
 def gem_maps(maps: Tensor, power: Tensor, erased: Tensor | None = None) -> Tensor:
-    """What each position brings to the generalised mean (GeM) of its channel: ``x^p mean(x^p)^(1/p - 1)``.
+    """Contribution of each position to the generalised mean (GeM) of its channel: ``x^p mean(x^p)^(1/p - 1)``.
 
-    The mean of these shares over the positions kept is ``mean(x^p)^(1/p)``, exactly. GeM grows in step with x, so a
-    share is also ``x`` times its gradient, times the number of positions (Euler).
+    The mean of these shares over the kept positions is exactly ``mean(x^p)^(1/p)``. GeM is homogeneous of degree 1, so
+    a share is also ``x`` times its gradient times the number of positions (Euler).
 
     Args:
-        maps: ``(B, E, H, W)``; what is below 1e-6 counts as 1e-6, as in the authors' code.
+        maps: ``(B, E, H, W)``; values below 1e-6 are raised to 1e-6, as in the authors' code.
         power: ``(1,)``, the exponent p, above 0.
         erased: ``(B, H, W)`` bool, as in `mean_over_kept`.
 
@@ -184,23 +183,23 @@ def gem_maps(maps: Tensor, power: Tensor, erased: Tensor | None = None) -> Tenso
     """
     wide = torch.promote_types(maps.dtype, torch.float32)
     maps, power = maps.to(wide).clamp(min=1e-6), power.to(wide)
-    top = maps.detach().amax((2, 3), keepdim=True)  # powers of numbers up to 1 overflow in no precision
+    top = maps.detach().amax((2, 3), keepdim=True)  # powers of numbers up to 1 never overflow
     powered = (maps / top).pow(power)
-    # In the first form since OpenCV 4 cannot read an exported `unsqueeze`.
+    # The first form because OpenCV 4 cannot read an exported `unsqueeze`.
     mean = powered.mean((2, 3), keepdim=True) if erased is None else mean_over_kept(powered, erased)[:, :, None, None]
     return top * powered * mean.clamp(min=torch.finfo(wide).tiny).pow(1 / power - 1)
 
 
 def precise(device: torch.device) -> AbstractContextManager[Any]:
-    """Without autocast where there is one; else nothing, so that an exported network is free of it."""
+    """Disables autocast if it is active; else does nothing, so exported networks contain no autocast."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def check_label_range(pids: Tensor, num_ids: int) -> None:
-    """Raises ValueError where a label lies outside 0 .. num_ids - 1; on a GPU the check is left to the kernel.
+    """Raises ValueError if a label lies outside 0 .. num_ids - 1; on a GPU the check is left to the kernel.
 
-    Reading a value back from a GPU would make every step wait for it, and cuts in two what is compiled.
+    Reading a value from a GPU would make every step wait for it, and splits the compiled graph.
     """
     if (
         pids.device.type == "cpu"

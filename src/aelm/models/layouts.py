@@ -1,4 +1,4 @@
-"""What a layout is: one way in which a project writes trained models; and the head that most of them end with."""
+"""Layouts: how other projects store trained models; and the head that most of them end with."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -21,8 +21,8 @@ class Facts(NamedTuple):
         size: Height and width in pixels.
         mean: Of RGB / 255.
         std: Likewise.
-        colour: In which order the network takes colours, ``RGB`` or ``BGR``; mean and std are told as RGB in any case.
-        preprocess: ``resize``, or ``resize_pad``: the picture keeps its shape, with the ImageNet mean around it.
+        colour: Channel order of the network's input, ``RGB`` or ``BGR``; mean and std are given as RGB in both cases.
+        preprocess: ``resize``, or ``resize_pad``: keep the aspect ratio and pad with the ImageNet mean.
     """
 
     size: tuple[int, int] = (256, 128)
@@ -33,12 +33,12 @@ class Facts(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a layout builds, empty.
+    """Modules that a layout builds, before weights are loaded.
 
     Attributes:
-        name: The network, in words.
-        backbone: Gives one map, which ``head`` pools.
-        head: Turns the map into the embedding that the original ranks by.
+        name: Name of the network, for people.
+        backbone: Returns one map, which ``head`` pools.
+        head: Turns the map into the embedding that the original project ranks by.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Parts(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """One way in which a project writes trained models; the first row whose keys are all there is the file's.
+    """How a project stores trained models; the first row whose ``keys`` all match is used for a file.
 
     Attributes:
-        name: As the log calls it.
-        keys: Patterns (``re.match``), each of which must fit a key of the file. Keys come without ``module.`` and
-            ``_orig_mod.``, and without the counters of batch norms.
-        rename: Pairs for ``re.sub``, the first that fits: from keys of the file to ``backbone.`` and ``head.``, where
-            the parts have them. A key that none fits is left out.
-        build: Makes the parts from the tensors, by the file's names, and from what file, sidecar and user tell
-            (``img_size``, ``mean``, ``std``, ``colour``, ``feature``, and any further key that the layout reads).
-        convert: Turns what is renamed to ``backbone.network.`` into the names and shapes of ``backbone.network``, as
-            timm's ``checkpoint_filter_fn``; None where there is nothing to do.
-        facts: What pictures need, where nobody tells otherwise.
-        unused: Pattern of the keys that an embedding does not need; any other one that is left out is warned of.
+        name: Name in the log.
+        keys: Patterns (``re.match``), each of which must match a key of the file. Keys come without ``module.``,
+            ``_orig_mod.`` and the counters of batch norms.
+        rename: Pairs for ``re.sub``, the first match is used: from keys of the file to keys of the parts, under
+            ``backbone.`` and ``head.``. Keys without a match are dropped.
+        build: Builds the parts from the tensors, under the file's names, and from the facts given by file, sidecar and
+            user (``img_size``, ``mean``, ``std``, ``colour``, ``feature``, and any further key that the layout reads).
+        convert: Converts tensors renamed to ``backbone.network.`` to the names and shapes of ``backbone.network``, like
+            timm's ``checkpoint_filter_fn``; None if no conversion is needed.
+        facts: How pictures are prepared by default.
+        unused: Pattern of keys that an embedding does not need; a warning lists all other dropped keys.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
 
 
 class PooledHead(nn.Module):
-    """Pools a map over its positions and passes it through a neck, as other projects do; knows no identities.
+    """Pools a map over its positions and applies a neck, as other projects do; has no identities.
 
     Args:
         neck: Linear layers, batch norms and ReLUs, from the pooled map to the embedding.
@@ -82,7 +82,7 @@ class PooledHead(nn.Module):
 
     Shape:
         features ``(B, C, H, W)`` -> :class:`aelm.types.HeadOutput` with an embedding ``(B, D)`` and no logits. The heat
-        map is what each position brings to the embedding's own length.
+        map shows each position's contribution to the length of the embedding.
     """
 
     power: Tensor | None
@@ -104,7 +104,7 @@ class PooledHead(nn.Module):
         return self.pooled_maps(features).mean((2, 3))
 
     def pooled_maps(self, features: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` whose spatial mean is what pooling gives, float32."""
+        """Maps ``(B, C, H, W)`` whose spatial mean is the pooled feature, float32."""
         return features.float() if self.power is None else gem_maps(features.float(), self.power)
 
     def embedding_maps(self, features: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ class PooledHead(nn.Module):
 
 
 def through(neck: nn.Sequential, maps: Tensor) -> Tensor:
-    """Maps ``(B, D, H, W)`` whose spatial mean is what a neck makes of the mean of ``maps`` ``(B, C, H, W)``.
+    """Maps ``(B, D, H, W)`` whose spatial mean is the neck applied to the mean of ``maps`` ``(B, C, H, W)``.
 
-    Linear layers and batch norms act on each position as on the mean; a ReLU keeps the channels that it keeps of the
-    whole picture.
+    Linear layers and batch norms act on each position as on the mean; a ReLU keeps the channels that are positive in
+    the mean.
     """
     maps = maps.permute(0, 2, 3, 1)  # (B, H, W, C)
     pooled = maps.mean((1, 2))

@@ -13,7 +13,7 @@ from aelm.types import InputError
 
 
 def fully_connected(state: State) -> list[nn.Module]:
-    """torchreid's ``fc``: linear layer, batch norm, ReLU; none where the file has none."""
+    """torchreid's ``fc``: linear layer, batch norm, ReLU; empty if the file has none."""
     if "fc.0.weight" not in state:
         return []
     out, channels = state["fc.0.weight"].shape
@@ -21,7 +21,7 @@ def fully_connected(state: State) -> list[nn.Module]:
 
 
 def build_osnet(state: State, told: Told) -> Parts:
-    """OSNet's kind and width, told by the names and shapes of its first layers."""
+    """OSNet; its kind and width follow from the names and shapes of its first layers."""
     kind = (
         "ain_" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "ibn_" if "conv2.0.IN.weight" in state else ""
     )
@@ -33,13 +33,13 @@ def build_osnet(state: State, told: Told) -> Parts:
 
 
 def build_resnet(state: State, prefix: str, stem: Stem, last_stride: int) -> tuple[str, nn.Module, int]:
-    """The ResNet that keys behind ``prefix`` are of: its name in words, itself, and the channels of its last map.
+    """The ResNet stored under ``prefix``: its name, the network, and the channels of its last map.
 
     Args:
         state: By the file's names.
         prefix: Such as ``base.``.
-        stem: Of the project's networks without IBN; those with IBN have the usual one, but in fast-reid.
-        last_stride: As the project trains.
+        stem: Of the project's networks without IBN; those with IBN have the usual stem, except in fast-reid.
+        last_stride: Stride of the last stage that the project trains with.
     """
     blocks = tuple(
         len({key.split(".")[index] for key in state if key.startswith(f"{prefix}layer{stage}.")})
@@ -59,14 +59,14 @@ def build_resnet(state: State, prefix: str, stem: Stem, last_stride: int) -> tup
 
 
 def build_torchreid_resnet(state: State, told: Told) -> Parts:
-    """With ``fc``: last stride 1 and 512 values behind it; without: last stride 2 and the pooled map."""
+    """With ``fc``: last stride 1 and 512 features; without: last stride 2 and the pooled map."""
     neck = fully_connected(state)
     name, backbone, _ = build_resnet(state, "", "usual", 1 if neck else 2)
     return Parts(f"{name}{'_fc512' if neck else ''}", backbone, PooledHead(*neck))
 
 
 def build_bot(state: State, told: Told) -> Parts:
-    """BoT, or AGW with its GeM and non-local blocks; the test feature is behind the BNNeck unless told ``before``."""
+    """BoT, or AGW with GeM and non-local blocks; features after the BNNeck, unless ``feature`` is ``before``."""
     name, backbone, channels = build_resnet(state, "base.", "bot", 1)
     power = 3.0 if "global_pool.p" in state else None
     before = told.get("feature") == "before" or "bottleneck.weight" not in state
@@ -74,11 +74,11 @@ def build_bot(state: State, told: Told) -> Parts:
 
 
 def build_fastreid(state: State, told: Told) -> Parts:
-    """BoT pools the mean, AGW with a fixed GeM, SBS with a learned one, which alone is in the file."""
+    """BoT pools by the mean, AGW by a fixed GeM, SBS by a learned GeM; only the learned exponent is in the file."""
     name, backbone, channels = build_resnet(state, "backbone.", "fastreid", 1)
     neck: list[nn.Module] = []
     first = state.get("heads.bottleneck.0.weight")
-    if first is not None and first.dim() == 4:  # a 1x1 convolution to fewer values
+    if first is not None and first.dim() == 4:  # a 1x1 convolution that reduces the channels
         out, channels = first.shape[0], first.shape[1]
         neck, channels = [nn.Linear(channels, out, bias=False)], out
     stored = "heads.pool_layer.p" in state

@@ -1,4 +1,4 @@
-"""Layouts of transformers: TransReID, CLIP-ReID, SOLIDER; and heads on class tokens, which pool no map."""
+"""Layouts of transformers: TransReID, CLIP-ReID, SOLIDER; and heads on class tokens, without pooling."""
 
 import logging
 import re
@@ -23,11 +23,11 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class Tokens(nn.Module):
-    """All tokens of a ViT as a map of one column, the class token in its first row.
+    """All tokens of a ViT as a map with one column; the class token is its first row.
 
     Args:
         network: The ViT.
-        whole: Whether the tokens come behind the last block and norm, or before them.
+        whole: Whether to return the tokens after the last block and norm, or before them.
 
     Shape: images ``(B, 3, H, W)`` -> one map ``(B, C, 1 + patches, 1)``.
     """
@@ -47,12 +47,12 @@ class Tokens(nn.Module):
 
 
 class JoinedHead(nn.Module, ABC):
-    """Features side by side, before or behind a batch norm of each.
+    """Concatenated features, before or after a batch norm on each.
 
     Args:
-        sizes: Number of values of each feature.
-        behind: Whether the batch norms act.
-        weights: What each feature is multiplied by in the end.
+        sizes: Dimension of each feature.
+        behind: Whether to apply the batch norms.
+        weights: Factor of each feature, applied last.
     """
 
     def __init__(self, sizes: Sequence[int], *, behind: bool, weights: Sequence[float] = (1.0, 1.0)) -> None:
@@ -77,7 +77,7 @@ class JoinedHead(nn.Module, ABC):
 
 
 class ClassToken(JoinedHead):
-    """The class token, and beside it CLIP's projection of it where there is one."""
+    """The class token, and CLIP's projection of it if there is one."""
 
     def __init__(self, dim: int, projected: int = 0, *, behind: bool) -> None:
         super().__init__([dim, projected] if projected else [dim], behind=behind)
@@ -89,11 +89,11 @@ class ClassToken(JoinedHead):
 
 
 class Jigsaw(JoinedHead):
-    """TransReID's JPM: the class token of all patches, and those of four groups of shuffled patches, each by a quarter.
+    """TransReID's JPM: the class token of all patches, and those of four groups of shuffled patches, weighted 1/4.
 
     Args:
-        options: Of the network, whose last block this holds twice.
-        behind: As of :class:`JoinedHead`.
+        options: Of the network; this module holds two copies of its last block.
+        behind: As in :class:`JoinedHead`.
     """
 
     def __init__(self, options: Mapping[str, Any], *, behind: bool) -> None:
@@ -111,7 +111,7 @@ class Jigsaw(JoinedHead):
 
 
 def shuffled(patches: Tensor) -> Tensor:
-    """The patches ``(B, P, C)`` of one half and of the other by turns.
+    """The patches ``(B, P, C)`` of both halves, alternating.
 
     >>> shuffled(torch.arange(6).view(1, 6, 1)).flatten().tolist()
     [0, 3, 1, 4, 2, 5]
@@ -122,7 +122,7 @@ def shuffled(patches: Tensor) -> Tensor:
 
 
 class ClipPool(JoinedHead):
-    """CLIP-ReID's ResNet: the mean of the map, and beside it CLIP's attention pooling of it."""
+    """CLIP-ReID's ResNet: the mean of the map, and CLIP's attention pooling of it."""
 
     def __init__(self, channels: int, projected: int, size: tuple[int, int], *, behind: bool) -> None:
         super().__init__([channels, projected], behind=behind)
@@ -139,10 +139,10 @@ def size_told(told: Told, usual: Sequence[int] = (256, 128)) -> tuple[int, int]:
 
 
 def numeric_keys(told: Told, **kinds: type[int] | type[float]) -> dict[str, Any]:
-    """What is told of the given keys, as numbers of these kinds.
+    """The facts with the given keys, converted to these number types.
 
     Raises:
-        ValueError: If one is no number.
+        ValueError: If one is not a number.
     """
     try:
         return {key: kind(told[key]) for key, kind in kinds.items() if told.get(key) is not None}
@@ -151,7 +151,7 @@ def numeric_keys(told: Told, **kinds: type[int] | type[float]) -> dict[str, Any]
 
 
 def stride_of(patches: int, size: tuple[int, int], patch: int = 16) -> int:
-    """How many pixels apart as many patches lie in a picture.
+    """Stride in pixels at which a picture has this number of patches.
 
     Raises:
         ValueError: If there is no such stride.
@@ -168,14 +168,14 @@ def stride_of(patches: int, size: tuple[int, int], patch: int = 16) -> int:
 def build_vit(
     state: State, told: Told, positions: str, block: str, camera: str, projection: str = ""
 ) -> tuple[dict[str, Any], int]:
-    """What a ViT's file tells: the options of :class:`ReIDTransformer`, and the size of the projection.
+    """The options of :class:`ReIDTransformer` and the size of the projection, from a ViT's file.
 
     Args:
         state: By the file's names.
-        told: Beside the file.
-        positions: Key of the position table.
+        told: Facts given beside the file.
+        positions: Key of the position embeddings.
         block: Pattern of a block's keys, with its number.
-        camera: Key of the cameras' embeddings.
+        camera: Key of the camera embeddings.
         projection: Key of CLIP's projection.
     """
     table, size = state[positions], size_told(told)
@@ -197,7 +197,7 @@ def build_vit(
 
 
 def build_transreid(state: State, told: Told) -> Parts:
-    """TransReID with or without JPM; the test feature is before the batch norm unless told ``after``."""
+    """TransReID with or without JPM; features before the batch norm, unless ``feature`` is ``after``."""
     options, _ = build_vit(state, told, "base.pos_embed", r"base\.blocks\.(\d+)\.", "base.sie_embed")
     names = [name for name in NETWORKS if name.startswith("transreid_")]
     name = next((n for n in names if all(NETWORKS[n].keywords[k] == options[k] for k in ("embed_dim", "depth"))), None)
@@ -211,7 +211,7 @@ def build_transreid(state: State, told: Told) -> Parts:
 
 
 def build_clipreid(state: State, told: Told) -> Parts:
-    """CLIP-ReID's ViT-B/16; the test feature is before the batch norms unless told ``after``."""
+    """CLIP-ReID's ViT-B/16; features before the batch norms, unless ``feature`` is ``after``."""
     keys = [f"image_encoder.{key}" for key in ("positional_embedding", r"transformer\.resblocks\.(\d+)\.", "proj")]
     options, projected = build_vit(state, told, keys[0], keys[1], "cv_embed", keys[2])
     width, known = options["embed_dim"], NETWORKS["clipreid_vit_base"].keywords
@@ -230,7 +230,7 @@ def build_clipreid_resnet(state: State, told: Told) -> Parts:
 
 
 def build_solider(state: State, told: Told) -> Parts:
-    """SOLIDER's Swin; the test feature is the mean of the map, behind the batch norm only if told ``after``."""
+    """SOLIDER's Swin; the feature is the mean of the map, after the batch norm only if ``feature`` is ``after``."""
     keys = [key.split(".") for key in state if key.startswith("base.stages.")]
     depths = tuple(len({key[4] for key in keys if key[2:4] == [stage, "blocks"]}) for stage in "0123")
     width = len(state["base.patch_embed.projection.weight"])
@@ -250,7 +250,7 @@ def build_solider(state: State, told: Told) -> Parts:
 
 
 def solider_names(state: State, network: nn.Module) -> State:
-    """SOLIDER's tensors by the names of timm's network, which gives the maps."""
+    """SOLIDER's tensors under the names of timm's network."""
     inner: Any = network.model
     return {f"model.{key}": value for key, value in checkpoint_filter_fn(state, inner).items()}
 
@@ -283,7 +283,7 @@ CLIP_STAGES = (
 
 
 def clip_names(state: State, network: nn.Module) -> State:
-    """CLIP's tensors by the names of timm's networks."""
+    """CLIP's tensors under the names of timm's networks."""
     pairs = CLIP_STAGES if "layer1.0.conv1.weight" in state else CLIP_BLOCKS
     return {renamed(key, pairs): value for key, value in state.items()}
 

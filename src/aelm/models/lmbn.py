@@ -1,7 +1,7 @@
-"""LightMBN: OSNet with three branches, whose maps are pooled in seven ways; to embed with, not to train.
+"""LightMBN: OSNet with three branches, whose maps are pooled in seven ways; for embedding, not for training.
 
 Reference: Herzog et al. 2021, Lightweight Multi-Branch Network for Person Re-Identification. The authors' code is under
-the MIT licence; BoxMOT, which publishes such files as ``lmbn_n``, ranks by all seven features as one vector.
+the MIT licence; BoxMOT, which publishes such files as ``lmbn_n``, ranks by all seven features, concatenated.
 """
 
 from copy import deepcopy
@@ -22,7 +22,7 @@ BRANCHES = ("global", "partial", "channel")
 
 
 class LightMBN(nn.Module):
-    """The network up to the maps of its branches, side by side.
+    """The network up to the maps of its branches, concatenated by channel.
 
     Shape: images ``(B, 3, H, W)`` -> one map ``(B, 1536, H / 16, W / 16)``.
     """
@@ -42,10 +42,10 @@ class LightMBN(nn.Module):
 
 
 class LightHead(nn.Module):
-    """Pools the three maps in seven ways; each feature has a batch norm, and most a linear layer before it.
+    """Pools the three maps in seven ways; each feature has a batch norm, most with a linear layer before it.
 
-    They are mean and maximum of the global branch; maximum, mean of the upper and mean of the lower half of the partial
-    one; and means of the channel branch's two halves, which share a layer.
+    The features are: mean and maximum of the global branch; maximum, mean of the upper half and mean of the lower half
+    of the partial branch; and the means of the channel branch's two halves of channels, which share a layer.
 
     Shape: features ``(B, 1536, H, W)`` -> :class:`aelm.types.HeadOutput` with an embedding ``(B, 3584)``, no logits.
     """
@@ -70,12 +70,12 @@ class LightHead(nn.Module):
         return HeadOutput(torch.cat(pooled, 1), embedding, embedding[:, :0], heatmap)
 
     def chains(self) -> list[nn.Sequential]:
-        """The layers of each feature, in the features' order."""
+        """The layers of each feature, in order."""
         reductions = [nn.Sequential(*self.necks[i].children()) for i in (0, 4, 1, 2, 3)]
         return reductions + [nn.Sequential(*self.shared, neck) for neck in self.channel_necks]
 
     def embedding_maps(self, features: Tensor) -> Tensor:
-        """Maps ``(B, 3584, H, W)`` whose spatial mean is the embedding; a maximum stands where it was found."""
+        """Maps ``(B, 3584, H, W)`` whose spatial mean is the embedding; a maximum is placed at its position."""
         whole, part, channel = features.float().chunk(3, 1)
         height = part.shape[2]
         rows = torch.arange(height, device=part.device)[:, None]
@@ -86,14 +86,14 @@ class LightHead(nn.Module):
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """Maps ``(B, C, H, W)`` that are 0 but where the first maximum of ``maps`` is, with it as their mean."""
+    """Maps ``(B, C, H, W)`` that are 0 except at the first maximum of ``maps``, with that maximum as their mean."""
     flat = maps.flatten(2)
     places = flat.argmax(2, keepdim=True)
     return torch.zeros_like(flat).scatter(2, places, flat.gather(2, places) * flat.shape[2]).view_as(maps)
 
 
 def build_lmbn(state: State, told: Told) -> Parts:
-    """There is one, on OSNet x1_0."""
+    """LightMBN on OSNet x1_0, the only variant."""
     return Parts("lmbn_n", LightMBN(), LightHead())
 
 

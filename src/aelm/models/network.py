@@ -1,4 +1,4 @@
-"""The whole network: a backbone, and on each of its last stages attention (CoAM) and classifiers (IFCN or AELM)."""
+"""The whole network: a backbone, with attention (CoAM) and classifiers (IFCN or AELM) on each of its last stages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,11 +21,11 @@ class Normalised(NamedTuple):
 
 
 class ReIDNetwork(nn.Module):
-    """Pictures to identities in training, to one embedding each in use.
+    """Maps pictures to identities in training, and to one embedding each in use.
 
-    The cascade of attention and classifiers stands on each map that the backbone returns, beside the trunk: the next
-    stage of the backbone reads the plain map. The paper states that the cascade is applied to outputs of different
-    layers; which ones, and that it does not feed back, is chosen here.
+    Attention and classifiers (the cascade) are applied to each map of the backbone as a side branch: the next stage of
+    the backbone reads the plain map. The paper states that the cascade is applied to outputs of different layers; which
+    layers, and that it does not feed back, is a choice of this project.
 
     Args:
         backbone: Any module that turns normalised pictures ``(B, 3, H, W)`` into one or several maps ``(B, C, H, W)``.
@@ -35,11 +35,11 @@ class ReIDNetwork(nn.Module):
         mean: Mean of each colour of RGB / 255 that uint8 pictures are normalised with; None: the backbone's ``mean``,
             or ImageNet's where it has none.
         std: Standard deviation likewise.
-        join: Whose embeddings are ranked by: ``deepest``: those of the last stage's classifiers, the shallower ones
-            only help to train; ``all``: those of every stage. The abstract does not say; ``docs/results.md`` measures.
+        join: Which stages form the embedding: ``deepest``: the last one, the others only help training; ``all``: every
+            stage. The abstract does not say; ``docs/results.md`` compares both.
 
     Shape:
-        images ``(B, 3, H, W)``: uint8 RGB, normalised here; or float, which must be normalised already.
+        images ``(B, 3, H, W)``: uint8 RGB, normalised here; or float, already normalised.
 
     Raises:
         ValueError: If ``join`` is unknown.
@@ -81,12 +81,12 @@ class ReIDNetwork(nn.Module):
             self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> StageOutputs:
-        """What each classifier says, ``outputs[stage][head]``, shallow to deep and A before B.
+        """Output of each classifier, ``outputs[stage][head]``, shallow to deep and A before B.
 
         Args:
             images: ``(B, 3, H, W)``.
             pids: ``(B,)`` labels 0 .. N-1, for heat maps and erasing.
-            explain: Whether heat maps, and what AELM would erase, are wanted also without ``pids``.
+            explain: Whether to return heat maps, and what AELM would erase, also without ``pids``.
         """
         stages = zip(self.features(images), self.attention, self.heads, strict=True)
         return tuple(cascade(head, attention, maps, pids, explain) for maps, attention, head in stages)
@@ -99,24 +99,24 @@ class ReIDNetwork(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """One embedding ``(B, D)`` of unit length a picture: the joined unit embeddings of the classifiers in use."""
+        """Unit embeddings ``(B, D)``: the concatenated unit embeddings of the classifiers that `join` selects."""
         return joined(tuple(as_heads(head(attention(maps))) for maps, attention, head in self.in_use(images)))
 
     def in_use(self, images: Tensor) -> list[tuple[Tensor, nn.Module, nn.Module]]:
-        """The stages that embeddings come from: their maps ``(B, C_i, H_i, W_i)``, attention and classifiers."""
+        """The stages that form the embedding: their maps ``(B, C_i, H_i, W_i)``, attention and classifiers."""
         stages = list(zip(self.features(images), self.attention, self.heads, strict=True))
         return stages[-1:] if self.join == "deepest" else stages
 
     @torch.no_grad()
     def explain(self, images: Tensor, pids: Tensor | None = None) -> StageOutputs:
-        """What each classifier looks at and what AELM would erase, ``outputs[stage][head]``, as in evaluation.
+        """Heat maps of each classifier and what AELM would erase, ``outputs[stage][head]``, in evaluation mode.
 
-        Each has a ``heatmap`` ``(B, H, W)``; with :class:`aelm.models.AELM` the second has a ``mask`` of what would be
-        erased from what it sees. The mode of the network is left as it was.
+        Each has a ``heatmap`` ``(B, H, W)``; with :class:`aelm.models.AELM` the second has a ``mask`` of the positions
+        that training would erase. The mode of the network is restored.
 
         Args:
             images: ``(B, 3, H, W)``.
-            pids: ``(B,)`` labels 0 .. N-1 whose heat maps are wanted; None for the best identity of each stage's A.
+            pids: ``(B,)`` labels 0 .. N-1 of the heat maps; None for the best identity of each stage's A.
         """
         modes = {module: module.training for module in self.modules()}
         self.eval()
@@ -131,22 +131,22 @@ class ReIDNetwork(nn.Module):
 def cascade(
     head: nn.Module, attention: nn.Module, maps: Tensor, pids: Tensor | None, explain: bool
 ) -> tuple[HeadOutput, ...]:
-    """Attention, then classifiers, on ``maps`` (B, C, H, W); who erases the raw map attends to it again."""
+    """Attention, then classifiers, on ``maps`` (B, C, H, W); AELM with ``erase=raw`` applies attention again."""
     if getattr(head, "erase", "attended") == "raw" and not isinstance(attention, nn.Identity):
         return as_heads(head(maps, pids, explain=explain, attention=attention))
     return as_heads(head(attention(maps), pids, explain=explain))
 
 
 def as_heads(output: HeadOutput | tuple[HeadOutput, ...]) -> tuple[HeadOutput, ...]:
-    """What the classifiers of a stage said: one alone counts as one."""
+    """The outputs of a stage's classifiers as a tuple, also for a single one."""
     return (output,) if isinstance(output, HeadOutput) else output
 
 
 def joined(outputs: StageOutputs) -> Tensor:
-    """The embedding that ranking compares, ``(B, D)``: unit embeddings of all classifiers side by side, unit length."""
+    """The embedding for ranking, ``(B, D)``: concatenated unit embeddings of all classifiers, scaled to unit length."""
     return unit(torch.cat([unit(head.embedding.float()) for stage in outputs for head in stage], 1))
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """``vectors`` (B, D), each of length 1; as ``F.normalize``, whose expansion OpenCV 4 cannot read from ONNX."""
+    """``vectors`` (B, D) scaled to length 1, like ``F.normalize``, whose ONNX export OpenCV 4 cannot read."""
     return torch.div(vectors, vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))

@@ -1,4 +1,4 @@
-"""Other people's models: an ONNX file as a backbone whose map has one position."""
+"""ONNX models of other projects, as a backbone whose map has one position."""
 
 import logging
 import os
@@ -22,36 +22,36 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 def keep_to_itself() -> None:
-    """Asks onnxruntime to report to nobody; before anything imports it, the exporters of torch too.
+    """Disables onnxruntime's telemetry; must run before anything imports it, including torch's exporters.
 
-    1.32 would keep a number of the machine in the home directory, and send reports; ``ORT_DISABLE_TELEMETRY=0`` lets
-    it.
+    Version 1.32 would store a machine identifier in the home directory and send reports; ``ORT_DISABLE_TELEMETRY=0``
+    allows it.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-# How an ONNX file says what numbers it takes.
+# Types of numbers that an ONNX file may take.
 INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
           "RuntimeException")  # fmt: skip
 
 
 class OnnxBackbone(nn.Module):
-    """An ONNX embedder as a backbone: what it says of a picture is a map of one position.
+    """An ONNX embedder as a backbone: its embedding of a picture is a map with one position.
 
-    BoxMOT's contract, unless the sidecar tells otherwise: one input ``(N, 3, H, W)``, float RGB / 255 and
-    ImageNet-normalised, or uint8 RGB; the first output ``(N, D)``. A fixed N is served in parts of that size. Runs on
-    the CUDA device of the pictures where onnxruntime-gpu is installed, else on the CPU; results come back to the device
-    of the pictures.
+    BoxMOT's contract, unless the sidecar says otherwise: one input ``(N, 3, H, W)``, float RGB / 255 and
+    ImageNet-normalised, or uint8 RGB; the first output ``(N, D)``. With a fixed N, batches are split into parts of that
+    size. Runs on the CUDA device of the pictures if onnxruntime-gpu is installed, else on the CPU; results are returned
+    on the device of the pictures.
 
     Args:
-        path: The ``.onnx`` file; what stands beside it may tell size, normalisation and colours.
-        size: Height and width of pictures, where the graph leaves them open.
+        path: The ``.onnx`` file; a sidecar file beside it may state size, normalisation and colours.
+        size: Height and width of pictures, if the graph leaves them open.
 
     Attributes:
         facts: How pictures are prepared for it.
-        usual: How they would be, if nothing but their size were told.
-        size: Height and width of the pictures that it takes, in pixels.
+        usual: How they would be prepared if only their size were known.
+        size: Height and width of its input pictures, in pixels.
 
     Shape:
         images ``(B, 3, H, W)`` -> ``(B, D, 1, 1)``.
@@ -59,7 +59,7 @@ class OnnxBackbone(nn.Module):
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If onnxruntime is not installed.
-        ValueError: If it is no ONNX model, or one of another contract.
+        ValueError: If it is not an ONNX model, or has another contract.
     """
 
     def __init__(self, path: str | Path, size: Sequence[int] | None = None) -> None:
@@ -77,7 +77,7 @@ class OnnxBackbone(nn.Module):
         told = dict(sidecar(self.path))
         told["img_size"] = picture_size(self.path, entry.shape, told, size)
         normalised = (IMAGENET_MEAN, IMAGENET_STD)
-        if self.numbers is np.uint8:  # which can be nothing but pixels; what else is told is what the graph does
+        if self.numbers is np.uint8:  # always raw pixels; the other facts describe what the graph does itself
             told = {key: told[key] for key in ("img_size", "colour", "preprocess") if key in told}
             normalised = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
         self.usual = Facts((told["img_size"][0], told["img_size"][1]), *normalised)
@@ -97,7 +97,7 @@ class OnnxBackbone(nn.Module):
         return torch.from_numpy(np.concatenate(parts)).to(images.device)[:, :, None, None]
 
     def _run(self, part: NDArray[Any]) -> NDArray[np.float32]:
-        """At most one batch, ``(b, 3, H, W)`` -> ``(b, D)``; where the file wants more, the last one is repeated."""
+        """At most one batch, ``(b, 3, H, W)`` -> ``(b, D)``; for a larger fixed batch the last picture is repeated."""
         missing = (self.batch or len(part)) - len(part)
         whole = np.concatenate([part, *[part[-1:]] * missing]) if missing else part
         try:
@@ -113,7 +113,7 @@ class OnnxBackbone(nn.Module):
 
 
 class Passed(nn.Module):
-    """Stands where classifiers stand and passes embeddings on; there are no identities and no heat maps."""
+    """Takes the place of the classifiers and returns embeddings unchanged, without identities or heat maps."""
 
     def forward(self, features: Tensor, pids: Tensor | None = None, *, explain: bool = False) -> HeadOutput:
         pooled = features.mean((2, 3))
@@ -121,16 +121,16 @@ class Passed(nn.Module):
 
 
 def load_onnx(path: str | Path, size: Sequence[int] | None = None) -> Trained:
-    """An ONNX embedder as a network: ``embed``, evaluation and search work, what needs feature maps does not.
+    """An ONNX embedder as a network: ``embed``, evaluation and search work; heat maps do not.
 
     Args:
-        path: The file; what stands beside it may tell size, normalisation and colours (:mod:`aelm.models.sidecar`).
-        size: Height and width of pictures, where the file leaves them open.
+        path: The file; a sidecar may state size, normalisation and colours (:mod:`aelm.models.sidecar`).
+        size: Height and width of pictures, if the file leaves them open.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If onnxruntime is not installed.
-        ValueError: If it is no ONNX model, or one of another contract, or what is told is no fact.
+        ValueError: If it is not an ONNX model, has another contract, or the sidecar is invalid.
     """
     backbone = OnnxBackbone(path, size)
     facts = backbone.facts
@@ -141,10 +141,10 @@ def load_onnx(path: str | Path, size: Sequence[int] | None = None) -> Trained:
 
 
 def picture_size(path: Path, shape: list[int | str | None], told: Told, wanted: Sequence[int] | None) -> list[int]:
-    """Height and width that the file's graph fixes; where it leaves them open, as wanted, or as told beside it.
+    """Height and width that the file's graph fixes; if it leaves them open, as requested, or as in the sidecar.
 
     Raises:
-        ValueError: If neither says, or the graph says otherwise than is wanted.
+        ValueError: If none of them states it, or the graph differs from the requested size.
     """
     size = wanted or told.get("img_size") or [None, None]
     if not isinstance(size, Sequence) or len(size) != 2:
@@ -161,7 +161,7 @@ def picture_size(path: Path, shape: list[int | str | None], told: Told, wanted: 
 
 
 def providers(device: torch.device, available: Collection[str]) -> list[Any]:
-    """What onnxruntime shall compute with for a device: float32 without TF32 on that CUDA device, else the CPU.
+    """onnxruntime's providers for a device: float32 without TF32 on that CUDA device, else the CPU.
 
     >>> providers(torch.device("cuda:1"), ["CUDAExecutionProvider", "CPUExecutionProvider"])
     [('CUDAExecutionProvider', {'device_id': 1, 'use_tf32': 0}), 'CPUExecutionProvider']
@@ -178,12 +178,12 @@ def open_session(path: Path, device: torch.device = CPU) -> Any:
 
     Args:
         path: The file.
-        device: Where it shall run; a CUDA device that onnxruntime cannot use is warned of.
+        device: Where to run; a CUDA device that onnxruntime cannot use gives a warning.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If onnxruntime is not installed.
-        ValueError: If the file is no ONNX model.
+        ValueError: If the file is not an ONNX model.
     """
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
@@ -191,12 +191,12 @@ def open_session(path: Path, device: torch.device = CPU) -> Any:
     runtime = onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors; warnings about placement help nobody here
+    options.log_severity_level = 3  # errors; warnings about node placement are of no use here
     try:
         session = runtime.InferenceSession(str(path), options, providers(device, runtime.get_available_providers()))
     except errors() as error:
         raise InputError(f"{path} is no ONNX model that onnxruntime can run: {str(error)[:300]}") from error
-    # A runtime that is built for CUDA but does not find its libraries takes the CPU too.
+    # A runtime built for CUDA falls back to the CPU if it does not find the CUDA libraries.
     if device.type == "cuda" and CUDA_PROVIDER not in session.get_providers():
         log.warning(
             "%s runs on the CPU: this onnxruntime cannot use %s; pip install onnxruntime-gpu", path.name, device
@@ -205,10 +205,10 @@ def open_session(path: Path, device: torch.device = CPU) -> Any:
 
 
 def onnxruntime() -> Any:
-    """The module, which is needed only here.
+    """Imports the module, which only ONNX files need.
 
     Raises:
-        ModuleNotFoundError: If it is not installed, with the command that does it.
+        ModuleNotFoundError: If it is not installed; the message names the command that installs it.
     """
     keep_to_itself()
     try:
@@ -221,6 +221,6 @@ def onnxruntime() -> Any:
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; its errors have no common parent."""
+    """onnxruntime's exceptions; they have no common base class."""
     state = onnxruntime().capi.onnxruntime_pybind11_state
     return tuple(getattr(state, name) for name in ERRORS)

@@ -1,7 +1,7 @@
-"""OSNet: a small network whose blocks see several scales at once, with and without instance norms (IBN, AIN).
+"""OSNet: a small network with multi-scale blocks, with and without instance norms (IBN, AIN).
 
 References: Zhou et al. 2019, Omni-Scale Feature Learning for Person Re-Identification; Zhou et al. 2021, Learning
-Generalisable Omni-Scale Representations. Names of tensors are those of torchreid, whose trained files load as they are.
+Generalisable Omni-Scale Representations. Tensors have torchreid's names, so its trained files load unchanged.
 """
 
 from collections import OrderedDict
@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where instance norms stand: nowhere; behind the sums of the first stage (IBN); within some branches (AIN).
+# Position of instance norms: none; after the sums of the first stage (IBN); within some branches (AIN).
 Kind = Literal["plain", "ibn", "ain"]
-AIN = ((True, True), (False, True), (True, False))  # which blocks of the three stages, as found by search
+AIN = ((True, True), (False, True), (True, False))  # blocks with instance norm, by stage, from the paper's search
 
 
 def conv_norm(
     channels: int, out: int, kernel: int = 1, stride: int = 1, *, norm: bool = True, instance: bool = False,
     relu: bool = True,
 ) -> nn.Sequential:  # fmt: skip
-    """Convolution, norm and ReLU; the two last where wanted."""
+    """Convolution, optional norm and optional ReLU."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv"] = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
     if norm:
@@ -32,7 +32,7 @@ def conv_norm(
 
 
 def light_conv(channels: int) -> nn.Sequential:
-    """A 3x3 convolution in two cheap steps: across channels, then within each."""
+    """A 3x3 convolution in two cheap steps: pointwise, then depthwise."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, channels, 1, bias=False),
@@ -44,7 +44,7 @@ def light_conv(channels: int) -> nn.Sequential:
 
 
 class ScaleGate(nn.Module):
-    """Weighs the channels of a stream by what the stream holds; one gate serves the streams of all scales."""
+    """Weights the channels of a stream by its own content; the streams of all scales share one gate."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class ScaleGate(nn.Module):
 
 
 class OmniScaleBlock(nn.Module):
-    """A residual block of four streams, one to four light convolutions deep, which are weighed and added.
+    """A residual block of four streams, one to four light convolutions deep, which are weighted and added.
 
     Args:
         channels: Depth of the incoming map.
-        out: Depth of the map that comes out.
-        kind: Of the network; names of tensors differ too.
+        out: Depth of the outgoing map.
+        kind: Of the network; tensor names differ, too.
         instance: Whether this block has an instance norm.
     """
 
@@ -89,13 +89,13 @@ class OmniScaleBlock(nn.Module):
 
 
 class OSNet(nn.Sequential):
-    """The trunk of OSNet; ``feature_info`` tells timm which children give maps.
+    """The trunk of OSNet; ``feature_info`` lists the children that return maps, as in timm.
 
-    Maps are 1/8, 1/16 and 1/16 of the picture: the last stage has stride 1, as re-ID likes it.
+    Maps are 1/8, 1/16 and 1/16 of the picture: the last stage has stride 1, as usual in re-ID.
 
     Args:
-        width: Factor of the channels, 64, 256, 384 and 512 at 1.
-        kind: Where instance norms stand.
+        width: Channel multiplier; 1 gives 64, 256, 384 and 512 channels.
+        kind: Position of instance norms.
     """
 
     def __init__(self, width: float = 1, kind: Kind = "plain") -> None:

@@ -1,4 +1,4 @@
-"""What re-ID projects changed in a ResNet, on timm's: IBN-a, non-local blocks, and the stems of BoT and fast-reid."""
+"""timm's ResNets with the changes of re-ID projects: IBN-a, non-local blocks, and the stems of BoT and fast-reid."""
 
 import re
 from functools import partial
@@ -8,10 +8,10 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-# BoT's and AGW's ResNets (without IBN) have no ReLU behind the first norm; fast-reid's pool without padding.
+# BoT's and AGW's ResNets (without IBN) have no ReLU after the first norm; fast-reid's pool without padding.
 Stem = Literal["usual", "bot", "fastreid"]
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-NON_LOCAL = {50: (0, 2, 3, 0), 101: (0, 2, 9, 0)}  # the last so many blocks of each stage have one behind them
+NON_LOCAL = {50: (0, 2, 3, 0), 101: (0, 2, 9, 0)}  # number of blocks at the end of each stage that are followed by one
 
 
 class IBN(nn.Module):
@@ -31,9 +31,9 @@ class IBN(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """Adds to each position what similar positions hold, the products of pairs divided by their number.
+    """Adds to each position the features of similar positions; similarities are divided by the number of positions.
 
-    Re-ID projects reduce to one channel (``reduc_ratio // reduc_ratio`` in their code), and so do their files.
+    Re-ID projects, and so their files, reduce to one channel (``reduc_ratio // reduc_ratio`` in their code).
 
     Reference: Wang et al. 2018, Non-local Neural Networks; Ye et al. 2021 (AGW).
     """
@@ -54,7 +54,7 @@ class NonLocal(nn.Module):
 
 
 def reid_resnet(depth: int, *, ibn: bool = False, non_local: bool = False, stem: Stem = "usual") -> ResNet:
-    """timm's ResNet with what re-ID projects changed.
+    """timm's ResNet with the changes of re-ID projects.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -80,7 +80,7 @@ def reid_resnet(depth: int, *, ibn: bool = False, non_local: bool = False, stem:
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Names of tensors as :func:`reid_resnet` has them: files number non-local blocks apart, ``NL_2.0``."""
+    """Renames tensors as in :func:`reid_resnet`: files number non-local blocks separately, ``NL_2.0``."""
     blocks = {(found[1], int(found[2])) for key in state if (found := re.match(r"layer(\d)\.(\d+)\.", key))}
     others = {(found[1], int(found[2])) for key in state if (found := re.match(r"NL_(\d)\.(\d+)\.", key))}
 

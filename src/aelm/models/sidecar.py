@@ -1,14 +1,14 @@
-"""What is told about a model of others in a file beside it, ``<file>.metadata.json`` or ``<file>.json``.
+"""Sidecars: facts about a model of another project in a file beside it, ``<file>.metadata.json`` or ``<file>.json``.
 
-- ``img_size``: height and width; ``preprocess``: ``resize`` (usual), or ``resize_pad``: the picture keeps its shape.
+- ``img_size``: height and width; ``preprocess``: ``resize`` (default), or ``resize_pad``: keeps the aspect ratio.
 - ``mean``, ``std``: three numbers each, of RGB in the unit of ``range``.
-- ``range``: 1 (usual): a colour is a number from 0 to 1. 255: from 0 to 255, and not normalised unless ``mean`` and
-  ``std`` are told too.
-- ``normalised``: ``outside`` (usual), or ``inside``: the network does it, so ``mean`` and ``std`` have no part.
-- ``colour``: the order in which the network takes colours, ``RGB`` (usual) or ``BGR``.
-- ``feature``, ``camera``, ``camera_weight``, ``semantic_weight``: what some layouts of trained files read.
+- ``range``: 1 (default): colours are numbers from 0 to 1. 255: from 0 to 255, and not normalised unless ``mean`` and
+  ``std`` are given, too.
+- ``normalised``: ``outside`` (default), or ``inside``: the network normalises, so ``mean`` and ``std`` are not used.
+- ``colour``: channel order of the network's input, ``RGB`` (default) or ``BGR``.
+- ``feature``, ``camera``, ``camera_weight``, ``semantic_weight``: read by some layouts of trained files.
 
-A file with ``schema_version``, as exporters write it, may hold anything else too.
+A file with ``schema_version``, as exporters write it, may contain other keys.
 """
 
 import difflib
@@ -25,7 +25,7 @@ KEYS = (*PICTURES, "feature", "camera", "camera_weight", "semantic_weight")
 
 
 class Trained(NamedTuple):
-    """A model of others in evaluation mode, how its pictures are prepared, and what was told beside its file."""
+    """A model of another project in evaluation mode, how its pictures are prepared, and the facts in its sidecar."""
 
     network: ReIDNetwork
     facts: Facts
@@ -33,15 +33,15 @@ class Trained(NamedTuple):
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where the facts about an exported model stand: ``model.onnx.metadata.json``."""
+    """Path of an exported model's sidecar: ``model.onnx.metadata.json``."""
     return path.with_name(f"{path.name}.metadata.json")
 
 
 def sidecar(path: Path) -> dict[str, Any]:
-    """The facts beside a model; none where there is no such file.
+    """The facts in a model's sidecar; empty if there is no such file.
 
     Raises:
-        ValueError: If the file there does not hold facts by name, or holds one that nobody reads.
+        ValueError: If the file is not a JSON object, or has an unknown key.
     """
     places = (sidecar_path(path), path.with_name(f"{path.name}.json"))
     beside = next((place for place in places if place.is_file()), None)
@@ -57,15 +57,15 @@ def sidecar(path: Path) -> dict[str, Any]:
     if unknown:
         near = difflib.get_close_matches(unknown[0], KEYS, 1)
         way_out = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(KEYS)}"
-        raise InputError(f"{beside}: `{unknown[0]}` is no key that tells about a model, {way_out}")
+        raise InputError(f"{beside}: unknown key `{unknown[0]}`, {way_out}")
     return told
 
 
 def facts_of(usual: Facts, told: Told, path: Path) -> Facts:
-    """The usual facts, with those told in their place.
+    """The default facts, overridden by those given.
 
     Raises:
-        ValueError: If what is told is no fact.
+        ValueError: If a given fact is invalid.
     """
     top, inside = told.get("range", 1), told.get("normalised", "outside") == "inside"
     plain = usual._replace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) if inside or top == 255 else usual

@@ -1,4 +1,4 @@
-"""Which positions make two pictures similar: the score, split over the maps that were pooled into it."""
+"""Which positions make two pictures similar: the score, decomposed over the feature maps that it was pooled from."""
 
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ class SimilarityMaps(NamedTuple):
 
     Attributes:
         score: ``(B,)`` cosine similarity of the embeddings of each pair.
-        on_a: ``on_a[stage][head]`` is ``(B, H, W)``: how much of the score each position of the first picture brings.
-            All of them together, over stages, heads and positions, add up to ``score``; parts may be negative.
+        on_a: ``on_a[stage][head]`` is ``(B, H, W)``: the contribution of each position of the first picture. Summed
+            over stages, heads and positions they equal ``score``; contributions may be negative.
         on_b: The same score, split over the second picture.
-        first: Number, from 1, of the shallowest stage that embeddings come from.
+        first: Number, from 1, of the shallowest stage that is part of the embedding.
     """
 
     score: Tensor
@@ -33,10 +33,10 @@ class SimilarityMaps(NamedTuple):
 def similarity_maps(network: ReIDNetwork, images_a: Tensor, images_b: Tensor) -> SimilarityMaps:
     """Splits the similarity of pairs of pictures over their positions, exactly.
 
-    An embedding joins parts, one a classifier, each the mean of a map over its positions. The score is bilinear in
-    them, so that position p of the first picture brings ``<map[:, p], part of the second> / (H W)``, up to the factors
-    that make the parts and their join unit vectors. What a position sees is more than its own pixels: the backbone has
-    mixed them. Nothing is erased here, as nothing is in ``embed``.
+    An embedding concatenates one part per classifier, each the mean of a map over its positions. The score is bilinear
+    in the parts, so position p of the first picture contributes ``<map[:, p], part of the second> / (H W)``, up to the
+    factors that scale the parts and the embedding to unit length. The receptive field of a position is larger than its
+    own pixels. Nothing is erased, as in ``embed``.
 
     Args:
         network: In evaluation mode, on the device of the pictures.
@@ -95,7 +95,7 @@ def pooled(maps: Maps) -> Maps:
 
 
 def split(maps: Maps, others: Maps) -> Maps:
-    """What each position of ``maps`` (B, E, H, W) brings to the product with ``others`` (B, E): ``(B, H, W)``."""
+    """Contribution of each position of ``maps`` (B, E, H, W) to the product with ``others`` (B, E): ``(B, H, W)``."""
 
     def products(part: Tensor, other: Tensor) -> Tensor:
         count, positions = max(len(part), len(other)), part.shape[2] * part.shape[3]
@@ -108,9 +108,9 @@ def split(maps: Maps, others: Maps) -> Maps:
 
 
 def merged(maps: Maps) -> Tensor:
-    """The maps of all stages and heads as one, ``(B, H, W)`` at the size of the largest; its sum is theirs.
+    """The sum of the maps of all stages and heads, ``(B, H, W)`` at the size of the largest; the total is unchanged.
 
-    A coarser position's share is dealt out evenly over the finer ones that it covers.
+    The value of a coarse position is spread evenly over the fine positions that it covers.
     """
     parts = [part for stage in maps for part in stage]
     height, width = max(part.shape[1] for part in parts), max(part.shape[2] for part in parts)
@@ -123,7 +123,7 @@ def merged(maps: Maps) -> Tensor:
 
 
 def overlaps(coarse: int, fine: int) -> Tensor:
-    """Which share of each of ``coarse`` equal intervals lies in each of ``fine``: ``(fine, coarse)``, columns sum to 1.
+    """Share of each of ``coarse`` equal intervals within each of ``fine``: ``(fine, coarse)``, columns sum to 1.
 
     >>> overlaps(2, 3)
     tensor([[0.6667, 0.0000],

@@ -1,9 +1,9 @@
-"""Files that other projects trained: which layout they are of, and the model that comes of it.
+"""Files that other projects trained: recognises their layout and builds the model.
 
-To add a layout, write a row (:class:`aelm.models.layouts.Layout`) beside the others (``layouts_cnn``), or in a file of
-its own, and see that it is in ``LAYOUTS``: patterns of keys that tell it from the others, where its tensors go, and a
-function that builds the empty backbone and head from the names and shapes of the tensors. The loader does the rest:
-prefixes, wrappers, facts of a sidecar, shapes, what is missing or left over.
+To add a layout, write a row (:class:`aelm.models.layouts.Layout`) beside the others (``layouts_cnn``), or in its own
+file, and include it in ``LAYOUTS``: patterns of keys that distinguish it from the others, how its tensors are renamed,
+and a function that builds the empty backbone and head from the names and shapes of the tensors. The loader does the
+rest: prefixes, wrappers, sidecar facts, shapes, missing and unused tensors.
 A head is a :class:`aelm.models.layouts.PooledHead`, or a module that takes ``(features, pids=None, *, explain=False)``
 and returns a :class:`aelm.types.HeadOutput`; one with a method ``embedding_maps(features)``, whose spatial mean is the
 embedding, can be explained.
@@ -26,10 +26,10 @@ from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, lmbn.ROW, *layouts_vit.ROWS)  # the first that fits is taken
+LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, lmbn.ROW, *layouts_vit.ROWS)  # the first match is used
 GUIDE = "docs/trained_weights.md lists what can be read"
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
-# Names in detectors: of torchvision and detectron2, of DETR, of YOLO's numbered layers.
+# Tensor names in detectors: torchvision and detectron2, DETR, YOLO's numbered layers.
 DETECTOR = re.compile(r"(rpn|roi_heads|bbox_|.*\b(anchor|box_head|bbox_embed|cv2\.\d\.\d)|model\.\d+\.(conv|cv\d|m)\.)")
 
 
@@ -39,13 +39,13 @@ def load_trained(
     """The model of a file that another project trained, on the CPU.
 
     Args:
-        path: The file; ``<file>.json`` or ``<file>.metadata.json`` beside it may tell ``img_size`` and more.
-        content: What :func:`aelm.models.weights.read_data` read from it.
-        size: Height and width of pictures, where the file and its layout do not say or say wrong.
-        camera: Which camera took the pictures, from 0, for networks with embeddings of cameras.
+        path: The file; a sidecar ``<file>.json`` or ``<file>.metadata.json`` may state ``img_size`` and more.
+        content: Its content from :func:`aelm.models.weights.read_data`.
+        size: Height and width of pictures, if the file and its layout do not state them correctly.
+        camera: Camera that took the pictures, from 0, for networks with camera embeddings.
 
     Raises:
-        ValueError: If the layout is unknown, or tensors are missing or of another shape, or what is told is no fact.
+        ValueError: If the layout is unknown, tensors are missing or have other shapes, or a fact is invalid.
     """
     path = Path(path)
     state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state_in(content, path).items()}
@@ -77,7 +77,7 @@ def spaced(values: Sequence[float]) -> str:
 
 
 def outer(content: Any) -> dict[str, Any]:
-    """The facts that BoxMOT writes beside the tensors."""
+    """The facts that BoxMOT stores beside the tensors in the file."""
     if not isinstance(content, Mapping) or "model_name" not in content:
         return {}
     inner = content.get("model_kwargs")
@@ -89,7 +89,7 @@ def recognised(state: State, path: Path) -> Layout:
     """The layout of a file.
 
     Raises:
-        ValueError: If it is of none, with what it looks like.
+        ValueError: If no layout matches; the message says what the file looks like.
     """
     fits = {layout: [any(re.match(p, key) for key in state) for p in layout.keys] for layout in LAYOUTS}
     for layout, found in fits.items():
@@ -116,7 +116,7 @@ def fill(parts: nn.Module, state: State, layout: Layout, path: Path, colour: str
     """Loads the tensors into the parts, in place.
 
     Raises:
-        ValueError: If one is missing or of another shape, or the file's backbone has more.
+        ValueError: If one is missing or has another shape, or the file's backbone has additional tensors.
     """
     named, left = State(), []
     for key, value in state.items():

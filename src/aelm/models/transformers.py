@@ -1,4 +1,4 @@
-"""Transformers of re-ID projects, on timm's: TransReID's and CLIP-ReID's ViT, SOLIDER's Swin."""
+"""Transformers of re-ID projects, based on timm's: TransReID's and CLIP-ReID's ViT, SOLIDER's Swin."""
 
 import re
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from aelm.models.weights import State
 from aelm.types import InputError
 
-# Of RGB / 255, as these projects train; and a network of one size.
+# Normalisation of RGB / 255 that these projects train with; and a single picture size.
 PREPARED = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "fixed_input_size": True}
 
 
 class OverlappingPatches(PatchEmbed):  # type: ignore[misc]
-    """Patches that lie ``stride`` pixels apart, so that with fewer than ``patch_size`` neighbours overlap."""
+    """Patches ``stride`` pixels apart; they overlap if ``stride`` is below ``patch_size``."""
 
     def __init__(self, *arguments: Any, stride: int = 16, **options: Any) -> None:
         self.step = to_2tuple(stride)
@@ -42,11 +42,11 @@ class ReIDTransformer(VisionTransformer):  # type: ignore[misc]
     Args:
         img_size: Height and width of the pictures.
         stride: Pixels from one patch of 16 x 16 to the next.
-        cameras: How many cameras (times views) have an embedding; 0 for none.
-        camera: Whose embedding is used, counted from 0; None for the mean of all.
-        camera_weight: What the embedding is multiplied by.
-        camera_on: Which tokens it is added to: ``all``, as TransReID, or ``class``, as CLIP-ReID.
-        scale: Of attention's products; None for the usual one.
+        cameras: Number of cameras (times views) with an embedding; 0 for none.
+        camera: Camera whose embedding is used, from 0; None for the mean of all.
+        camera_weight: Factor of the embedding.
+        camera_on: Tokens that it is added to: ``all``, as in TransReID, or ``class``, as in CLIP-ReID.
+        scale: Factor of the attention's dot products; None for timm's default.
         options: Of timm's network.
 
     Reference: He et al. 2021, TransReID: Transformer-based Object Re-Identification.
@@ -85,9 +85,9 @@ class ReIDTransformer(VisionTransformer):  # type: ignore[misc]
 
 
 class ModulatedMerging(PatchMerging):  # type: ignore[misc]
-    """timm's step from one stage to the next, behind which ``x`` becomes ``x * softplus(w) + b``.
+    """timm's patch merging between stages, followed by ``x * softplus(w) + b``.
 
-    w and b are linear in how semantic, rather than how much like the picture, features shall be; both are frozen.
+    w and b are linear in ``semantic_weight``, which shifts features from appearance to semantics; both are frozen.
     """
 
     def __init__(self, dim: int, out_dim: int, semantic_weight: float) -> None:
@@ -108,7 +108,7 @@ class ModulatedMerging(PatchMerging):  # type: ignore[misc]
 
 
 class PaddedBlock(SwinTransformerBlock):  # type: ignore[misc]
-    """timm's block, with the map padded to whole windows before it is shifted, as mmdetection's; timm shifts first."""
+    """timm's block, which pads the map to whole windows before shifting it, as mmdetection does; timm shifts first."""
 
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]  # (B, H, W, C)
@@ -118,11 +118,11 @@ class PaddedBlock(SwinTransformerBlock):  # type: ignore[misc]
 
 
 def solider_swin(img_size: Sequence[int] = (384, 128), semantic_weight: float = 0.2, **options: Any) -> SwinTransformer:
-    """SOLIDER's Swin: windows of 7 x 7 whatever the map's size, and a modulation behind each merging of patches.
+    """SOLIDER's Swin: 7 x 7 windows for every map size, and a modulation after each patch merging.
 
     Args:
         img_size: Height and width of the pictures.
-        semantic_weight: Share of semantics, in [0, 1]; SOLIDER's authors take 0.2 for re-ID.
+        semantic_weight: Share of semantics, in [0, 1]; SOLIDER's authors use 0.2 for re-ID.
         options: Of timm's network.
 
     Reference: Chen et al. 2023, Beyond Appearance: a Semantic Controllable Self-Supervised Learning Framework for
@@ -133,13 +133,13 @@ def solider_swin(img_size: Sequence[int] = (384, 128), semantic_weight: float = 
         if isinstance(stage.downsample, PatchMerging):
             stage.downsample = ModulatedMerging(stage.downsample.dim, stage.downsample.out_dim, semantic_weight)
         for block in stage.blocks:
-            block.__class__ = PaddedBlock  # timm's stage takes no class of blocks
+            block.__class__ = PaddedBlock  # timm's stage has no parameter for the block class
     network.pretrained_cfg = PREPARED
     return network
 
 
 def checkpoint_filter_fn(state: State, model: nn.Module) -> State:
-    """Tensors of SOLIDER's, CLIP's and timm's files under the names, and in the order and size, of ``model``."""
+    """Converts SOLIDER's, CLIP's and timm's tensors to the names, order and sizes of ``model``."""
     if isinstance(model, SwinTransformer):
         if not any(key.startswith("stages.") for key in state):
             converted: State = swin_transformer.checkpoint_filter_fn(state, model)
@@ -152,7 +152,7 @@ def checkpoint_filter_fn(state: State, model: nn.Module) -> State:
     return converted
 
 
-# Pairs for `re.sub`, all of which are applied; mmdetection counts a merging of patches to the stage before it.
+# Pairs for `re.sub`, all of which are applied; in mmdetection patch merging belongs to the stage before it.
 SOLIDER = (
     (r"^patch_embed\.projection", "patch_embed.proj"),
     (r"^norm3\.", "norm."),
@@ -181,7 +181,7 @@ def renamed(key: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def reordered(value: Tensor) -> Tensor:
-    """Weights over four merged patches (..., C x 4), in torch's order of unfolding, in timm's (..., 4 x C)."""
+    """Reorders weights over four merged patches from torch's unfolding order (..., C x 4) to timm's (..., 4 x C)."""
     return value.view(*value.shape[:-1], -1, 4)[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: read as data alone, and put into a backbone by name."""
+"""Weights files: read as data only, and loaded into a backbone by name."""
 
 import errno
 import logging
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model", "net", "network", "model_state_dict")
-# What reading something else as a pickle or as tensors can raise.
+# Exceptions from reading other files as pickles or tensors.
 NOT_DATA = (
     SafetensorError, pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
     OverflowError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-# Plain numbers as numpy writes them: torchreid keeps its best rank-1 that way, under the module's name of then or now.
+# Pickled numpy scalars, under numpy's old and new module names: torchreid stores its best rank-1 as one.
 SCALAR: Any = np.float32(0).__reduce__()[0]
 NUMBERS: list[Any] = [
     np.dtype,
@@ -37,16 +37,16 @@ NUMBERS: list[Any] = [
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "base.", "network.", "encoder.")
 COUNTER = "num_batches_tracked"
 TENSORS = ("a file of torch.save", "a pickle", "a safetensors file", "a tar archive, which must be unpacked")
-# Whoever pickled a module of these made a detector.
+# Modules of pickled detectors.
 DETECTORS = ("ultralytics.", "models.yolo", "models.common", "mmdet.", "yolox.", "detectron2.")
-# What files hold beside a backbone, and nobody misses there.
+# Keys of heads and other parts in files, which a backbone does not need.
 HEADS = re.compile(
     r"(fc|fc_norm|norm|heads?|classifiers?|last_linear|bottleneck|bnneck|global_pool|pixel_(mean|std)|conv_head|bn2)(?![a-z0-9])"
 )
 
 
 class WeightsReport(NamedTuple):
-    """Keys ``matched`` were loaded, ``missing`` keep their random start, ``unused`` stood in the file only."""
+    """Keys: ``matched`` were loaded, ``missing`` keep their random values, ``unused`` are only in the file."""
 
     matched: list[str]
     missing: list[str]
@@ -60,27 +60,27 @@ def load_weights(
     at_least: float = 0.95,
     convert: Callable[[State, nn.Module], State] | None = None,
 ) -> WeightsReport:
-    """Loads what fits, by name, from a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file, as data only.
+    """Loads matching tensors by name from a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file, as data only.
 
-    What stays random is told as a warning, with names and share.
+    A warning names the tensors that stay random, and their share.
 
     Args:
-        network: What to fill, in place.
+        network: Network to load into, in place.
         path: The file.
-        at_least: Share of the network's tensors that the file must hold.
-        convert: The network's own way to read other people's files, as timm's ``checkpoint_filter_fn``; asked where
-            names or shapes differ. It resizes position tables of another picture size.
+        at_least: Minimum share of the network's tensors that the file must contain.
+        convert: The network's converter for other files, like timm's ``checkpoint_filter_fn``; used if names or shapes
+            differ. It also resizes position embeddings for another picture size.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no weights file, holds too little of the network, or a tensor of another shape; or if
-            ``at_least`` is no share.
+        ValueError: If it is not a weights file, contains too little of the network, or a tensor of another shape; or if
+            ``at_least`` is not in (0, 1].
     """
     if not 0 < at_least <= 1:
         raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
-    network = getattr(network, "model", network)  # timm wraps transformers to get their maps
+    network = getattr(network, "model", network)  # timm wraps transformers to extract their maps
     content = read_state(path)
-    told = {flat_key(bare(key)): key for key in content}  # as the file has it, for messages
+    told = {flat_key(bare(key)): key for key in content}  # names in the file, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
     state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
     begin = wrapper_of(list(map(flat_key, own)), set(map(flat_key, state)))
@@ -132,7 +132,7 @@ def load_weights(
 
 
 def read_data(path: str | Path) -> Any:
-    """What a ``.safetensors`` file or one of ``torch.save`` holds, on the CPU; nothing in the file is executed.
+    """Reads a ``.safetensors`` file or one of ``torch.save``, on the CPU; nothing in the file is executed.
 
     Raises:
         ValueError: If it does not load as data.
@@ -159,7 +159,7 @@ def read_data(path: str | Path) -> Any:
 
 
 def loading_error(error: Exception) -> str:
-    """Why a file does not load as data, and the way out, as far as what torch raised tells."""
+    """Why a file does not load as data, and the remedy, as far as torch's exception shows it."""
     told = " ".join(str(error).split())
     pickled = re.search(r"(?:GLOBAL|[Uu]nsupported class|class or function) '?([\w.]+)", told)
     if pickled and pickled[1].startswith(DETECTORS):
@@ -178,7 +178,7 @@ def read_state(path: str | Path) -> State:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no weights file.
+        ValueError: If it is not a weights file.
     """
     path = Path(path)
     if not path.is_file():
@@ -187,7 +187,7 @@ def read_state(path: str | Path) -> State:
 
 
 def state_in(content: Any, path: str | Path) -> State:
-    """The tensors in what :func:`read_data` read, out of their wrappers; ``path`` is for errors alone.
+    """The tensors in the output of :func:`read_data`, without wrappers; ``path`` is for error messages only.
 
     Raises:
         ValueError: If there are none.
@@ -213,12 +213,12 @@ def state_in(content: Any, path: str | Path) -> State:
 
 
 def holds_tensors(content: Any) -> bool:
-    """Whether it holds tensors by name."""
+    """Whether it is a mapping with tensors by name."""
     return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
 
 
 def wrapper_of(own: Collection[str], held: Collection[str]) -> str:
-    """What a wrapper wrote before each key: the beginning under which most of the network's keys are in the file.
+    """The prefix that a wrapper added to each key: the one that matches most of the network's keys.
 
     >>> wrapper_of(["conv1", "layer1_conv1"], ["student_conv1", "student_layer1_conv1", "head"])
     'student_'
@@ -240,7 +240,7 @@ def flat_key(key: str) -> str:
     return key.replace(".", "_")
 
 
-# EfficientNets of lukemelas and MobileNetV2s of torchvision number their blocks through; timm counts them by stages.
+# lukemelas' EfficientNets and torchvision's MobileNetV2 number blocks consecutively; timm numbers them by stage.
 STEMS = {
     **{"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"},
     **{"features.0.0": "conv_stem", "features.0.1": "bn1", "features.18.0": "conv_head", "features.18.1": "bn2"},
@@ -249,9 +249,9 @@ BLOCK = re.compile(r"(_blocks\.\d+|features\.\d+\.conv|blocks\.\d+\.\d+)\.([\w.]
 
 
 def staged(state: State, own: Mapping[str, Any]) -> State:
-    """Tensors of lukemelas' and torchvision's mobile networks under timm's names; any others as they are.
+    """Tensors of lukemelas' and torchvision's mobile networks under timm's names; others unchanged.
 
-    Blocks, and the layers of a block, come in the same order in both.
+    Blocks, and the layers of a block, have the same order in both.
 
     Args:
         state: The file's.
@@ -269,7 +269,7 @@ def staged(state: State, own: Mapping[str, Any]) -> State:
 
 
 def layers_of_blocks(keys: Iterable[str]) -> dict[str, list[str]]:
-    """The layers that each block of a mobile network has, in order.
+    """The layers of each block of a mobile network, in order.
 
     >>> layers_of_blocks(["_blocks.0._bn1.weight", "_blocks.0._bn1.bias", "_blocks.1._bn0.bias", "_fc.bias"])
     {'_blocks.0': ['_bn1'], '_blocks.1': ['_bn0']}

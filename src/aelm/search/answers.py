@@ -20,7 +20,7 @@ from aelm.search.page import Heat, pair_heat, read_pictures
 from aelm.types import InputError
 
 SUFFIXES = (".html", ".png", ".json")
-NO_HEAT = "There is no heat map: a picture is gone, or the model keeps its feature maps to itself."
+NO_HEAT = "There is no heat map: a picture is missing, or the model has no feature maps."
 
 
 class Answer(NamedTuple):

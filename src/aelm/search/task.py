@@ -157,8 +157,8 @@ def search_each(
 def no_match(config: DictConfig) -> str:
     """Text for a query without results."""
     if config.min_score is None:
-        return "The gallery holds no picture that the filters let through."
-    return f"No picture that the filters let through scores {config.min_score:g} or more."
+        return "No picture of the gallery passes the filters."
+    return f"No picture that passes the filters scores {config.min_score:g} or more."
 
 
 def write(

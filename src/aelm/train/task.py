@@ -225,8 +225,8 @@ def finish_run(
         unreadable.write_list(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(facts, Path(config.run_dir) / "run.json")
-        told = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "nor validated"
-        print(metrics.scores_table(module.results) if module.results else f"nothing was tested; {told}")
+        told = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "not validated"
+        print(metrics.scores_table(module.results) if module.results else f"not tested; {told}")
         if config.figures:
             tests = metrics.tests_of(module, data)
             paths = ranked_pictures.draw_pictures(Path(config.run_dir), module, data, tests, history.values)

@@ -1,7 +1,7 @@
-"""Synthetic pedestrians: people that are drawn, not downloaded, and that know the truth about themselves.
+"""Synthetic pedestrians: rendered people with ground-truth masks, without any download.
 
-``synthetic`` writes a benchmark in Market-1501's layout, ``truth`` reads the masks beside its pictures, ``shoot``
-takes a single picture, ``occlude`` covers a part of any picture.
+``synthetic`` writes a benchmark in Market-1501's layout, ``truth`` reads the masks of its pictures, ``shoot`` draws a
+single picture, ``occlude`` covers a part of any picture.
 """
 
 from aelm.data.synthetic.generate import synthetic

@@ -1,4 +1,4 @@
-"""What people carry: backpacks, shoulder bags, bags in the hand, scarves."""
+"""Carried things: backpacks, shoulder bags, handbags, scarves."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from aelm.data.synthetic.head import darker
 from aelm.data.synthetic.paint import Bytes, Cloth, Floats
 from aelm.data.synthetic.people import BodyPart, Person
 
-BACKPACK = np.array([0.0, -0.06, -0.12], np.float32)  # from the neck
+BACKPACK = np.array([0.0, -0.06, -0.12], np.float32)  # relative to the neck
 MESSENGER = np.array([0.11, -0.4, 0.0], np.float32)
 
 
 def bag_depth(brush: Brush, bones: Skeleton, person: Person) -> float:
-    """How much nearer to the camera than the trunk the bag is."""
+    """Depth of the bag relative to the trunk; positive is nearer to the camera."""
     if person.bag == "backpack":
         return brush.view.depth(BACKPACK)
     if person.bag == "tote":
@@ -22,7 +22,7 @@ def bag_depth(brush: Brush, bones: Skeleton, person: Person) -> float:
 
 
 def _stitched(along: Floats, angle: Floats) -> Bytes:
-    """A zip across, and the edges of a pocket below it."""
+    """Texture of a horizontal zip, and the edges of a pocket below it."""
     pocket = (along > 0.55) & (np.abs(np.abs(angle) - 0.75) < 0.07)
     return np.asarray((np.abs(along - 0.5) < 0.03) | pocket, np.uint8)
 

@@ -1,6 +1,6 @@
-"""The skeleton: joints of a walking person in space, and how a camera sees them.
+"""The skeleton: joints of a walking person in space, and their projection to a camera.
 
-Space is measured in body heights of an average person: x to the person's left, y up, z to where the person walks.
+The unit of space is the height of an average person: x to the person's left, y up, z in walking direction.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ class Pose(NamedTuple):
     """One moment of a walk; angles in radians.
 
     Attributes:
-        phase: Where in the cycle of two steps.
+        phase: Phase in the cycle of two steps.
         stride: Amplitude of the hips; 0 stands still.
         swing: Amplitude of the arms.
-        elbow: How far the forearms are bent forwards.
-        lean: How far the trunk leans forwards.
-        turn: Where the head looks, relative to the trunk; positive is the person's left.
+        elbow: Forward bend of the forearms.
+        lean: Forward lean of the trunk.
+        turn: Direction of the head relative to the trunk; positive is the person's left.
     """
 
     phase: float
@@ -40,8 +40,8 @@ class View(NamedTuple):
 
     Attributes:
         yaw: 0 faces the camera, pi shows the back; positive turns towards the right edge of the picture.
-        pitch: How far the camera looks down.
-        scale: Canvas pixels for one body height.
+        pitch: Downward angle of the camera.
+        scale: Canvas pixels per body height.
         foot: Canvas position of the point on the ground between the feet.
     """
 
@@ -58,7 +58,7 @@ class View(NamedTuple):
         return np.array([self.foot[0] + self.scale * right, self.foot[1] + self.scale * down], np.float32)
 
     def depth(self, point: Floats) -> float:
-        """How much nearer to the camera than the body's axis a point is."""
+        """Depth of a point relative to the body's axis; positive is nearer to the camera."""
         return float(point[2] * np.cos(self.yaw) - point[0] * np.sin(self.yaw))
 
     def girth(self, side: float, front: float) -> float:
@@ -93,7 +93,7 @@ def _swing(length: float, forward: float, outward: float = 0.0) -> Floats:
 def _leg(side: int, pose: Pose) -> Limb:
     phase = pose.phase + (0.0 if side > 0 else np.pi)
     forward = pose.stride * np.sin(phase)
-    bend = 0.08 + 1.1 * pose.stride * max(np.cos(phase + 0.3), 0.0)  # the leg that swings forwards is bent
+    bend = 0.08 + 1.1 * pose.stride * max(np.cos(phase + 0.3), 0.0)  # the leg is bent while it swings forwards
     root = np.array([side * 0.05, HIP, 0.0], np.float32)
     knee = root + _swing(THIGH, forward + 0.04, 0.01 * side)
     ankle = knee + _swing(SHIN, forward + 0.04 - bend)
@@ -103,7 +103,7 @@ def _leg(side: int, pose: Pose) -> Limb:
 
 
 def _arm(side: int, person: Person, pose: Pose) -> Limb:
-    phase = pose.phase + (np.pi if side > 0 else 0.0)  # against the leg of the same side
+    phase = pose.phase + (np.pi if side > 0 else 0.0)  # opposite to the leg of the same side
     forward = pose.swing * np.sin(phase)
     outward = side * (0.15 + 0.12 * max(person.girth - 1.0, 0.0))
     root = np.array([side * 0.095 * person.shoulders, SHOULDER, 0.0], np.float32)

@@ -1,4 +1,4 @@
-"""A brush that knows canvas, camera and light, so that a piece of clothing only has to say where it goes."""
+"""A brush that combines canvas, camera and light, so that clothing code only needs positions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,14 +12,14 @@ ROUND, CUT_END, CUT = (True, True), (True, False), (False, False)
 
 
 class Brush(NamedTuple):
-    """What every piece is drawn with."""
+    """Canvas, camera view and light for drawing."""
 
     layer: Layer
     view: View
     light: Light
 
     def at(self, point: Floats, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Floats:
-        """Canvas position of a point in space, moved by some body heights."""
+        """Canvas position of a point in space, shifted by ``x``, ``y`` and ``z`` body heights."""
         return self.view.project(point + np.array([x, y, z], np.float32))
 
     def tube(
@@ -35,7 +35,7 @@ class Brush(NamedTuple):
         tube(self.layer, start, end, radii, cloth, self.light, part, ends)
 
     def shade(self, start: Floats, end: Floats, radii: Sequence[float]) -> None:
-        """Darkens what lies beside a tube that is about to be drawn, away from the light, with a soft edge."""
+        """Draws the soft shadow beside a tube that is drawn next, on the side away from the light."""
         away = np.array([-0.022 * self.light.x, -0.024 * self.light.y], np.float32) * np.float32(self.view.scale)
         for spread in (1.25, 1.0):
             wide = np.asarray(radii, np.float32) * np.float32(spread)

@@ -1,4 +1,4 @@
-"""Cameras: where they look from, in which light, and what their lens and sensor do to a picture."""
+"""Cameras: viewpoint, light, and the effects of lens and sensor."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ from aelm.types import InputError
 
 
 class Camera(NamedTuple):
-    """What all pictures of one camera share.
+    """Properties common to all pictures of a camera.
 
     Attributes:
-        number: Counts from 1.
-        seed: Of the world that it belongs to.
-        yaw: The side from which people are mostly seen; 0 is their front.
-        yaw_spread: How much that varies, in radians.
-        pitch: How far it looks down, in radians.
-        light: Where the light comes from.
+        number: From 1.
+        seed: Of the camera's world.
+        yaw: Usual viewing side; 0 is the front of people.
+        yaw_spread: Variation of the yaw, in radians.
+        pitch: Downward angle, in radians.
+        light: Direction of the light.
         gain: Of red, green and blue.
         gamma: Above 1 darkens the middle tones.
-        haze: Share of grey veil, 0..1.
-        blur: Standard deviation of the lens blur, in heights of a picture.
-        detail: Share of the resolution that survives.
+        haze: Share of grey haze, 0..1.
+        blur: Standard deviation of the lens blur, in picture heights.
+        detail: Share of the resolution that is kept.
         noise: Standard deviation of the sensor, in grey levels.
     """
 
@@ -44,7 +44,7 @@ class Camera(NamedTuple):
 
 
 def camera(seed: int, number: int) -> Camera:
-    """The camera of this number; neighbours differ strongly in exposure and tint.
+    """The camera with this number; consecutive cameras differ strongly in exposure and tint.
 
     >>> camera(0, 1) == camera(0, 1), camera(0, 1).gain == camera(0, 2).gain
     (True, False)
@@ -54,11 +54,11 @@ def camera(seed: int, number: int) -> Camera:
     world = stream(CAMERAS, seed, 0, 0)
     start_tint, start_side = world.random(), world.random()
     draw = stream(CAMERAS, seed, number, 0)
-    # Steps of the golden ratio spread tints and sides evenly, whatever the number of cameras.
+    # Golden-ratio steps spread tints and sides evenly for any number of cameras.
     tint = 2 * np.pi * (start_tint + 0.618034 * number)
     exposure = (0.72, 1.05, 0.86, 1.18, 0.78, 0.96)[number % 6] * between(draw, 0.95, 1.05)
     strength = between(draw, 0.09, 0.19)
-    # Daylight and lamps differ along warm and cold more than along green and magenta.
+    # Light sources vary more between warm and cold than between green and magenta.
     red = exposure * (1 + strength * np.cos(tint))
     green = exposure * (1 + 0.4 * strength * np.cos(tint + 2.3))
     blue = exposure * (1 + strength * np.cos(tint + 3.7))
@@ -81,7 +81,7 @@ def camera(seed: int, number: int) -> Camera:
 
 
 def backdrop(eye: Camera, generator: np.random.Generator, height: int) -> Floats:
-    """One window of the camera's place: ``(height, height / 2, 3)``, 0..255."""
+    """A random crop of the camera's background: ``(height, height / 2, 3)``, 0..255."""
     zoom = between(generator, 0.82, 1.0)
     tall = int(SCENE_HEIGHT * zoom)
     wide = tall // 2
@@ -96,7 +96,7 @@ def backdrop(eye: Camera, generator: np.random.Generator, height: int) -> Floats
 
 
 def shadow(eye: Camera, feet: tuple[float, float], reach: float, height: int) -> Floats:
-    """How bright the ground stays around the feet: ``(height, height / 2, 1)``; lengths in heights of the picture."""
+    """Brightness factor of the ground around the feet: ``(height, height / 2, 1)``; lengths in picture heights."""
     rows, columns = np.mgrid[0:height, 0 : height // 2].astype(np.float32)
     x, y = columns / height - feet[0], rows / height - feet[1]
     flat = max(float(np.sin(eye.pitch)), 0.2)
@@ -108,12 +108,12 @@ def shadow(eye: Camera, feet: tuple[float, float], reach: float, height: int) ->
 
 
 def expose(eye: Camera, picture: Floats, generator: np.random.Generator) -> Bytes:
-    """Turns a scene into what the camera stores: blur, lost detail, light and tint, veil and noise.
+    """Converts a scene to the camera's picture: blur, lower resolution, exposure and tint, haze and noise.
 
     Args:
         eye: The camera.
         picture: ``(h, w, 3)``, 0..255.
-        generator: The weather of this shot.
+        generator: Random variation of this shot.
     """
     height, width = picture.shape[:2]
     picture = cv2.GaussianBlur(picture, (0, 0), max(eye.blur * height * between(generator, 0.7, 1.3), 0.2))

@@ -1,4 +1,4 @@
-"""A whole pedestrian: pieces hung on the skeleton, and drawn from far to near."""
+"""A whole pedestrian: body parts and clothes on the skeleton, drawn from far to near."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from aelm.data.synthetic.lower import draw_legs
 from aelm.data.synthetic.paint import Cloth, Layer, Light
 from aelm.data.synthetic.people import BodyPart, Person
 
-# Half widths of the trunk at some heights: (height, to the side, to the front).
+# Half widths of the trunk by height: (height, sideways, front).
 TRUNK = np.array(
     [
         (0.86, 0.030, 0.034),
@@ -31,7 +31,7 @@ TRUNK = np.array(
 )
 COLLAR = 0.86
 HEMS = {"tee": 0.475, "shirt": 0.465, "sweater": 0.485, "hoodie": 0.475, "jacket": 0.46, "coat": 0.33}
-# How far the upper garment stands off: factor for the trunk, body heights for the sleeves.
+# Looseness of upper garments: a factor for the trunk, body heights for the sleeves.
 LOOSE = {"tee": 1.0, "shirt": 1.02, "sweater": 1.05, "hoodie": 1.1, "jacket": 1.12, "coat": 1.12}
 SLEEVES = {"tee": 0.0, "shirt": 0.004, "sweater": 0.007, "hoodie": 0.011, "jacket": 0.011, "coat": 0.011}
 
@@ -40,11 +40,11 @@ def draw_person(layer: Layer, person: Person, pose: Pose, view: View, light: Lig
     """Draws a pedestrian into a layer.
 
     Args:
-        layer: Drawn over; keeps what it showed elsewhere.
-        person: Who.
-        pose: In which moment of the walk.
-        view: Where on the canvas, how large, from which side.
-        light: From where.
+        layer: The layer to draw into, in place.
+        person: Attributes of the person.
+        pose: Moment of the walk.
+        view: Position on the canvas, size and viewing side.
+        light: Direction of the light.
     """
     bones = skeleton(person, pose)
     brush = Brush(layer, view, light)
@@ -56,7 +56,7 @@ def draw_person(layer: Layer, person: Person, pose: Pose, view: View, light: Lig
         (-0.07 * float(np.cos(skull.yaw)), partial(draw_hair_drop, layer, skull, person)),
         (bag_depth(brush, bones, person), partial(draw_bag, brush, bones, person)),
     ]
-    # Seen from the front, arms swing before the trunk.
+    # In frontal views, arms swing in front of the trunk.
     before = 0.05 if np.cos(view.yaw) > 0.2 else 0.0
     for side, arm in zip((1, -1), bones.arms, strict=True):
         depth = view.depth(arm.end) * 0.6 + view.depth(arm.root) + before
@@ -87,7 +87,7 @@ def _trunk(brush: Brush, bones: Skeleton, person: Person, cloth: Palette) -> Non
     heights = np.linspace(COLLAR, hem, 24)
     side = np.interp(-heights, -TRUNK[:, 0], TRUNK[:, 1]) * LOOSE[person.garment] * person.shoulders
     front = np.interp(-heights, -TRUNK[:, 0], TRUNK[:, 2]) * LOOSE[person.garment]
-    # Girth acts on the belly, hardly on the shoulders.
+    # Girth affects the belly, but hardly the shoulders.
     girth = 1.0 + (person.girth - 1.0) * np.clip((0.85 - heights) / 0.2, 0.2, 1.0)
     radii = [view.girth(a, b) for a, b in zip(side * girth, front * girth, strict=True)]
     top = view.project(bones.neck + (COLLAR - NECK) / (NECK - HIP) * (bones.neck - bones.pelvis))

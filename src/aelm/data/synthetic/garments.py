@@ -1,6 +1,6 @@
-"""Cloth: what is printed, sewn and worn on a garment, as textures over the surface of a tube.
+"""Garments: prints, seams and straps as textures on the surface of a tube.
 
-A texture answers, for a position along the tube and an angle around it, which colour of a palette is seen there.
+A texture maps a position along the tube and an angle around it to a palette index.
 Angles are relative to the person's front: 0 the chest, pi/2 the left side, pi the back.
 """
 
@@ -10,7 +10,7 @@ from aelm.data.synthetic.head import darker
 from aelm.data.synthetic.paint import Bytes, Floats, Texture
 from aelm.data.synthetic.people import Colour, Person
 
-# Places in the palette of the trunk.
+# Indices in the palette of the trunk.
 MAIN, SECOND, LOGO, INNER, BAG, SEAM = range(6)
 Palette = tuple[Colour, ...]
 
@@ -22,10 +22,10 @@ def palette(person: Person) -> Palette:
 
 
 def pattern(kind: str, down: Floats, around: Floats) -> Bytes:
-    """Where the second colour of a garment shows.
+    """Positions where a garment has its second colour.
 
     Args:
-        kind: One of ``people.PATTERNS``, or ``blobs``, ``halves`` and ``broad`` of the varied people.
+        kind: One of ``people.PATTERNS``, or ``blobs``, ``halves`` and ``broad`` from ``varied``.
         down: Distance from the top, in body heights.
         around: Angle in radians.
     """
@@ -55,7 +55,7 @@ def pattern(kind: str, down: Floats, around: Floats) -> Bytes:
 
 
 def logo(kind: str, down: Floats, around: Floats) -> Bytes:
-    """Where a print on the chest shows; the same coordinates as ``pattern``."""
+    """Positions of a print on the chest; the same coordinates as ``pattern``."""
     x, y = around * 0.1, down - 0.135
     if kind == "disc":
         shown = np.hypot(x, y) < 0.04
@@ -73,11 +73,11 @@ def logo(kind: str, down: Floats, around: Floats) -> Bytes:
 
 
 def trunk_texture(person: Person, yaw: float, length: float) -> Texture:
-    """The upper garment with its print, seams, opening and the straps that lie on it.
+    """The upper garment with its print, seams, opening and the straps of a bag.
 
     Args:
-        person: Who wears it.
-        yaw: Where the chest faces, as in ``body.View``.
+        person: Attributes of the person.
+        yaw: Direction of the chest, as in ``body.View``.
         length: From the neck to the hem, in body heights.
     """
 
@@ -111,12 +111,12 @@ def trunk_texture(person: Person, yaw: float, length: float) -> Texture:
 
 
 def sleeve_texture(person: Person, length: float, worn: float) -> Texture:
-    """A sleeve: the garment's pattern where it goes on, and the cuff.
+    """A part of a sleeve: the continued pattern of the garment, and the cuff.
 
     Args:
-        person: Who wears it.
-        length: Of this piece, in body heights.
-        worn: Where this piece begins, in body heights below the shoulder.
+        person: Attributes of the person.
+        length: Of this part, in body heights.
+        worn: Start of this part, in body heights below the shoulder.
     """
     kind = person.pattern if person.pattern in ("hoops", "pinstripes", "check", "dots", "blobs", "broad") else "plain"
 
@@ -134,7 +134,7 @@ def sleeve_texture(person: Person, length: float, worn: float) -> Texture:
 
 
 def leg_texture(yaw: float, side: int) -> Texture:
-    """Trousers with a stripe down the outer seam: palette of cloth and stripe."""
+    """Trousers with a stripe along the outer seam; the palette is cloth and stripe."""
 
     def texture(along: Floats, angle: Floats) -> Bytes:
         around = np.mod(angle - np.float32(yaw + side * np.pi / 2 - np.pi), np.float32(2 * np.pi)) - np.float32(np.pi)

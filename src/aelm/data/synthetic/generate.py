@@ -1,4 +1,4 @@
-"""Writes the set once, whole or not at all, and reads it back as a benchmark."""
+"""Draws the data set once, atomically, and reads it as a benchmark."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from aelm.types import InputError, RunError
 if TYPE_CHECKING:
     from aelm.types import Benchmark
 
-VERSION = 1  # of the drawing: counts up whenever a pixel of the set changes
+VERSION = 1  # of the drawing: incremented whenever a pixel of the set changes
 MARKER = "complete.json"
-ENOUGH_FOR_WORKERS = 400  # pictures; fewer are drawn faster than processes start
+ENOUGH_FOR_WORKERS = 400  # pictures; for fewer, starting processes takes longer than drawing
 
 
 def synthetic(
@@ -36,23 +36,23 @@ def synthetic(
     workers: int | None = None,
     progress: bool = True,
 ) -> "Benchmark":
-    """Draws the synthetic pedestrians below ``root`` unless they are there, and lists them.
+    """Draws the synthetic pedestrians below ``root`` unless they exist, and lists them.
 
-    The folder is laid out as Market-1501 is, with the further queries ``query_occluded`` and the truth in ``masks``.
-    It appears whole: an interrupted run leaves nothing that is taken for the set, and of two processes that draw at
-    once one waits for the other.
+    The folder has Market-1501's layout, with additional queries ``query_occluded`` and ground truth in ``masks``.
+    It is written atomically: an interrupted run leaves nothing that is mistaken for the set, and if two processes draw
+    the same set, one waits for the other.
 
     Args:
         root: Folder of the data sets.
         size: ``tiny`` (tests), ``small`` (quickstart), ``evidence`` (comparisons on a CPU) or ``standard``.
-        seed: Of the world: other people, other cameras.
-        height: Of the pictures in pixels; they are half as wide.
-        train_occluded: Share of the training pictures with something in front; evaluation uses other things.
-        workers: Processes that draw; 0 draws in this one, None takes one for each processor, up to eight.
-        progress: Show a progress bar.
+        seed: Of the world: selects people and cameras.
+        height: Of the pictures in pixels; the width is half the height.
+        train_occluded: Share of occluded training pictures; evaluation uses other kinds of occluders.
+        workers: Processes that draw; 0 draws in this process, None uses one per processor, up to eight.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If a parameter is out of its range.
+        ValueError: If a parameter is out of range.
         OSError: If ``root`` cannot be written.
     """
     if size not in SIZES:
@@ -75,14 +75,14 @@ def synthetic(
                 f"cannot write the synthetic pictures to {order.target}: {error}; "
                 "free some space there, or name another folder (`data_dir=...` or $AELM_DATA)"
             ) from error
-    # Imported late: the workers import this package too, and draw without torch, which takes seconds to load.
+    # Imported here: worker processes import this package too, and do not need torch, which takes seconds to load.
     from aelm.data.benchmarks import market_layout
 
     return market_layout(Path(order.target), "synthetic")
 
 
 def is_complete(order: Order) -> bool:
-    """Whether the set lies there whole: the marker, and as many files in every folder as planned."""
+    """Whether the set is complete: it has the marker, and the planned number of files in every folder."""
     target = Path(order.target)
     if not (target / MARKER).is_file():
         return False
@@ -102,7 +102,7 @@ def _generate(order: Order, workers: int | None, progress: bool) -> None:
                 shutil.rmtree(left, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
         try:
-            partial.chmod(0o755)  # temporary folders are private, data sets are shared
+            partial.chmod(0o755)  # temporary folders are private, but data sets are shared
             _draw(order._replace(target=str(partial)), workers, progress)
             facts = {**order._asdict(), "version": VERSION, "pictures": len(order.tasks())}
             del facts["target"]
@@ -113,7 +113,7 @@ def _generate(order: Order, workers: int | None, progress: bool) -> None:
 
 
 def _publish(partial: Path, order: Order) -> None:
-    """Gives the finished folder its name; what lay there incomplete goes, what another process finished stays."""
+    """Renames the finished folder; replaces an incomplete one, but keeps a complete one of another process."""
     target = Path(order.target)
     if target.exists() and not is_complete(order):
         broken = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
@@ -144,7 +144,7 @@ def _draw(order: Order, workers: int | None, progress: bool) -> None:
 
 
 def _share(order: Order, workers: int) -> Iterator[int]:
-    """Starts the worker program several times; yields how many pictures were written since the last time."""
+    """Starts the worker processes; yields the number of pictures written since the last yield."""
     ours, theirs = os.pipe()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     processes = []

@@ -1,4 +1,4 @@
-"""The head: an ellipsoid whose every pixel knows where on the skull it lies; face, hair and hat turn with it."""
+"""The head: an ellipsoid with skull coordinates for every pixel, so that face, hair and hat turn with it."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from aelm.data.synthetic.paint import AMBIENT, DIFFUSE, Bytes, Cloth, Floats, La
 from aelm.data.synthetic.people import BodyPart, Colour, Person
 
 WIDTH, TALL, DEEP = 0.061, 0.081, 0.068  # half axes of the skull
-# Haircut: how far it stands off, how low it reaches at the nape and at the temples (1 is the crown, -1 the chin).
+# Haircuts: thickness, lower end at the nape and at the temples (1 is the crown, -1 the chin).
 CUTS: dict[str, tuple[float, float, float]] = {
     "bald": (1.0, 2.0, 2.0),
     "short": (1.07, -0.35, 0.2),
@@ -23,7 +23,7 @@ CUTS: dict[str, tuple[float, float, float]] = {
 
 
 class Skull(NamedTuple):
-    """The skull as the camera sees it: canvas position, half axes on the canvas, where it faces, and the light."""
+    """The projected skull: canvas position, half axes on the canvas, direction, and the light."""
 
     centre: Floats
     half: tuple[float, float]
@@ -32,7 +32,7 @@ class Skull(NamedTuple):
     light: Light
 
     def at(self, left: float, up: float, front: float) -> Floats:
-        """Canvas position of a point given in units of the skull's half axes."""
+        """Canvas position of a point in units of the skull's half axes."""
         right = left * np.cos(self.yaw) + front * np.sin(self.yaw)
         out = front * np.cos(self.yaw) - left * np.sin(self.yaw)
         down = out * np.sin(self.pitch) - up * np.cos(self.pitch)
@@ -82,7 +82,7 @@ def globe(layer: Layer, skull: Skull, centre: Floats, size: tuple[float, float])
 
 
 def face_index(left: Floats, up: Floats, front: Floats, person: Person) -> Bytes:
-    """Into the face palette: 0 skin, 1 eye, 2 eyeball, 3 brow or beard, 4 lip, 5 cheek, 6 glasses, 7 under the nose."""
+    """Palette indices of the face: 0 skin, 1 eye, 2 eyeball, 3 brow/beard, 4 lip, 5 cheek, 6 glasses, 7 below nose."""
     index = np.zeros(left.shape, np.uint8)
     ahead = front > 0
     side = np.abs(left)
@@ -103,7 +103,7 @@ def face_index(left: Floats, up: Floats, front: Floats, person: Person) -> Bytes
 
 
 def hair_mask(left: Floats, up: Floats, front: Floats, haircut: str) -> NDArray[np.bool_]:
-    """Where hair grows: above a rim that runs from the forehead over the temples to the nape."""
+    """Positions of hair: above a line from the forehead over the temples to the nape."""
     _, nape, temple = CUTS[haircut]
     forehead = 0.62 - 0.1 * np.abs(left)
     ahead = np.clip(front, 0.0, 1.0)
@@ -150,7 +150,7 @@ def _nose(layer: Layer, skull: Skull, person: Person) -> None:
 
 def _ears(layer: Layer, skull: Skull, person: Person) -> None:
     for side in (1.0, -1.0):
-        if side * np.sin(skull.yaw) < 0.4:  # else it lies behind the head
+        if side * np.sin(skull.yaw) < 0.4:  # else it is behind the head
             top, lobe = skull.at(side, 0.12, -0.08), skull.at(side * 0.96, -0.16, -0.04)
             cloth = Cloth((darker(person.skin, 0.92),), creases=0)
             tube(layer, top, lobe, [skull.half[0] * 0.16, skull.half[0] * 0.1], cloth, skull.light, BodyPart.HEAD)
@@ -171,7 +171,7 @@ def _hair(layer: Layer, skull: Skull, person: Person) -> None:
 
 
 def draw_hair_drop(layer: Layer, skull: Skull, person: Person) -> None:
-    """Draws what hangs from the back of the head: long hair, a ponytail, a bun."""
+    """Draws hair at the back of the head: long hair, a ponytail or a bun."""
     cloth = Cloth((darker(person.hair, 0.9),), creases=1.6)
     width = skull.half[0]
     if person.haircut == "long":

@@ -9,14 +9,14 @@ from aelm.data.synthetic.head import darker
 from aelm.data.synthetic.paint import Cloth, Floats
 from aelm.data.synthetic.people import BodyPart, Person
 
-# Radii of hip, knee and ankle by legwear, in body heights; skin where nothing else is said.
+# Radii of hip, knee and ankle by legwear, in body heights; others use the radii of bare legs.
 WIDTHS = {"wide": (0.074, 0.062, 0.058), "slim": (0.068, 0.046, 0.034)}
 BARE = (0.06, 0.04, 0.025)
 STRIPE = (214, 210, 202)
 
 
 def draw_legs(brush: Brush, bones: Skeleton, person: Person) -> None:
-    """Draws both legs, the farther one first, and the skirt over them."""
+    """Draws both legs, the farther one first, and then the skirt."""
     sides = zip((1, -1), bones.legs, strict=True)
     for side, leg in sorted(sides, key=lambda item: brush.view.depth(item[1].end)):
         _leg(brush, leg, side, person)
@@ -59,7 +59,7 @@ def _shoe(brush: Brush, ankle: Floats, toes: Floats, person: Person) -> None:
 def _skirt(brush: Brush, bones: Skeleton, person: Person) -> None:
     length, flare = (0.24, 1.32) if person.legwear == "skirt" else (0.4, 1.45)
     view, thick = brush.view, person.girth
-    # The hem is as wide as the step.
+    # The hem is as wide as the current step.
     middle = float(view.project(bones.pelvis)[0])
     step = max(abs(float(view.project(leg.middle)[0]) - middle) for leg in bones.legs)
     hem = max(view.girth(0.1 * thick * flare, 0.09 * thick * flare), step + view.scale * 0.045)

@@ -1,4 +1,4 @@
-"""Things that stand in front of people, each drawn as large as the canvas; ``occluders`` moves and cuts them."""
+"""Occluding objects, each drawn at canvas size; ``occluders`` moves and crops them."""
 
 import cv2
 import numpy as np
@@ -10,11 +10,11 @@ from aelm.data.synthetic.paint import Bytes, Cloth, Floats, Layer, Light, tube
 from aelm.data.synthetic.people import Colour, between, person, pick
 from aelm.data.synthetic.scenes import Rng, clouds
 
-STRANGERS = 1_000_000  # identities from here on are nobody's: they only stand in front
+STRANGERS = 1_000_000  # identities from here on are only used as occluders
 
 
 def _fill(layer: Layer, top: np.ndarray, colour: np.ndarray) -> None:
-    """Shows ``colour`` ``(h, w, 3)`` below the row ``top`` ``(w,)`` of every column."""
+    """Draws ``colour`` ``(h, w, 3)`` below the row ``top`` ``(w,)`` of every column."""
     solid = np.arange(layer.part.shape[0])[:, None] >= top[None, :]
     layer.colour[:] = np.clip(colour, 0, 255).astype(np.uint8) * solid[:, :, None].astype(np.uint8)
     layer.part[:] = solid
@@ -151,13 +151,13 @@ def crates(layer: Layer, generator: Rng, light: Light) -> None:
 
 
 def stranger(layer: Layer, generator: Rng, light: Light, size: float = 1.2) -> None:
-    """Somebody else, nearer to the camera: ``size`` canvases tall, the head in the picture."""
+    """Another person, nearer to the camera, ``size`` canvases tall."""
     height, width = layer.part.shape
     somebody = person(int(generator.random() * 2**31), STRANGERS)
     pose = Pose(
         between(generator, 0, 6.28), 0.25, 0.25, between(generator, 0.2, 0.6), 0.03, between(generator, -0.4, 0.4)
     )
     scale = height * size * between(generator, 0.95, 1.05)
-    # The nearer, the more of the head is above the picture: the trunk hides most.
+    # The nearer the person, the more of the head is above the picture: the trunk hides most.
     foot = (width / 2, height * (0.12 - 0.2 * (size - 1.2)) + scale * 0.96)
     draw_person(layer, somebody, pose, View(between(generator, -np.pi, np.pi), 0.15, scale, foot), light)

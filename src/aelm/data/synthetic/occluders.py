@@ -1,4 +1,4 @@
-"""What stands between camera and person, in two families that share nothing: one for training, one for evaluation."""
+"""Occluders between camera and person, in two disjoint families: one for training, one for evaluation."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -18,7 +18,7 @@ Bools = NDArray[np.bool_]
 
 
 class Kind(StrEnum):
-    """Kinds of things that stand in front of people."""
+    """Kinds of occluders."""
 
     WALL = "wall"
     PILLAR = "pillar"
@@ -31,11 +31,11 @@ class Kind(StrEnum):
 
 TRAINING = (Kind.WALL, Kind.PILLAR, Kind.CAR)
 EVALUATION = (Kind.BUSH, Kind.BOARD, Kind.CRATES, Kind.PERSON)
-FROM_BELOW = (Kind.WALL, Kind.CAR, Kind.BUSH, Kind.CRATES)  # the others come in from a side
+FROM_BELOW = (Kind.WALL, Kind.CAR, Kind.BUSH, Kind.CRATES)  # the others enter from a side
 
 
 def sheet(kind: Kind, generator: Rng, height: int, width: int, light: Light) -> Layer:
-    """Draws one thing as large as the canvas: what comes from below fills it but for its ragged upper edge."""
+    """Draws an occluder at canvas size; kinds from below fill the canvas except above their ragged upper edge."""
     draw: dict[Kind, Callable[[Layer, Rng, Light], None]] = {
         Kind.WALL: objects.wall,
         Kind.PILLAR: objects.pillar,
@@ -51,7 +51,7 @@ def sheet(kind: Kind, generator: Rng, height: int, width: int, light: Light) -> 
 
 
 def moved(layer: Layer, down: int, right: int) -> Layer:
-    """The layer shifted on its canvas; what leaves it is gone."""
+    """The layer shifted on its canvas; parts outside are cut off."""
     height, width = layer.part.shape
     result = blank(height, width)
     y0, y1 = max(down, 0), min(height + down, height)
@@ -63,18 +63,18 @@ def moved(layer: Layer, down: int, right: int) -> Layer:
 
 
 def place(layer: Layer, moves: list[tuple[int, int]], target: Bools, share: float) -> tuple[tuple[int, int], float]:
-    """The move (down, right) after which the layer hides a share of the target as near as possible to the wanted one.
+    """The move (down, right) of the layer that hides a share of the target closest to ``share``.
 
     Args:
-        layer: What is moved.
-        moves: Candidates in canvas pixels; of two equally good ones the first is taken.
-        target: ``(h, w)`` bool, what is to be hidden.
-        share: Of the target's pixels.
+        layer: The layer to move.
+        moves: Candidates in canvas pixels; of equally good ones the first is chosen.
+        target: ``(h, w)`` bool, the region to hide.
+        share: Desired share of the target's pixels.
 
     Returns:
         The move, and the share that it hides.
     """
-    step = 4  # every fourth pixel is exact enough for counting
+    step = 4  # every fourth pixel is accurate enough for counting
     solid, wanted = layer.part[::step, ::step] > 0, target[::step, ::step]
     height, width = solid.shape
     total = max(int(np.count_nonzero(wanted)), 1)
@@ -93,13 +93,13 @@ def place(layer: Layer, moves: list[tuple[int, int]], target: Bools, share: floa
 
 
 def cover(target: Bools, share: float, kind: Kind, generator: Rng, light: Light) -> Layer:
-    """Puts a thing in front of a target so that it hides the wanted share of it, as nearly as its shape allows.
+    """Places an occluder that hides about this share of a target, as closely as its shape allows.
 
     Args:
         target: ``(h, w)`` bool on the canvas, such as the body.
         share: Of the target's pixels, 0..1.
-        kind: Of thing.
-        generator: Draws how it looks and from which side it comes.
+        kind: Of occluder.
+        generator: Draws its look and its side.
         light: For its shading.
     """
     height, width = target.shape
@@ -119,20 +119,20 @@ NOON = Light(-0.42, -0.52, 0.74)
 
 
 def occlude(image: Bytes, fraction: float, kind: Manner, generator: Rng) -> tuple[Bytes, Bools]:
-    """Hides a share of any picture behind a thing that training never shows.
+    """Hides a share of any picture behind an occluder of the evaluation family.
 
     Args:
-        image: ``(H, W, 3)`` uint8, RGB; left as it is.
+        image: ``(H, W, 3)`` uint8, RGB; not changed.
         fraction: Of the picture's pixels to hide, 0 .. 0.75.
-        kind: ``below`` and ``side`` come in from an edge, ``object`` stands anywhere, ``person`` walks past (who is
-            upright and cannot hide the most of a picture that lies).
-        generator: Draws what it is, how it looks and where it stands.
+        kind: ``below`` and ``side`` enter from an edge, ``object`` is anywhere, ``person`` walks past (upright, so a
+            person cannot hide large fractions of a landscape picture).
+        generator: Draws the object, its look and its position.
 
     Returns:
-        The picture with the thing in front, and the ``(H, W)`` bool mask of the hidden pixels.
+        The occluded picture, and the ``(H, W)`` bool mask of the hidden pixels.
 
     Raises:
-        ValueError: If the picture, the fraction or the kind is of another form.
+        ValueError: If the picture, the fraction or the kind is invalid.
 
     >>> picture = np.zeros((64, 32, 3), np.uint8)
     >>> covered, hidden = occlude(picture, 0.5, "below", np.random.default_rng(0))
@@ -166,7 +166,7 @@ def _below(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
 
 
 def _side(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
-    # A board as wide as the canvas: what reaches in from the edge has no second edge.
+    # A board as wide as the canvas, so that only one of its edges is visible.
     wide = sheet(Kind.BOARD, generator, canvas[0], canvas[1] * 3, NOON)
     solid = np.flatnonzero(wide.part[0])
     from_left = generator.random() < 0.5
@@ -184,7 +184,7 @@ def _standing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer
     kind = (Kind.BUSH, Kind.CRATES, Kind.BOARD)[int(generator.random() * 3)]
     is_round = kind is Kind.BUSH and fraction < 0.6
     area = fraction * height * width * (4 / np.pi if is_round else 1.0)
-    # Height over width, as far as the thing still fits into the picture.
+    # Range of height / width for which the object fits into the picture.
     low, high = area / width**2, height**2 / area
     slim = float(np.clip(np.exp(generator.random() * 1.4 - 0.4), low, high))
     tall, wide = min(round(float(np.sqrt(area * slim))), height), min(round(float(np.sqrt(area / slim))), width)
@@ -194,7 +194,7 @@ def _standing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer
         solid = np.flatnonzero(layer.part[0])
         colour = cv2.resize(layer.colour[:, solid[0] : solid[-1] + 1], (wide, tall), interpolation=cv2.INTER_AREA)
     else:
-        # The middle of the sheet: its upper edge is ragged.
+        # Without the top of the sheet, whose edge is ragged.
         colour = cv2.resize(layer.colour[height // 6 :], (width, height))[:tall, :wide]
     shape = np.zeros(canvas, np.uint8)
     if is_round:
@@ -214,7 +214,7 @@ def _passing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
     moves = [(0, side * right) for right in range(canvas[1], -1, -4)]
     whole = np.ones(canvas, bool)
     best, error = blank(*canvas), fraction
-    # The same person comes nearer until enough can be hidden.
+    # The same person at increasing sizes, until enough can be hidden.
     for size in (1.1, 1.35, 1.7, 2.1, 2.7, 3.5, 4.6, 6.0, 8.0):
         layer = _stranger(canvas, start, size)
         move, share = place(layer, moves, whole, fraction)
@@ -225,7 +225,7 @@ def _passing(canvas: tuple[int, int], fraction: float, generator: Rng) -> Layer:
     return best
 
 
-@lru_cache(maxsize=16)  # a sweep over fractions meets the same person at the same sizes
+@lru_cache(maxsize=16)  # a sweep over fractions reuses the same person at the same sizes
 def _stranger(canvas: tuple[int, int], start: int, size: float) -> Layer:
     layer = blank(*canvas)
     objects.stranger(layer, np.random.Generator(np.random.PCG64(start)), NOON, size)

@@ -1,6 +1,6 @@
-"""The brush: anti-aliased layers, and tubes that are shaded and textured as cylinders.
+"""Drawing: anti-aliased layers, and tubes with the shading and texture of cylinders.
 
-Everything is drawn on a canvas of fixed size, several times larger than the picture, and shrunk once at the end.
+Everything is drawn on a canvas of fixed size, several times larger than the picture, and downscaled once at the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ Texture = Callable[[Floats, Floats], Bytes]
 
 CANVAS_HEIGHT, CANVAS_WIDTH = 512, 256
 AMBIENT, DIFFUSE = 0.5, 0.62
-STEPS = np.arange(64) / 63  # places along a tube at which its radius is known
+STEPS = np.arange(64) / 63  # positions along a tube at which its radius is given
 CAP_ANGLES = np.arange(1, 8, dtype=np.float32)[:, None] * np.float32(np.pi / 8)
 CAP_COS, CAP_SIN = np.cos(CAP_ANGLES), np.sin(CAP_ANGLES)
 
 
 class Layer(NamedTuple):
-    """Something drawn on a transparent canvas: what it shows, and what it is (0 where it is nothing).
+    """A transparent canvas: colours, and part labels (0 where it is empty).
 
     Attributes:
         colour: ``(h, w, 3)`` uint8, RGB.
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
 
 class Light(NamedTuple):
-    """Where light comes from, as seen by the camera: right, down, towards the camera; of unit length."""
+    """Direction of the light in camera coordinates: right, down, towards the camera; of unit length."""
 
     x: float
     y: float
@@ -47,7 +47,7 @@ def blank(height: int = CANVAS_HEIGHT, width: int = CANVAS_WIDTH) -> Layer:
 
 
 def _wrinkles() -> Floats:
-    """A fixed tile of soft noise around 1, wider than tall: creases run across a limb."""
+    """A fixed tile of soft noise around 1, stretched horizontally: creases run across a limb."""
     generator = np.random.Generator(np.random.PCG64(20190714))
     tile = np.zeros((128, 128), np.float32)
     for cells, weight in ((6, 0.5), (14, 0.35), (30, 0.2)):
@@ -60,7 +60,7 @@ WRINKLES = _wrinkles()
 
 
 def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, Floats, Floats] | None:
-    """The box around a polygon, its mask there, and the coordinates of the box; None when it lies off the canvas."""
+    """The bounding box of a polygon, its mask and coordinates there; None if it is outside the canvas."""
     height, width = layer.part.shape
     x0, y0 = np.floor(outline.min(axis=0)).astype(int)
     x1, y1 = np.ceil(outline.max(axis=0)).astype(int) + 1
@@ -68,7 +68,7 @@ def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, F
     if x0 >= x1 or y0 >= y1:
         return None
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    # Sixteenths of a pixel: rounding keeps the last bits of sin and cos out of the picture.
+    # Sixteenths of a pixel: rounding removes platform differences in the last bits of sin and cos.
     corners = np.rint((outline - (x0, y0)) * 16).astype(np.int32)
     cv2.fillPoly(mask, [corners], 1, shift=4)
     x = np.arange(x0, x1, dtype=np.float32)[None, :]
@@ -77,13 +77,13 @@ def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, F
 
 
 def put(layer: Layer, box: tuple[slice, slice], mask: Bytes, colour: Floats, part: int) -> None:
-    """Lays colours (0..255, float) over the layer where the mask is set."""
+    """Blends colours (0..255, float) into the layer where the mask is set."""
     cv2.copyTo(np.clip(colour, 0, 255).astype(np.uint8), mask, layer.colour[box])
     layer.part[box][mask > 0] = part
 
 
 def flat(layer: Layer, outline: Floats, colour: Sequence[float], part: int, fade: float = 1.0) -> None:
-    """Fills a polygon with one colour, darkening it downwards to ``fade``."""
+    """Fills a polygon with one colour, darkened towards the bottom by up to ``fade``."""
     found = region(layer, outline)
     if found is None:
         return
@@ -94,7 +94,7 @@ def flat(layer: Layer, outline: Floats, colour: Sequence[float], part: int, fade
 
 
 def dim(layer: Layer, outline: Floats, factor: float) -> None:
-    """Darkens what is drawn inside a polygon: the shadow that one part throws on another."""
+    """Darkens the drawn pixels inside a polygon: a shadow of one part on another."""
     found = region(layer, outline)
     if found is None:
         return
@@ -104,7 +104,7 @@ def dim(layer: Layer, outline: Floats, factor: float) -> None:
 
 
 def tube_outline(start: Floats, end: Floats, radii: Floats, round_start: bool, round_end: bool) -> Floats:
-    """The outline of a straight tube whose radius changes along evenly spaced stations; ends round or flat."""
+    """The outline of a straight tube with radii at evenly spaced positions; round or flat ends."""
     axis = end - start
     length = max(float(np.hypot(*axis)), 1e-3)
     along = axis / length
@@ -119,13 +119,13 @@ def tube_outline(start: Floats, end: Floats, radii: Floats, round_start: bool, r
 
 
 class Cloth(NamedTuple):
-    """What a tube is made of.
+    """Material of a tube.
 
     Attributes:
-        palette: The colours a texture chooses from; the first one where there is no texture.
-        texture: From (position along 0..1, angle on screen in radians) to an index into the palette.
-        creases: How much the cloth is wrinkled; 0 for skin.
-        phase: Shifts the wrinkles, so that limbs differ.
+        palette: Colours of the texture; without texture the first one is used.
+        texture: Maps (position along 0..1, angle on screen in radians) to a palette index.
+        creases: Strength of wrinkles; 0 for skin.
+        phase: Offset of the wrinkles, so that limbs differ.
     """
 
     palette: tuple[tuple[int, int, int], ...]

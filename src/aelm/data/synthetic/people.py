@@ -1,7 +1,7 @@
-"""Who a synthetic pedestrian is: the attributes that stay the same under every camera.
+"""Identity of synthetic pedestrians: the attributes that are the same in every camera.
 
-The palettes are short on purpose: several people share the colours of their clothes and differ only in cut, pattern,
-logo, bag, hair or build, so that a colour histogram cannot tell them apart.
+The palettes are small on purpose: several people have the same colours of clothes and differ only in cut, pattern,
+logo, bag, hair or build, so that a colour histogram cannot distinguish them.
 """
 
 from enum import IntEnum
@@ -43,12 +43,12 @@ LOGOS = ("none", "none", "disc", "bar", "square", "ring", "cross")
 LEGWEAR = ("slim", "slim", "wide", "shorts", "skirt", "long_skirt")
 BAGS = ("none", "none", "backpack", "backpack", "messenger", "tote", "scarf")
 
-# The first number of every stream says what it is for, so that no two purposes share one.
+# The first number of every random stream is its purpose, so that no two purposes share a stream.
 PEOPLE, CAMERAS, SHOTS, OCCLUSIONS, PLANS = range(1, 6)
 
 
 class BodyPart(IntEnum):
-    """What the lower seven bits of a truth mask mean; left and right are the person's own."""
+    """Values of the lower seven bits of a truth mask; left and right from the person's view."""
 
     BACKGROUND = 0
     HEAD = 1
@@ -92,12 +92,12 @@ class Person(NamedTuple):
 
 
 def stream(*words: int) -> np.random.Generator:
-    """A generator of its own for each tuple of non-negative numbers, the same on every machine and in every process."""
+    """An independent generator for each tuple of non-negative numbers, the same on every machine and process."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def pick(generator: np.random.Generator, options: tuple[T, ...]) -> T:
-    """One of the options, all equally likely.
+    """A random option, all equally likely.
 
     >>> pick(stream(0), ("only",))
     'only'
@@ -106,7 +106,7 @@ def pick(generator: np.random.Generator, options: tuple[T, ...]) -> T:
 
 
 def between(generator: np.random.Generator, low: float, high: float) -> float:
-    """A number between two bounds."""
+    """A random number between two bounds."""
     return low + (high - low) * float(generator.random())
 
 
@@ -121,7 +121,7 @@ def person(seed: int, identity: int) -> Person:
     top = pick(draw, TOPS)
     garment = pick(draw, GARMENTS)
     pattern = pick(draw, PATTERNS)
-    # A coat hides the waist and most of a skirt; patterned coats and jackets are rare in the street.
+    # A coat hides the waist and most of a skirt; patterned coats and jackets are rare.
     if garment in ("jacket", "coat") and pattern not in ("check", "yoke"):
         pattern = "plain"
     haircut = pick(draw, HAIRCUTS)

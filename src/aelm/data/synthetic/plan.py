@@ -1,4 +1,4 @@
-"""What is drawn: the sizes of the set, and one line for each picture of it."""
+"""Plan of the data set: its sizes, and one entry for each picture."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,21 @@ from aelm.data.synthetic.people import PLANS, pick, stream
 
 TRAIN, QUERY, OCCLUDED, GALLERY = "bounding_box_train", "query", "query_occluded", "bounding_box_test"
 FOLDERS = (TRAIN, QUERY, OCCLUDED, GALLERY)
-# Test identities are numbered far from training ones in every size: what was trained on one may be tested on another.
+# Test identities never overlap training identities, across all sizes: a model can be tested on another size.
 TEST_START, DISTRACTOR_START, JUNK_START = 5001, 8001, 9001
 
 
 class Size(NamedTuple):
-    """How much is drawn.
+    """Numbers of people and pictures.
 
     Attributes:
         train_ids: Training identities, seen by every camera.
-        train_shots: Training pictures of each by each camera.
+        train_shots: Training pictures per identity and camera.
         test_ids: Test identities, seen by every camera.
-        cameras: How many there are.
-        queries: Query cameras of each test identity; each takes a whole and an occluded query.
-        gallery_shots: At most so many gallery pictures of each test identity by each camera; at least one.
-        distractors: Gallery identities that no query has (pid 0), seen by every camera.
+        cameras: Number of cameras.
+        queries: Query cameras per test identity; each has an unoccluded and an occluded query.
+        gallery_shots: Maximum number of gallery pictures per test identity and camera; at least one.
+        distractors: Gallery identities without queries (pid 0), seen by every camera.
         junk: Bad detections in the gallery (pid -1).
     """
 
@@ -40,24 +40,24 @@ class Size(NamedTuple):
 SIZES = {
     "tiny": Size(8, 3, 8, 3, 1, 2, 2, 4),
     "small": Size(150, 3, 100, 4, 2, 2, 20, 40),
-    # The training set of `small` with two and a half times its test people: differences between methods show.
+    # The training set of `small` with 2.5 times its test people, so that differences between methods are measurable.
     "evidence": Size(150, 3, 250, 4, 2, 2, 40, 60),
     "standard": Size(600, 5, 250, 6, 3, 3, 120, 250),
-    # Drawn by `varied`, for training alone: the test people only tell whether training goes well.
+    # Drawn by `varied`, for training only: the test people only monitor the training.
     "varied": Size(3000, 1, 100, 6, 2, 1, 0, 0),
 }
 
 
 class Task(NamedTuple):
-    """One picture to be taken.
+    """One picture to draw.
 
     Attributes:
         folder: One of ``FOLDERS``.
-        name: The file's, as Market-1501 writes them.
-        identity: Who is drawn; the pid in the name is 0 or -1 for distractors and junk.
+        name: File name in Market-1501's format.
+        identity: Identity that is drawn; the pid in the name is 0 or -1 for distractors and junk.
         camera: From 1.
-        shot: Counts the pictures of one identity by one camera.
-        occluder: What stands in front, or None.
+        shot: Number of the picture within its identity and camera.
+        occluder: Kind of the occluder, or None.
         loose: Errors of the box, as in ``shot.shoot``.
     """
 
@@ -71,7 +71,7 @@ class Task(NamedTuple):
 
 
 def file_name(pid: int, camera: int, identity: int, shot: int) -> str:
-    """Market-1501's way to name a picture; the frame number tells apart the people behind pid 0 and -1.
+    """A file name in Market-1501's format; the frame number distinguishes the people with pid 0 and -1.
 
     >>> file_name(2, 1, 2, 3), file_name(-1, 6, 9001, 0)
     ('0002_c1s1_000203_01.jpg', '-1_c6s1_900100_01.jpg')
@@ -91,7 +91,7 @@ def plan(size: Size, seed: int, train_occluded: float) -> list[Task]:
     Args:
         size: How much is drawn.
         seed: Of the world.
-        train_occluded: Share of the training pictures with something in front, of the training kinds.
+        train_occluded: Share of occluded training pictures, with occluders of the training family.
     """
     return [*_train(size, seed, train_occluded), *_test(size, seed), *_bystanders(size, seed)]
 
@@ -114,7 +114,7 @@ def _test(size: Size, seed: int) -> list[Task]:
         order = np.argsort(chance.random(size.cameras), kind="stable") + 1
         for number, camera in enumerate(int(camera) for camera in order):
             if number < size.queries:
-                # The occluded query is the whole one with something in front: the pair differs in nothing else.
+                # The occluded query differs from the unoccluded one only by the occluder.
                 tasks.append(_task(QUERY, identity, identity, camera, 0))
                 tasks.append(_task(OCCLUDED, identity, identity, camera, 0, pick(chance, EVALUATION)))
             shots = 1 + int(chance.random() * size.gallery_shots)

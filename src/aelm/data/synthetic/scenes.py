@@ -1,4 +1,4 @@
-"""Places: one wide background for each camera, out of which every shot cuts its own window."""
+"""Backgrounds: one wide scene for each camera, from which every shot takes a random crop."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +14,7 @@ Rng = np.random.Generator
 
 
 def clouds(generator: Rng, cells: int, shape: tuple[int, int] = (SCENE_HEIGHT, SCENE_WIDTH)) -> Floats:
-    """Smooth noise in -1..1 with ``cells`` bumps from top to bottom; ``(h, w, 1)``."""
+    """Smooth noise in -1..1 with ``cells`` bumps per height; ``(h, w, 1)``."""
     rough = generator.random((cells, max(cells * shape[1] // shape[0], 2)), dtype=np.float32) * 2 - 1
     smooth: Floats = cv2.resize(rough, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return smooth[:, :, None]
@@ -28,20 +28,20 @@ def grain(generator: Rng, scene: Floats, amount: float) -> Floats:
 
 
 def ground(generator: Rng, scene: Floats, horizon: float, top: int, tile: float, colour: Colour, joint: float) -> None:
-    """Lays paving in perspective from row ``top`` to the bottom.
+    """Draws paving in perspective from row ``top`` to the bottom.
 
     Args:
-        generator: Shades each tile a little differently.
-        scene: Drawn over.
-        horizon: The row where the ground would vanish; above ``top``.
+        generator: Varies the shade of the tiles.
+        scene: The picture to draw into, in place.
+        horizon: Row of the vanishing point; above ``top``.
         top: The first row of the ground.
-        tile: Length of a tile; 1 is as long as the lowest row is far away.
-        colour: Of an average tile.
-        joint: Brightness of the joints relative to the tiles; 1 has none.
+        tile: Length of a tile, relative to the distance of the lowest row.
+        colour: Mean colour of the tiles.
+        joint: Brightness of the joints relative to the tiles; 1 for no joints.
     """
     rows = np.arange(top, SCENE_HEIGHT, dtype=np.float32)[:, None]
     columns = np.arange(SCENE_WIDTH, dtype=np.float32)[None, :]
-    far = (SCENE_HEIGHT - horizon) / np.maximum(rows - horizon, 4.0)  # 1 at the lower edge
+    far = (SCENE_HEIGHT - horizon) / np.maximum(rows - horizon, 4.0)  # 1 at the bottom
     across = (columns - SCENE_WIDTH * 0.45) * far / SCENE_HEIGHT / tile
     away = np.broadcast_to(far * 1.2 / tile, across.shape)
     shades = generator.random((64, 64), dtype=np.float32) * 0.14 + 0.93
@@ -209,7 +209,7 @@ SCENES: tuple[Callable[[Rng, int], Floats], ...] = (street, park, shop, plaza, b
 
 @lru_cache(maxsize=32)
 def scene(seed: int, camera: int) -> Bytes:
-    """The place that a camera watches: ``(256, 640, 3)`` uint8, RGB; do not write into it."""
+    """The background of a camera: ``(256, 640, 3)`` uint8, RGB; cached, do not change it."""
     generator = stream(CAMERAS, seed, camera, 1)
     paint = SCENES[(seed + camera) % len(SCENES)]
     picture = paint(generator, int(between(generator, 0.5, 0.66) * SCENE_HEIGHT))

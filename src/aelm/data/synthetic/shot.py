@@ -1,4 +1,4 @@
-"""One shot: an identity, seen by a camera, at one moment, with or without something in front."""
+"""One shot: an identity, seen by a camera, at one moment, with or without an occluder."""
 
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ from aelm.types import InputError
 
 
 class Shot(NamedTuple):
-    """A picture and the truth about it.
+    """A picture and its ground truth.
 
     Attributes:
         image: ``(h, w, 3)`` uint8, RGB.
-        parts: ``(h, w)`` uint8, the ``BodyPart`` of every pixel, also where something stands in front.
-        hidden: ``(h, w)`` bool, True where something stands in front.
+        parts: ``(h, w)`` uint8, the ``BodyPart`` of every pixel, also where it is occluded.
+        hidden: ``(h, w)`` bool, True where it is occluded.
     """
 
     image: Bytes
@@ -30,7 +30,7 @@ class Shot(NamedTuple):
 
 
 def moment(eye: Camera, generator: np.random.Generator, loose: float = 1.0) -> tuple[Pose, View]:
-    """Draws pose and view of one shot; ``loose`` widens the errors of the box around the person."""
+    """Draws a random pose and view of one shot; ``loose`` scales the errors of the box around the person."""
     pose = Pose(
         phase=between(generator, 0.0, 2 * np.pi),
         stride=between(generator, 0.12, 0.46),
@@ -39,7 +39,7 @@ def moment(eye: Camera, generator: np.random.Generator, loose: float = 1.0) -> t
         lean=between(generator, 0.0, 0.09),
         turn=between(generator, -0.45, 0.45),
     )
-    # Two numbers summed: most people are seen from the camera's usual side, some from any other.
+    # The sum of two numbers: most people are seen from the camera's usual side, some from other sides.
     offset = between(generator, -1.0, 1.0) + between(generator, -1.0, 1.0)
     aside = between(generator, -np.pi, np.pi) if generator.random() < 0.15 else 0.0
     scale = CANVAS_HEIGHT * between(generator, 0.86 - 0.04 * loose, 0.89 + 0.02 * loose)
@@ -62,17 +62,17 @@ def shoot(
     loose: float = 1.0,
     height: int = 128,
 ) -> Shot:
-    """Takes one picture; the same arguments give the same picture, in whatever order and process.
+    """Draws one picture; the same arguments give the same picture, in any order and process.
 
     Args:
         seed: Of the world.
-        identity: Who is seen.
+        identity: Number of the person.
         number: The camera, from 1.
-        index: Which shot of this person by this camera.
-        occluder: What stands in front; the rest of the picture does not depend on it.
+        index: Number of the shot of this person by this camera.
+        occluder: Kind of the occluder; the rest of the picture does not depend on it.
         covered: Bounds of the share of the body that the occluder hides.
-        loose: Errors of the box around the person; 1 is a good detector, 4 a bad detection.
-        height: Of the picture in pixels; it is half as wide.
+        loose: Scale of the errors of the box around the person; 1 is a good detector, 4 a bad detection.
+        height: Of the picture in pixels; the width is half the height.
 
     Raises:
         ValueError: If ``height`` is odd or not positive.
@@ -98,17 +98,17 @@ def shoot(
 
 
 def over(picture: Floats, layer: Layer) -> Floats:
-    """Lays a layer of the canvas over a picture of another size, its edges softened by the shrinking."""
+    """Blends a canvas layer over a picture of another size; downscaling softens its edges."""
     size = (picture.shape[1], picture.shape[0])
     alpha = cv2.resize((layer.part > 0).astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
     colour = cv2.resize(layer.colour, size, interpolation=cv2.INTER_AREA)
-    # The canvas is black where it is empty, so the shrunk colour is already weighted by the coverage.
+    # The canvas is black where it is empty, so the downscaled colour is already weighted by the coverage.
     result: Floats = picture * (1.0 - alpha[:, :, None].astype(np.float32) / 255.0) + colour
     return result
 
 
 def shrink_labels(part: Bytes, height: int) -> Bytes:
-    """Takes the label in the middle of every pixel of the smaller picture."""
+    """Downscales labels: each pixel gets the label at its centre."""
     rows = ((np.arange(height) + 0.5) * part.shape[0] / height).astype(np.intp)
     columns = ((np.arange(height // 2) + 0.5) * part.shape[1] / (height // 2)).astype(np.intp)
     labels: Bytes = part[rows[:, None], columns[None, :]]

@@ -1,7 +1,7 @@
-"""The truth beside every picture: which pixels are which part of the body, and which are hidden.
+"""Ground truth of every picture: the body part of each pixel, and which pixels are hidden.
 
-``masks/<folder>/<name>.png`` holds one byte a pixel: the ``BodyPart`` in the lower seven bits, also where something
-stands in front, and 128 on top where it does.
+``masks/<folder>/<name>.png`` has one byte per pixel: the ``BodyPart`` in the lower seven bits, also for hidden pixels,
+plus 128 for hidden pixels.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ HIDDEN = 128
 
 
 class Truth(NamedTuple):
-    """What a synthetic picture knows about itself.
+    """Ground truth of a synthetic picture.
 
     Attributes:
-        parts: ``(h, w)`` uint8, ``BodyPart`` values, as if nothing stood in front.
-        visible: ``(h, w)`` bool, False where something stands in front.
+        parts: ``(h, w)`` uint8, ``BodyPart`` values, as if there were no occluder.
+        visible: ``(h, w)`` bool, False where an occluder hides the pixel.
     """
 
     parts: NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Truth(NamedTuple):
 
 
 def mask_path(picture: str | Path) -> Path:
-    """Where the mask of a picture lies.
+    """Path of a picture's mask.
 
     >>> mask_path("set/query/0002_c1s1_000200_01.jpg").as_posix()
     'set/masks/query/0002_c1s1_000200_01.png'
@@ -49,13 +49,13 @@ def encode(parts: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.ui
 
 
 def truth(picture: str | Path) -> Truth:
-    """Reads the truth about a synthetic picture.
+    """Reads the ground truth of a synthetic picture.
 
     Args:
         picture: Path of the picture, as in ``Picture.path``.
 
     Raises:
-        FileNotFoundError: If no mask lies where one is expected: the picture is not a synthetic one.
+        FileNotFoundError: If the picture has no mask, so it is not synthetic.
         ValueError: If the mask is not a readable single-channel PNG.
     """
     path = mask_path(picture)

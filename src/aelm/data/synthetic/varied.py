@@ -1,7 +1,7 @@
-"""Many and varied people for the starter model: any colour, hundreds of cameras, bad light, bad boxes, crowds.
+"""More varied people for the starter model: any colour, hundreds of cameras, bad light, bad boxes, crowds.
 
-The drawing is that of ``shot``; what is drawn is not limited to palettes, and what is stored is worse. Nothing here
-takes part in the frozen sets.
+Drawing works as in ``shot``, but colours are not limited to palettes, and the picture quality is lower. The frozen sets
+do not depend on this file.
 """
 
 from functools import lru_cache
@@ -21,12 +21,12 @@ from aelm.data.synthetic.scenes import Rng, clouds
 from aelm.data.synthetic.shot import Shot, moment, over, shrink_labels
 
 NEIGHBOURS = 40  # identities that share their cameras
-TWINS = 3  # of so many identities one differs from the one before in a few things only
-PASSERS_BY = 2_000_000  # identities from here on only stand around
+TWINS = 3  # every third identity differs from the one before only in a few attributes
+PASSERS_BY = 2_000_000  # identities from here on are only in the background
 
 
 def hue(draw: Rng) -> Colour:
-    """The colour of a cloth: half of them black, grey or white, the others anything."""
+    """A random colour of clothes: half of them black, grey or white, the others any colour."""
     if draw.random() < 0.5:
         hsv = (between(draw, 0, 180), between(draw, 0, 40), 235 * between(draw, 0.25, 1.0) ** 2 + 12)
     else:
@@ -36,7 +36,7 @@ def hue(draw: Rng) -> Colour:
 
 
 def person(seed: int, identity: int) -> Person:
-    """Draws the attributes of one identity; every third one is nearly the one before.
+    """Draws the attributes of one identity; every third one resembles the one before.
 
     >>> person(0, 7) == person(0, 7), person(0, 7) == person(0, 8)
     (True, False)
@@ -67,7 +67,7 @@ def person(seed: int, identity: int) -> Person:
 
 @lru_cache(maxsize=64)
 def eye_of(seed: int, world: int, number: int) -> Camera:
-    """A camera of a world: as the frozen ones, its exposure, sharpness and angle taken further."""
+    """A camera of a world: like :func:`camera`, with stronger variation of exposure, sharpness and angle."""
     draw = stream(CAMERAS, seed, world, number)
     eye = camera(seed * 10_007 + world, number)
     exposure = between(draw, 0.75, 1.5)
@@ -85,7 +85,7 @@ def eye_of(seed: int, world: int, number: int) -> Camera:
 
 
 def leaves(draw: Rng, height: int) -> Floats:
-    """A background of shapes over shapes, whose edges are distributed as those of photographs; ``(h, h / 2, 3)``.
+    """A background of overlapping shapes, whose edges are distributed as in photographs; ``(h, h / 2, 3)``.
 
     Reference: Lee, Mumford and Huang 2001, Occlusion models for natural images (the dead leaves model).
     """
@@ -108,7 +108,7 @@ def leaves(draw: Rng, height: int) -> Floats:
 
 
 def place(eye: Camera, draw: Rng, height: int) -> Floats:
-    """What is behind the person: the camera's place in other colours, or shapes."""
+    """The background: the camera's scene in other colours, or shapes."""
     if draw.random() < 0.4:
         return leaves(draw, height)
     window = backdrop(eye, draw, height)
@@ -119,7 +119,7 @@ def place(eye: Camera, draw: Rng, height: int) -> Floats:
 
 
 def degrade(picture: Bytes, draw: Rng) -> Bytes:
-    """Motion blur, lost resolution and the blocks of a compressed stream."""
+    """Adds motion blur, low resolution and compression artefacts."""
     height, width = picture.shape[:2]
     if draw.random() < 0.3:
         length = int(between(draw, 2, 9) * height / 128) | 1
@@ -138,7 +138,7 @@ def degrade(picture: Bytes, draw: Rng) -> Bytes:
 
 
 def boxed(picture: Bytes, draw: Rng) -> tuple[int, int, int, int]:
-    """The rows and columns that a bad detector keeps: top, bottom, left, right."""
+    """The box of an inaccurate detector: top, bottom, left, right."""
     height, width = picture.shape[:2]
     if draw.random() < 0.6:
         return 0, height, 0, width
@@ -156,14 +156,14 @@ def shoot(
     loose: float = 1.0,
     height: int = 128,
 ) -> Shot:
-    """Takes one picture, with the arguments and the result of :func:`aelm.data.synthetic.shot.shoot`."""
+    """Draws one picture, with the arguments and the result of :func:`aelm.data.synthetic.shot.shoot`."""
     draw = stream(SHOTS, seed, identity, number, index, 1)
     eye = eye_of(seed, identity // NEIGHBOURS, number)
     pose, view = moment(eye, draw, loose * between(draw, 0.5, 2.5))
     layer = blank()
     draw_person(layer, person(seed, identity), pose, view, eye.light)
     picture = place(eye, draw, height)
-    for _ in range(int(draw.random() * 1.6)):  # people behind
+    for _ in range(int(draw.random() * 1.6)):  # people in the background
         there, seen = moment(eye, draw)
         at = (CANVAS_WIDTH * between(draw, -0.2, 1.2), CANVAS_HEIGHT * between(draw, 0.6, 0.95))
         behind = blank()
@@ -174,7 +174,7 @@ def shoot(
         picture = over(picture, behind)
     feet = (view.foot[0] / CANVAS_HEIGHT, (view.foot[1] - 6) / CANVAS_HEIGHT)
     picture = over(picture * shadow(eye, feet, 1.0, height), layer)
-    # Folds and the shadows of leaves, on everything alike.
+    # Soft shadows over the whole picture.
     shape = (height, height // 2)
     folds = 1 + between(draw, 0.0, 0.25) * clouds(draw, 28, shape) + between(draw, 0.0, 0.4) * clouds(draw, 4, shape)
     picture = np.clip(picture * folds, 0, 255)

@@ -1,4 +1,4 @@
-"""Synthetic videos: the drawn people walk past several cameras, and who is where when is known to the pixel.
+"""Synthetic videos: people walk past several cameras, with exact boxes and identities.
 
 ``python -m aelm.data.synthetic.videos videos/`` writes, for each camera, a video (or a folder of frames) and its boxes
 in MOTChallenge's format, and one table with the identity of every track.
@@ -26,11 +26,11 @@ from aelm.data.synthetic.plan import TEST_START
 from aelm.data.synthetic.scenes import SCENE_HEIGHT, scene
 from aelm.types import InputError
 
-VIDEOS = 7  # what its random streams are for, beside those of ``people``
-PHASES = 10  # pictures of a walk, of two steps
-SPRITE = (320, 240)  # of one of them, height and width in pixels
-BODY, FOOT = 270, (120.0, 304.0)  # one body height in a sprite, and where the point between the feet is
-LEAST_SEEN = 0.3  # share of a body that must be seen for a box
+VIDEOS = 7  # purpose of its random streams, like those of ``people``
+PHASES = 10  # sprites of a cycle of two steps
+SPRITE = (320, 240)  # height and width of a sprite, in pixels
+BODY, FOOT = 270, (120.0, 304.0)  # pixels per body height in a sprite, and the point between the feet
+LEAST_SEEN = 0.3  # minimum visible share of a body for a box
 Form = Literal["mp4", "avi", "frames"]
 CODES = {"mp4": "mp4v", "avi": "MJPG"}
 TRUTH = "truth.csv"
@@ -42,11 +42,11 @@ class Walk(NamedTuple):
     Attributes:
         camera: From 1.
         track: Number of the track, from 1 in each camera.
-        pid: Who it is.
+        pid: Identity.
         first: The first frame, from 1; the person may still be outside the picture.
-        frames: How long it takes.
-        start: Where the feet are at first, in widths and heights of the picture.
-        end: And at last.
+        frames: Number of frames.
+        start: Position of the feet in the first frame, in picture widths and heights.
+        end: Position of the feet in the last frame.
         period: Frames for two steps.
     """
 
@@ -60,13 +60,13 @@ class Walk(NamedTuple):
     period: float
 
     def foot(self, frame: int) -> tuple[float, float]:
-        """Where the feet are in a frame, in widths and heights of the picture."""
+        """Position of the feet in a frame, in picture widths and heights."""
         share = (frame - self.first) / max(self.frames - 1, 1)
         return tuple(a + (b - a) * share for a, b in zip(self.start, self.end, strict=True))  # type: ignore[return-value]
 
 
 class Box(NamedTuple):
-    """Where a person is in a frame, pixels from the upper left corner; the body may leave the picture, and so the box.
+    """Box of a person in a frame, in pixels from the upper left corner; it may extend beyond the picture.
 
     Attributes:
         frame: From 1.
@@ -75,7 +75,7 @@ class Box(NamedTuple):
         top: Pixels.
         width: Pixels.
         height: Pixels.
-        seen: Share of the body that nothing hides.
+        seen: Visible share of the body.
     """
 
     frame: int
@@ -88,7 +88,7 @@ class Box(NamedTuple):
 
 
 def walks(people: int, cameras: int, seed: int, fps: float) -> list[Walk]:
-    """Who passes which camera when; everybody passes at least two, some come past one of them again."""
+    """The walks of all people; everybody passes at least two cameras, some pass one of them again."""
     found: list[Walk] = []
     tracks = [0] * cameras
     for identity in range(people):
@@ -112,7 +112,7 @@ def walks(people: int, cameras: int, seed: int, fps: float) -> list[Walk]:
 
 
 def _path(draw: np.random.Generator) -> tuple[tuple[float, float], tuple[float, float], float]:
-    """Start and end of the feet, and the length in body heights: across the picture, or along the line of sight."""
+    """Start and end of a walk, and its length in body heights: across the picture, or along the line of sight."""
     if draw.random() < 0.6:
         lane = between(draw, 0.68, 0.94)
         path = ((-0.1, lane), (1.1, lane + between(draw, -0.05, 0.05)))
@@ -124,12 +124,12 @@ def _path(draw: np.random.Generator) -> tuple[tuple[float, float], tuple[float, 
 
 
 def size_at(row: float) -> float:
-    """Height of an average person whose feet are at a row, both in heights of the picture."""
+    """Height of an average person by the row of the feet, both in picture heights."""
     return 0.26 + 0.5 * (row - 0.62)
 
 
 def sprites(walk: Walk, eye: Camera, seed: int) -> list[Layer]:
-    """The moments of a walk, as its camera sees them."""
+    """The phases of a walk, as seen by its camera."""
     draw = stream(VIDEOS, seed, walk.pid, walk.camera, walk.track)
     right, near = walk.end[0] - walk.start[0], 3.0 * (walk.end[1] - walk.start[1])
     view = View(float(np.arctan2(right, near)), eye.pitch, BODY, FOOT)
@@ -145,7 +145,7 @@ def sprites(walk: Walk, eye: Camera, seed: int) -> list[Layer]:
 
 
 def background(eye: Camera, height: int, width: int) -> Floats:
-    """The place that a camera watches, ``(height, width, 3)``, 0..255."""
+    """The background of a camera, ``(height, width, 3)``, 0..255."""
     whole = scene(eye.seed, eye.number)
     scale = max(height / SCENE_HEIGHT, width / whole.shape[1])
     size = (round(whole.shape[1] * scale), round(SCENE_HEIGHT * scale))
@@ -155,7 +155,7 @@ def background(eye: Camera, height: int, width: int) -> Floats:
 
 
 class Lens:
-    """What a camera makes of the light: tint, blur and noise, by tables, for video runs through many frames.
+    """A camera's tint, blur and noise, precomputed as tables, since a video has many frames.
 
     Args:
         eye: The camera.
@@ -172,7 +172,7 @@ class Lens:
         self.noise = self.draw.normal(0.0, eye.noise, (height + 64, width + 64, 3)).astype(np.int16)
 
     def __call__(self, light: Floats) -> Bytes:
-        """``(h, w, 3)`` 0..255 -> what is stored, uint8."""
+        """``(h, w, 3)`` 0..255 -> the stored picture, uint8."""
         height, width = light.shape[:2]
         picture = cv2.LUT(cv2.GaussianBlur(light.astype(np.uint8), (0, 0), self.blur), self.table)
         top, left = (int(64 * self.draw.random()) for _ in range(2))
@@ -186,7 +186,7 @@ def film(seed: int, number: int, plan: list[Walk], size: tuple[int, int]) -> Ite
     Args:
         seed: Of the world.
         number: The camera, from 1.
-        plan: The walks past all cameras; every camera films until the last of them ends.
+        plan: The walks past all cameras; every camera records until the last one ends.
         size: Height and width of the frames.
     """
     height, width = size
@@ -200,7 +200,7 @@ def film(seed: int, number: int, plan: list[Walk], size: tuple[int, int]) -> Ite
         drawn = {walk.track: drawn.get(walk.track) or sprites(walk, eye, seed) for walk in now}
         light, owner = empty.copy(), np.zeros((height, width), np.int32)
         placed = []
-        for walk in sorted(now, key=lambda walk: walk.foot(frame)[1]):  # the nearer one stands before the other
+        for walk in sorted(now, key=lambda walk: walk.foot(frame)[1]):  # the nearest person is drawn last
             moment = drawn[walk.track][int(PHASES * (frame - walk.first) / walk.period) % PHASES]
             placed.append(_stand(light, owner, moment, walk, frame))
         if post is not None:
@@ -221,7 +221,7 @@ def _post(eye: Camera, seed: int, height: int, width: int) -> Layer | None:
 
 
 def _stand(light: Floats, owner: np.ndarray, sprite: Layer, walk: Walk, frame: int) -> Box:
-    """Puts a person into a frame; gives the box of the whole body, and its number of pixels as ``seen``."""
+    """Draws a person into a frame; returns the box of the whole body, with its number of pixels as ``seen``."""
     height, width = owner.shape
     x, y = walk.foot(frame)
     scale = size_at(y) * height / BODY
@@ -264,22 +264,22 @@ def videos(
 ) -> Path:
     """Writes the videos of some cameras: ``cam1.mp4`` (or the folder ``cam1``), ``cam1.txt``, ..., and ``truth.csv``.
 
-    The boxes are MOTChallenge's: frame, track, left, top, width, height, confidence (the share of the body that is
-    seen), and three times -1; frames count from 1. The truth has the columns camera, track, pid, first_frame,
-    last_frame and fps. All cameras start at the same moment.
+    The boxes have MOTChallenge's format: frame, track, left, top, width, height, confidence (the visible share of the
+    body), and three times -1; frames count from 1. The truth has the columns camera, track, pid, first_frame,
+    last_frame and fps. All cameras start at the same time.
 
     Args:
-        output: The folder, new or empty; it appears whole or not at all.
-        people: How many walk past.
-        cameras: How many there are, at least two.
+        output: The folder, new or empty; written atomically.
+        people: Number of people.
+        cameras: Number of cameras, at least two.
         seed: Of the world.
-        fps: Frames a second.
+        fps: Frames per second.
         size: Height and width of the frames.
         form: ``mp4``, ``avi`` (Motion JPEG), or ``frames``: a folder of JPEG files.
 
     Raises:
         ValueError: If a number is out of range.
-        OSError: If ``output`` holds something, or cannot be written.
+        OSError: If ``output`` is not empty, or cannot be written.
 
     Returns:
         The folder.
@@ -320,7 +320,7 @@ def videos(
 def _write(
     folder: Path, number: int, seed: int, plan: list[Walk], fps: float, size: tuple[int, int], form: Form
 ) -> list[Box]:
-    """Films with one camera into a folder; returns its boxes."""
+    """Writes the video of one camera to a folder; returns its boxes."""
     path = folder / (f"cam{number}" if form == "frames" else f"cam{number}.{form}")
     writer = None
     if form == "frames":
@@ -347,7 +347,7 @@ def _write(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Takes the folder, and how many people and cameras there are."""
+    """Arguments: the folder, and the numbers of people and cameras."""
     parser = argparse.ArgumentParser(prog="python -m aelm.data.synthetic.videos", description=main.__doc__)
     parser.add_argument("output")
     for name, usual in (("people", 24), ("cameras", 3), ("seed", 0)):

@@ -1,7 +1,7 @@
-"""Draws a share of a set; also the program that ``generate`` starts several times.
+"""Draws a share of a data set; also the program that ``generate`` starts as worker processes.
 
-A program of its own instead of ``multiprocessing``: it works from scripts without a main guard, from notebooks, from
-standard input and on Windows alike, and takes nothing of its parent's threads with it.
+A separate program instead of ``multiprocessing``: it works from scripts without a main guard, from notebooks, from
+standard input and on Windows, and inherits no threads from its parent.
 """
 
 import json
@@ -21,11 +21,11 @@ from aelm.data.synthetic.shot import shoot
 from aelm.data.synthetic.truth import encode, mask_path
 
 JPEG_QUALITY = 92
-CANNOT_WRITE = 74  # the exit status, as of sysexits.h: neither the drawing nor the caller is at fault
+CANNOT_WRITE = 74  # exit status EX_IOERR of sysexits.h
 
 
 class Order(NamedTuple):
-    """What to draw, and where to; every field but ``target`` decides what the pictures show."""
+    """What to draw, and where; the pictures depend on every field except ``target``."""
 
     target: str
     size: str
@@ -34,12 +34,12 @@ class Order(NamedTuple):
     train_occluded: float
 
     def tasks(self) -> list[Task]:
-        """Every picture of the set."""
+        """All pictures of the set."""
         return plan(SIZES[self.size], self.seed, self.train_occluded)
 
 
 def _write(path: Path, picture: NDArray[np.uint8], options: list[int]) -> None:
-    # OpenCV does not open non-Latin paths on Windows; Python does.
+    # Unlike Python, OpenCV cannot open non-Latin paths on Windows.
     done, data = cv2.imencode(path.suffix, picture, options)
     if not done:
         raise OSError(f"OpenCV could not encode {path}")
@@ -47,7 +47,7 @@ def _write(path: Path, picture: NDArray[np.uint8], options: list[int]) -> None:
 
 
 def work(order: Order, part: int = 0, parts: int = 1) -> Iterator[Task]:
-    """Draws every ``parts``-th picture of a set, beginning with number ``part``; yields each when it is written."""
+    """Draws every ``parts``-th picture of a set, starting with number ``part``; yields each after writing it."""
     take = varied.shoot if order.size == "varied" else shoot
     for task in order.tasks()[part::parts]:
         shot = take(
@@ -66,7 +66,7 @@ def work(order: Order, part: int = 0, parts: int = 1) -> Iterator[Task]:
 
 
 def main(arguments: list[str]) -> None:
-    """Takes an order as JSON, the part and the parts; writes one dot to standard output for each picture."""
+    """Arguments: an order as JSON, the part and the number of parts; prints one dot for each picture."""
     cv2.setNumThreads(1)
     try:
         for _ in work(Order(*json.loads(arguments[0])), int(arguments[1]), int(arguments[2])):
