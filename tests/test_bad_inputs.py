@@ -67,7 +67,7 @@ def test_a_bad_input_is_one_line_and_nothing_is_touched(row, world, composed, mo
         monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_, **__: pytest.fail("training began"))
     before, others = contents(world.root), contents(world.people)
     error = failure(row, world, composed)
-    assert failures.is_foreseen(error), repr(error)
+    assert failures.is_expected(error), repr(error)
     line = failures.error_line(error)
     assert "\n" not in line
     for words in world.filled(row.words):

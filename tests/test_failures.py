@@ -89,10 +89,10 @@ def test_only_a_raise_of_aelm_is_foreseen():
     """Libraries raise ValueError too, and so does the interpreter within aelm's own lines."""
     with pytest.raises(ValueError, match="invalid literal") as error:
         cli.starter_of({"LOCAL_RANK": "1", cli.STARTED_BY: "seven"})
-    assert not failures.is_foreseen(error.value)
+    assert not failures.is_expected(error.value)
     with pytest.raises(ValueError, match="dimensions") as error:
         rank_metrics(np.ones((2, 3)), np.ones((2, 4)), [1, 2], [1, 2], [1, 1], [2, 2])
-    assert failures.is_foreseen(error.value)
+    assert failures.is_expected(error.value)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(GIVEN, "lr_scale"), (["divice=cpu"], "divice")])
@@ -121,7 +121,7 @@ def test_a_bad_picture_in_a_loading_process_is_one_line(tmp_path):
     with pytest.raises(BadImageError, match="Caught BadImageError in DataLoader") as error:
         list(DataLoader(dataset, num_workers=1, collate_fn=collate))
     assert "Traceback" in str(error.value)
-    assert failures.is_foreseen(error.value)
+    assert failures.is_expected(error.value)
     said = failures.message_of(error.value)
     assert said.startswith(f"The picture '{tmp_path}/a.jpg' is no JPEG")
     assert said.endswith("or set `dataset.on_bad_image=skip`")

@@ -18,7 +18,7 @@ from aelm.embed import job
 from aelm.embed.job import Settings, embed_items
 from aelm.runs.directory import claim, differences, read_config
 from aelm.train import task as train
-from aelm.train.saving import WholeCheckpointIO
+from aelm.train.saving import AtomicCheckpointIO
 from aelm.types import Benchmark, InputError, Picture
 from tests.bomb import Bomb
 from tests.pictures_on_disk import save_model, write_people
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_named_and_what_it_hides_does_not_run(run, trace
     with pytest.raises(InputError, match=r"last\.ckpt"):
         claim(run, config(), {"people": {}})
     torch.save({"state_dict": Bomb(trace), KEY: {}}, last)
-    for read in (lambda: claim(run, config(), {"people": {}}), lambda: WholeCheckpointIO().load_checkpoint(last)):
+    for read in (lambda: claim(run, config(), {"people": {}}), lambda: AtomicCheckpointIO().load_checkpoint(last)):
         with pytest.raises(InputError, match=r"last\.ckpt does not load as data"):
             read()
 

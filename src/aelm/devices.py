@@ -55,13 +55,13 @@ def block_memory(device: torch.device) -> float:
     return float(free * GPU_SHARE / 2**20)
 
 
-def on_its_way(values: Tensor) -> tuple[Tensor, Any]:
+def async_copy(values: Tensor) -> tuple[Tensor, Any]:
     """Starts a copy of values to the CPU; returns the copy, and the CUDA event after which it is valid.
 
     Does not block: a CUDA tensor is copied to pinned memory, in the order of the current stream. For tensors on other
     devices the event is None, and the values are returned as they are.
 
-    >>> on_its_way(torch.tensor(2.0))
+    >>> async_copy(torch.tensor(2.0))
     (tensor(2.), None)
     """
     if values.device.type != "cuda":

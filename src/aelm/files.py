@@ -146,7 +146,7 @@ def matching(pattern: str) -> list[str]:
     return found or sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], Any], half: Path | None = None) -> Path:
+def write_file(path: Path, write: Callable[[BinaryIO], Any], temporary: Path | None = None) -> Path:
     """Writes a file atomically: ``write`` fills a temporary file, which is then renamed to ``path``. Makes the folder.
 
     Readers find either the old or the new complete file, even after a crash.
@@ -154,17 +154,17 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any], half: Path | None =
     Args:
         path: The file.
         write: Writes the content to the file that it gets.
-        half: The temporary file, on the same file system; None for a hidden file beside ``path`` with a unique name.
+        temporary: The temporary file, on the same file system; None for a hidden, uniquely named file beside ``path``.
 
     Raises:
         OSError: If it cannot be written; the old file is kept and the temporary file removed.
     """
-    half = half or path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("wb") as file:
+        with temporary.open("wb") as file:
             write(file)
-        os.replace(half, path)
+        os.replace(temporary, path)
     except OSError as error:
         kept = "the earlier one there is still good" if path.is_file() else "there was none before"
         way_out = _WAYS_OUT.get(error.errno or 0, "Look at that disk, or choose another place")
@@ -173,8 +173,8 @@ def write_file(path: Path, write: Callable[[BinaryIO], Any], half: Path | None =
             f"({type(error).__name__}: {error})"
         ) from error
     finally:
-        if half.is_file():
-            half.unlink()
+        if temporary.is_file():
+            temporary.unlink()
     return path
 
 
@@ -308,8 +308,8 @@ def _held(lock: Path, place: Path, key: str, seconds: float) -> Iterator[bool]:
     try:
         if is_held:
             with suppress(OSError):  # Windows denies access to a locked file even to its holder
-                told = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
-                lock.write_text(told, encoding="utf-8")
+                holder = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+                lock.write_text(holder, encoding="utf-8")
         yield is_held
     finally:
         with suppress(OSError):

@@ -180,8 +180,8 @@ class ReIDModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
-        if sampler is not None and hasattr(sampler, "some_steps"):  # a sampler of aelm
-            self.check_steps(sampler.some_steps())
+        if sampler is not None and hasattr(sampler, "step_labels"):  # a sampler of aelm
+            self.check_steps(sampler.step_labels())
         self.on_train_epoch_start()  # Lightning skips it when a run resumes within an epoch
 
     def check_steps(self, steps: Sequence[Sequence[int]]) -> None:

@@ -253,5 +253,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(cut, tmp_path, name):
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     with pytest.raises((ValueError, OSError), match=told) as caught:
         cut(rows, *(text.format(root=tmp_path) for text in overrides))
-    assert failures.is_foreseen(caught.value)
+    assert failures.is_expected(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.txt", "door.avi", "empty", "frames", "noise.mp4"]

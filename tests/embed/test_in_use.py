@@ -176,7 +176,7 @@ def test_results_are_copied_before_the_next_batch_and_awaited_behind_it(world, m
     monkeypatch.setattr(Embedder, "device", property(lambda self: GPU))
     monkeypatch.setattr(Embedder, "embed", lambda self, pictures: (note("embed"), compute(pictures))[1])
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    monkeypatch.setattr(batches, "on_its_way", lambda values: (values, Event(notes, note("copy"))))
+    monkeypatch.setattr(batches, "async_copy", lambda values: (values, Event(notes, note("copy"))))
     found = list(batches.embedded(embedder, world[1], 4, workers=0))
     assert notes == [
         ("embed", 0), ("copy", 0), ("embed", 1), ("copy", 1), ("wait", 0),

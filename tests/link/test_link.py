@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aelm.command.failures import is_foreseen
+from aelm.command.failures import is_expected
 from aelm.data.sources import Item
 from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
@@ -181,7 +181,7 @@ def test_bad_input_is_named_and_nothing_is_written(linked, composed, world, over
         embed.run(composed("embed", *paths, *FAST))
     with pytest.raises((ValueError, OSError)) as error:
         linked(*(one.format(world=world) for one in overrides))
-    assert is_foreseen(error.value)
+    assert is_expected(error.value)
     assert message in str(error.value)
     assert not (world / "people").exists()
 

@@ -105,7 +105,7 @@ def test_a_loss_that_never_finds_a_pair_is_warned_of(caplog):
     labels, camids = [0, 0, 1, 1, 2, 2, 3, 3], [0, 1] * 4
 
     def steps(identities, images):
-        return IdentitySampler(labels, camids, identities=identities, images=images).some_steps()
+        return IdentitySampler(labels, camids, identities=identities, images=images).step_labels()
 
     assert "steps hold no positive or no negative pair" in module(steps(4, 1), caplog)
     assert "no positive or no negative pair" in module(steps(1, 2), caplog)
@@ -115,8 +115,8 @@ def test_a_loss_that_never_finds_a_pair_is_warned_of(caplog):
 
 def test_the_last_smaller_step_is_among_those_that_are_looked_at():
     sampler = ShuffleSampler(list(range(101)), [0] * 101, batch_size=4, drop_last=False)
-    assert [len(step) for step in sampler.some_steps(most=3)] == [4, 4, 4, 1]
-    assert [len(step) for step in ShuffleSampler([0] * 8, [0] * 8, batch_size=4).some_steps(most=3)] == [4, 4]
+    assert [len(step) for step in sampler.step_labels(most=3)] == [4, 4, 4, 1]
+    assert [len(step) for step in ShuffleSampler([0] * 8, [0] * 8, batch_size=4).step_labels(most=3)] == [4, 4]
 
 
 def test_a_last_step_of_one_picture_is_refused_before_the_first(trained, monkeypatch):

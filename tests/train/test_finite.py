@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from aelm.devices import on_its_way
+from aelm.devices import async_copy
 from aelm.train import task as train
 from aelm.train.callbacks import FiniteTraining, not_finite
 from tests.test_module import QUIET, batches, module
@@ -110,7 +110,7 @@ def test_a_loss_that_arrives_later_is_looked_at_a_step_later_and_in_the_end(monk
         losses.append(torch.zeros(()))
         return losses[-1], Late(losses[-1], torch.nan if len(count) == late + 1 else loss.item())
 
-    monkeypatch.setattr("aelm.train.callbacks.on_its_way", travelling)
+    monkeypatch.setattr("aelm.train.callbacks.async_copy", travelling)
     parts = [FiniteTraining(tmp_path / "last.ckpt")]
     trainer = pl.Trainer(accelerator="cpu", max_epochs=2, num_sanity_val_steps=0, callbacks=parts, **QUIET)
     with pytest.raises(FloatingPointError, match=rf"step {step} \(epoch 1\) is nan, over the positions \[\d"):
@@ -121,7 +121,7 @@ def test_a_loss_that_arrives_later_is_looked_at_a_step_later_and_in_the_end(monk
 @pytest.mark.gpu
 def test_a_loss_on_a_gpu_comes_over_without_waiting():
     loss = torch.tensor(2.5, device="cuda")
-    copy, arrived = on_its_way(loss)
+    copy, arrived = async_copy(loss)
     arrived.synchronize()
     assert copy.device.type == "cpu"
     assert copy.item() == 2.5

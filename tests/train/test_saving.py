@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aelm.train import saving
-from aelm.train.saving import StepCheckpoint, WholeCheckpointIO, save_whole
+from aelm.train.saving import AtomicCheckpointIO, StepCheckpoint, save_atomically
 
 
 def content(version, size=500_000):
@@ -40,7 +40,7 @@ def whole(path):
 def test_a_file_is_written_and_replaced(tmp_path):
     path = tmp_path / "new" / "last.ckpt"
     for version in (1, 2):
-        save_whole(content(version), path)
+        save_atomically(content(version), path)
         assert whole(path) == version
         assert os.listdir(path.parent) == ["last.ckpt"]
 
@@ -55,17 +55,17 @@ def test_it_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path,
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("named"), rename(*paths)))
-    save_whole(content(1), tmp_path / "last.ckpt")
+    save_atomically(content(1), tmp_path / "last.ckpt")
     assert done == ["file", "named", "folder"]
 
 
 def test_a_process_killed_while_writing_leaves_the_earlier_or_the_new_one(tmp_path):
     path, inside, version = tmp_path / "last.ckpt", 0, 0
-    save_whole(content(0), path)
+    save_atomically(content(0), path)
 
     def write_for_ever():
         for number in range(version + 1, version + 10_000):
-            save_whole(content(number), path)
+            save_atomically(content(number), path)
 
     for attempt in range(12):
         process = forked(write_for_ever)
@@ -77,18 +77,18 @@ def test_a_process_killed_while_writing_leaves_the_earlier_or_the_new_one(tmp_pa
         version = whole(path)
     assert version > 0
     assert inside > 0, "no kill came while a file was written"
-    save_whole(content(version + 1), path)
+    save_atomically(content(version + 1), path)
     assert os.listdir(tmp_path) == ["last.ckpt"]  # what a killed process left is written over
 
 
 def test_on_a_full_disk_the_earlier_one_stays_good(tmp_path, capfd):
     path = tmp_path / "last.ckpt"
-    save_whole(content(1), path)
+    save_atomically(content(1), path)
 
     def with_little_room():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-        save_whole(content(2), path)
+        save_atomically(content(2), path)
 
     status = os.waitpid(forked(with_little_room), 0)[1]
     assert os.waitstatus_to_exitcode(status) == 1
@@ -105,7 +105,7 @@ def test_a_first_write_that_fails_says_that_there_was_none(tmp_path, monkeypatch
 
     monkeypatch.setattr(saving.torch, "save", full)
     with pytest.raises(OSError, match=r"there was none before; .* MiB are free.*No space left"):
-        save_whole({}, tmp_path / "x.ckpt")
+        save_atomically({}, tmp_path / "x.ckpt")
     assert os.listdir(tmp_path) == []
 
 
@@ -131,7 +131,7 @@ def test_a_run_writes_that_way_and_stops_when_it_cannot(trained, monkeypatch):
 
 def test_only_local_files():
     with pytest.raises(ValueError, match="written to local files, got s3://bucket/x"):
-        WholeCheckpointIO().save_checkpoint({}, "s3://bucket/x")
+        AtomicCheckpointIO().save_checkpoint({}, "s3://bucket/x")
 
 
 def test_the_interval_must_be_a_number_of_steps(tmp_path):
@@ -170,9 +170,9 @@ def test_a_write_that_was_interrupted_is_no_full_disk(tmp_path, raised, words, m
         self.error = raised
         raise raised
 
-    monkeypatch.setattr(saving._Watched, "write", broken)
+    monkeypatch.setattr(saving._ErrorRecorder, "write", broken)
     with pytest.raises(type(raised), match=words) as caught:
-        save_whole(content(1), tmp_path / "x.ckpt")
+        save_atomically(content(1), tmp_path / "x.ckpt")
     assert "Make room" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 
@@ -185,7 +185,7 @@ def test_why_torch_could_not_write_is_kept(tmp_path):
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    watched = saving._Watched(Full())
+    watched = saving._ErrorRecorder(Full())
     with pytest.raises((RuntimeError, OSError)):
         torch.save({"a": torch.ones(3)}, watched)
     assert watched.error.errno == 28

@@ -64,7 +64,7 @@ class Arrived:
 
 def read_backs(model, monkeypatch, tmp_path, *more):
     """By step from 1: who reads a value back in one epoch of a training with all that a run has."""
-    monkeypatch.setattr("aelm.train.callbacks.on_its_way", lambda loss: (loss.clone(), Arrived()))
+    monkeypatch.setattr("aelm.train.callbacks.async_copy", lambda loss: (loss.clone(), Arrived()))
     counted = ReadBacks()
     parts = [Steps(counted), FiniteTraining(tmp_path / "last.ckpt"), History(EVERY), *more]
     run = pl.Trainer(

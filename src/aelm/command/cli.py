@@ -34,7 +34,7 @@ def follow(interval: float = 2.0) -> None:
     starter = starter_of(os.environ)
     os.environ[STARTED_BY] = str(os.getpid())
     if starter is not None:
-        threading.Thread(target=_watch, args=(starter, interval), daemon=True, name="aelm-orphan").start()
+        threading.Thread(target=_watch, args=(starter, interval), daemon=True, name="aelm-parent-watch").start()
 
 
 def starter_of(environment: Mapping[str, str]) -> int | None:
@@ -108,7 +108,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             with failures.environment(failures.FULL, wanted):
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep runs its other jobs, then fails
                     return run(config)
-                with failures.told_in_one_line():  # inside Hydra, which would print a line of its own first
+                with failures.one_line_errors():  # inside Hydra, which would print a line of its own first
                     return run(config)
 
         def run(config: DictConfig) -> Any:
@@ -126,7 +126,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             sys.argv[1:] = quoted(sys.argv[1:], schema.needed(config_name))
             schema.register()
             # With this variable set, Hydra raises errors instead of printing them.
-            with failures.told_in_one_line(), failures.environment(failures.FULL, "1"):
+            with failures.one_line_errors(), failures.environment(failures.FULL, "1"):
                 hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
             leave_process_group()
 

@@ -15,14 +15,14 @@ from aelm.types import UserError
 
 FULL = "HYDRA_FULL_ERROR"  # Hydra's variable: with 1 every error shows its full traceback
 # By class name, since only training imports Lightning.
-FOREIGN = {
+LIBRARY_ERRORS = {
     "MisconfigurationException": "",
     "OutOfMemoryError": "; smaller batches or pictures take less memory",
 }
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Exits with one line and status 1 if the block raises an expected error.
 
     Other errors show their traceback; with ``HYDRA_FULL_ERROR=1`` all errors do.
@@ -33,7 +33,7 @@ def told_in_one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_foreseen(error):
+        if not is_expected(error):
             raise
         sys.exit(error_line(error))
 
@@ -52,13 +52,13 @@ def environment(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def is_foreseen(error: BaseException) -> bool:
+def is_expected(error: BaseException) -> bool:
     """Whether an error is expected: raised by aelm for its user, or about the configuration, files or the system.
 
     Errors from other libraries and the interpreter count as bugs.
     """
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, (OSError, HydraException)) or kinds & FOREIGN.keys():
+    if isinstance(error, (OSError, HydraException)) or kinds & LIBRARY_ERRORS.keys():
         return True
     if isinstance(error, OmegaConfBaseException):  # Hydra reports the user's misspelt keys; in our code they are bugs
         return not isinstance(error, (AttributeError, LookupError))
@@ -86,14 +86,14 @@ def message_of(error: BaseException) -> str:
     if "Original Traceback (most recent call last)" in text:  # torch's text for an error in a worker process
         text = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
     if isinstance(error, HydraException):
-        text = of_hydra(error)
-    hints = [hint for kind in type(error).__mro__ if (hint := FOREIGN.get(kind.__name__))]
+        text = hydra_message(error)
+    hints = [hint for kind in type(error).__mro__ if (hint := LIBRARY_ERRORS.get(kind.__name__))]
     words = " ".join([text or type(error).__name__, *getattr(error, "__notes__", ())]).split()
     line = " ".join(words) + "".join(hints)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def of_hydra(error: HydraException) -> str:
+def hydra_message(error: HydraException) -> str:
     """Hydra's message about a configuration, without search paths and object types."""
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):

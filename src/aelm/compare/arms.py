@@ -14,7 +14,7 @@ from aelm.runs.directory import FREE, matches
 from aelm.types import InputError
 
 # Keys that do not define an arm; the seed pairs runs of different arms.
-APART = {*FREE, "seed"}
+IGNORED_KEYS = {*FREE, "seed"}
 
 
 class Arm(NamedTuple):
@@ -52,14 +52,14 @@ def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Ar
     done = [run for run in runs if run.scores]
     if not done:
         raise InputError(f"none of the {len(runs)} runs has scores yet")
-    apart = {*APART, *ignore}
-    varied = varying([run.config for run in done], apart)
-    told = varying([run.settings for run in done], apart)
+    ignored = {*IGNORED_KEYS, *ignore}
+    varied = varying([run.config for run in done], ignored)
+    setting_keys = varying([run.settings for run in done], ignored)
     groups: dict[str, list[Run]] = {}
     for run in done:
         groups.setdefault(json.dumps(picked(run.config, varied)), []).append(run)
     differs = [picked(group[0].config, varied) for group in groups.values()]
-    names = [called(group, told, varied) for group in groups.values()]
+    names = [called(group, setting_keys, varied) for group in groups.values()]
     unclear = [not name or names.count(name) > 1 for name in names]
     full = [
         ", ".join(filter(None, [name, described(one)])) if again else name
@@ -78,8 +78,8 @@ def arm_of(run: Run, arms: Sequence[Arm]) -> str:
     return next(same, "")
 
 
-def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> list[str]:
-    """Keys whose values differ between tables, or that some tables lack, except those that match ``apart``.
+def varying(tables: Sequence[Mapping[str, object]], ignored: Collection[str]) -> list[str]:
+    """Keys whose values differ between tables, or that some tables lack, except those that match ``ignored``.
 
     >>> varying([{"a": 1, "b": 2, "seed": 0}, {"a": 1, "b": 3, "seed": 1}, {"a": 1, "seed": 2}], {"seed"})
     ['b']
@@ -88,7 +88,7 @@ def varying(tables: Sequence[Mapping[str, object]], apart: Collection[str]) -> l
     return [
         key
         for key in keys
-        if not matches(key, apart)
+        if not matches(key, ignored)
         and len({json.dumps(table.get(key, None)) + str(key in table) for table in tables}) > 1
     ]
 
@@ -98,12 +98,12 @@ def picked(config: Mapping[str, object], keys: Sequence[str]) -> dict[str, str]:
     return {key: str(config[key]) for key in keys if key in config}
 
 
-def called(runs: Sequence[Run], told: Sequence[str], varied: Sequence[str]) -> str:
+def called(runs: Sequence[Run], setting_keys: Sequence[str], varied: Sequence[str]) -> str:
     """The name of an arm; empty if it is unknown."""
     folders = {name_by_folder(run) for run in runs}
     if not any("arm" in run.settings for run in runs) and len(folders) == 1 and "" not in folders:
         return folders.pop()
-    return min((name_by_settings(run, told, varied) for run in runs), key=lambda name: (not name, len(name)))
+    return min((name_by_settings(run, setting_keys, varied) for run in runs), key=lambda name: (not name, len(name)))
 
 
 def name_by_folder(run: Run) -> str:
@@ -112,18 +112,18 @@ def name_by_folder(run: Run) -> str:
     return "" if re.fullmatch(r"\d+|\d{4}-\d\d-\d\d_.*", name) else name
 
 
-def name_by_settings(run: Run, told: Sequence[str], varied: Sequence[str]) -> str:
+def name_by_settings(run: Run, setting_keys: Sequence[str], varied: Sequence[str]) -> str:
     """Command-line settings in which a run differs from others, the arm's name first.
 
     Args:
         run: A run of the arm.
-        told: Keys in which command lines differ.
+        setting_keys: Keys in which command lines differ.
         varied: Keys in which configurations differ; other keys are left out of the name.
     """
     settings = run.settings
     rest = [
         f"{key}={run.config.get(key, settings[key])}"
-        for key in told
+        for key in setting_keys
         if key in settings and key != "arm" and (key in varied or key not in run.config)
     ]
     return ", ".join([*([settings["arm"]] if "arm" in settings else []), *rest])

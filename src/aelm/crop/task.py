@@ -54,7 +54,7 @@ def run(config: DictConfig) -> int:
     pids = {} if config.truth is None else read_pids(Path(config.truth))
     rows: list[tuple[object, ...]] = []
     omitted: list[tuple[object, ...]] = []
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for camera in cameras:
             cuts, bad = choose(camera.boxes, camera.footage.size, camera.footage.has, choice)
             fate = cut_out(camera, cuts, folder, progress=config.progress)
@@ -183,7 +183,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 @contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
+def atomic_folder(output: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``output`` at the end; removed after an error."""
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))

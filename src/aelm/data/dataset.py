@@ -26,7 +26,7 @@ class Reading:
     >>> reading = Reading()
     >>> with reading.batch():
     ...     reading.note(7)
-    ...     reading.in_hand(os.getpid())
+    ...     reading.current_picture(os.getpid())
     7
     """
 
@@ -48,7 +48,7 @@ class Reading:
         finally:
             self.note(-1)
 
-    def in_hand(self, process: int) -> int | None:
+    def current_picture(self, process: int) -> int | None:
         """The picture that a process is reading, by process id; None if none or unknown."""
         found = self._slots[(self._slots[:, 0] == process) & (self._slots[:, 1] >= 0), 1]
         return int(found[0]) if len(found) else None

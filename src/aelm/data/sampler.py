@@ -125,7 +125,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
     def describe(self) -> str:
         """Description of a batch as text."""
 
-    def some_steps(self, epoch: int = 0, most: int = 20) -> list[list[int]]:
+    def step_labels(self, epoch: int = 0, most: int = 20) -> list[list[int]]:
         """Labels of this process's first steps in ``epoch``, and of the last one, which may be smaller."""
         labels = [self.labels[index] for index in self.plan(epoch)]
         steps = [labels[i : i + self.batch_size] for i in range(0, len(labels), self.batch_size)]

@@ -17,7 +17,7 @@ from torch.utils.data import SequentialSampler
 from aelm.data import Augment, BadImageError, Loader, ReIDDataset, recipe
 from aelm.data.decoding import decoding_error
 from aelm.data.sources import several
-from aelm.devices import on_its_way
+from aelm.devices import async_copy
 from aelm.embed.embedder import Embedder
 from aelm.types import Batch, InputError, Picture, RunError
 
@@ -127,7 +127,7 @@ def pending(embedder: Embedder, batch: Batch) -> Pending:
     images = batch.image
     if embedder.device.type == "cuda" and not images.is_pinned():
         images = images.pin_memory()
-    return Pending(batch.position, *on_its_way(embedder.embed(images)))
+    return Pending(batch.position, *async_copy(embedder.embed(images)))
 
 
 def loaded(dataset: ReIDDataset, batch_size: int, threads: int) -> Iterator[Batch]:

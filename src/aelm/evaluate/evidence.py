@@ -271,7 +271,7 @@ class Destination(NamedTuple):
     figures: bool
 
 
-def world(embedder: Embedder, told: Mapping[str, Any]) -> World:
+def world(embedder: Embedder, config: Mapping[str, Any]) -> World:
     """The synthetic people that a checkpoint was trained on.
 
     Raises:
@@ -281,7 +281,7 @@ def world(embedder: Embedder, told: Mapping[str, Any]) -> World:
         raise InputError(
             f"{embedder.name} gives only embeddings, no feature maps: `claims=true` needs a checkpoint of aelm"
         )
-    return world_of(told, embedder.labels)
+    return world_of(config, embedder.labels)
 
 
 def claims(

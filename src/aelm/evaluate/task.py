@@ -64,11 +64,11 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if config.checkpoint is None:
         return score(config, test_features(config))
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
-    told = training_of(config, embedder.config, embedder.pictures)
-    world = evidence.world(embedder, told) if config.claims else None
+    trained = training_of(config, embedder.config, embedder.pictures)
+    world = evidence.world(embedder, trained) if config.claims else None
     module = ReIDModule(embedder.network, {}, torch.optim.SGD)
     module.flip = config.flip
-    data = build_test_data(config, told)
+    data = build_test_data(config, trained)
     if config.distractors is not None:
         for name, reader in data.benchmarks.items():
             data.benchmarks[name] = partial(with_distractors, reader, config.distractors)

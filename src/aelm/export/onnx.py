@@ -19,7 +19,7 @@ from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
 from aelm.export.precision import Precision, check_precision, halve, quantise
 from aelm.files import hold_file, write_file
-from aelm.models.onnx import OnnxBackbone, keep_to_itself, open_session
+from aelm.models.onnx import OnnxBackbone, disable_telemetry, open_session
 from aelm.models.sidecar import sidecar_path
 from aelm.types import InputError, MissingPackageError
 
@@ -30,7 +30,7 @@ LIBRARIES = ("aelm", "torch", "timm")
 
 def write_onnx(graph: nn.Module, example: Tensor, path: Path, opset: int) -> dict[str, Any]:
     """Writes an ONNX file and returns its format and versions for the metadata."""
-    keep_to_itself()
+    disable_telemetry()
     import onnx
 
     with quiet():

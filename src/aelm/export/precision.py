@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from aelm.models.onnx import keep_to_itself
+from aelm.models.onnx import disable_telemetry
 from aelm.types import InputError
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -15,7 +15,7 @@ FEWEST, MOST, BATCH = 8, 256, 16  # numbers of calibration pictures, and their b
 
 def halve(path: Path) -> None:
     """Converts weights and computation to float16, in place; embeddings are still normalised in float32."""
-    keep_to_itself()
+    disable_telemetry()
     import onnx
     from onnxruntime.transformers import float16
 
@@ -35,7 +35,7 @@ def quantise(path: Path, images: Tensor, name: str) -> None:
         images: ``(n, 3, height, width)``, as the file's input.
         name: Of that input.
     """
-    keep_to_itself()
+    disable_telemetry()
     from onnxruntime import quantization as quant
 
     class Reader(quant.CalibrationDataReader):  # type: ignore[misc]

@@ -49,8 +49,8 @@ def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:
         return None
     if config.format != "onnx":
         raise InputError(f"`dataset` and `data_dir` test an ONNX file, and `format` is {config.format}: leave them out")
-    told = training_of(config, embedder.config, embedder.pictures)
-    data = build_test_data(config, told)
+    training = training_of(config, embedder.config, embedder.pictures)
+    data = build_test_data(config, training)
     data.setup("test")
     return data
 

@@ -49,22 +49,22 @@ def linked(config: DictConfig, output: Path, settings: Settings) -> People:
     corrections = all_corrections(config.corrections, output / CORRECTIONS, tracks)
     embedder = model(config, embeddings) if config.page_people and config.heatmaps else None
     people = link(np.asarray(embeddings.features), tracks, settings, corrections)
-    told = rated(people, tracks, embeddings.folder, settings)
+    scores = rated(people, tracks, embeddings.folder, settings)
     html = ""
     if config.page_people:
         facts = {"threshold": f"{settings.threshold:g}", "embeddings": str(config.embeddings)}
         facts |= {"model": str(embeddings.meta["model"]["name"])}
-        facts |= {"F1 of pairs": f"{told['link/pairwise_f1']:.3f}"} if "link/pairwise_f1" in told else {}
+        facts |= {"F1 of pairs": f"{scores['link/pairwise_f1']:.3f}"} if "link/pairwise_f1" in scores else {}
         gallery = Gallery.open(embeddings)
         html = page.render(people, tracks, gallery.pictures, embedder, facts, config.page_people)
     write_text(output / TABLE, people_table(people, embeddings.items, str(embeddings.folder), output))
     if corrections:
         write_text(output / CORRECTIONS, as_table(corrections))
-    if told:
-        write_metrics(told, output / METRICS)
+    if scores:
+        write_metrics(scores, output / METRICS)
     if html:
         write_text(output / PAGE, html)
-    print(summary(people, told, output / (PAGE if html else TABLE)))
+    print(summary(people, scores, output / (PAGE if html else TABLE)))
     return people
 
 
@@ -145,13 +145,13 @@ def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
 def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settings) -> dict[str, float]:
     """Scores of the links if identities are known, and of the single-picture baseline."""
     pids = [item.pid for item in tracks]
-    told = {f"link/{key}": value for key, value in link_scores(people.person, pids).items()}
-    if not told or settings.rerank or not (folder / PICTURES).is_dir():
-        return told
+    scores = {f"link/{key}": value for key, value in link_scores(people.person, pids).items()}
+    if not scores or settings.rerank or not (folder / PICTURES).is_dir():
+        return scores
     single = read_embeddings(folder / PICTURES)
     row = {path.path: i for i, path in enumerate(page.absolute(single.items, single.folder))}
     best = np.asarray(single.features[[row[item.path] for item in tracks]])
-    return told | {f"single/{key}": value for key, value in single_scores(best, pids, settings.threshold).items()}
+    return scores | {f"single/{key}": value for key, value in single_scores(best, pids, settings.threshold).items()}
 
 
 def people_table(people: People, items: Sequence[Item], folder: str, output: Path) -> str:
@@ -169,11 +169,11 @@ def people_table(people: People, items: Sequence[Item], folder: str, output: Pat
     return text.getvalue()
 
 
-def summary(people: People, told: dict[str, float], where: Path) -> str:
+def summary(people: People, scores: dict[str, float], where: Path) -> str:
     """The summary in a few lines."""
     lines = [f"{int(people.person.max()) + 1} people in {len(people.person)} tracks: {where}"]
     for kind, what in (("link", "links"), ("single", "one threshold on single pictures")):
-        if f"{kind}/pairwise_f1" in told:
-            rates = [f"{rate} {told[f'{kind}/pairwise_{rate}']:.3f}" for rate in ("precision", "recall", "f1")]
+        if f"{kind}/pairwise_f1" in scores:
+            rates = [f"{rate} {scores[f'{kind}/pairwise_{rate}']:.3f}" for rate in ("precision", "recall", "f1")]
             lines.append(f"{what}: {', '.join(rates)} of pairs")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
-def keep_to_itself() -> None:
+def disable_telemetry() -> None:
     """Disables onnxruntime's telemetry; must run before anything imports it, including torch's exporters.
 
     Version 1.32 would store a machine identifier in the home directory and send reports; ``ORT_DISABLE_TELEMETRY=0``
@@ -210,7 +210,7 @@ def onnxruntime() -> Any:
     Raises:
         ModuleNotFoundError: If it is not installed; the message names the command that installs it.
     """
-    keep_to_itself()
+    disable_telemetry()
     try:
         import onnxruntime as runtime
     except ModuleNotFoundError as error:

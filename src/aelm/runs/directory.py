@@ -33,15 +33,15 @@ FILES = {"model.backbone.weights"}  # compared by file name
 
 
 def claim(
-    run_dir: Path, config: DictConfig, told: Mapping[str, Any] | None = None, *, first: bool = True
+    run_dir: Path, config: DictConfig, description: Mapping[str, Any] | None = None, *, first: bool = True
 ) -> Path | None:
     """Writes ``config.yaml`` to a new run directory, or finds the checkpoint to resume from.
 
     Args:
         run_dir: The directory, which may not exist yet.
         config: The full, resolved configuration; ``resume`` says whether to resume from checkpoints there.
-        told: The description in this training's checkpoints, of which ``labels`` and ``people`` are compared; None to
-            skip this.
+        description: The description in this training's checkpoints, of which ``labels`` and ``people`` are compared;
+            None to skip this.
         first: Whether this is rank 0: other processes neither check nor create the directory.
 
     Returns:
@@ -71,8 +71,8 @@ def claim(
                 f"{run_dir} holds checkpoints ({', '.join(held)}) of this configuration. Go on with `resume=auto`, "
                 "choose another `name`, or remove the directory"
             )
-    if last is not None and told is not None:
-        changes = changed_people(read_checkpoint(last)[KEY], told)
+    if last is not None and description is not None:
+        changes = changed_people(read_checkpoint(last)[KEY], description)
         if changes:
             raise InputError(
                 f"{run_dir} cannot go on: its weights were trained on other data; {changes}. Bring the data back as it "

@@ -94,12 +94,12 @@ class PagePicture(NamedTuple):
     Attributes:
         path: Displayed path; any text.
         picture: RGB ``(H, W, 3)`` uint8; None if the file is unreadable.
-        told: Text under it, such as identity and camera.
+        caption: Text under it, such as identity and camera.
     """
 
     path: str
     picture: Image | None
-    told: str = ""
+    caption: str = ""
 
 
 class Result(NamedTuple):
@@ -179,7 +179,7 @@ def _answer(answer: Answer, no_match: str, no_heat: str) -> str:
     found = f"<ol>{results}</ol>" if results else f'<p class="no-match"><b>No match</b>{text(no_match)}</p>'
     return (
         f'<section class="asked-for"><figure class="query" data-path="{text(query.path)}">{picture_html(query)}'
-        f"<figcaption><strong>Query</strong>{_name(query)}{text(query.told)}</figcaption></figure>{found}</section>"
+        f"<figcaption><strong>Query</strong>{_name(query)}{text(query.caption)}</figcaption></figure>{found}</section>"
     )
 
 
@@ -214,7 +214,7 @@ def hit(result: Result, label: str, mark: str, no_heat: str, attributes: str = "
         f'<span class="line"><span class="rank">{text(label)}<i>{mark}</i></span>'
         f'<span class="score">{score}</span></span>'
         f'<span class="bar"><i style="width:{width}%"></i></span>'
-        f'<span class="told">{_name(shown)}{text(shown.told)}</span>'
+        f'<span class="caption">{_name(shown)}{text(shown.caption)}</span>'
         f"{others}</button></li>"
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aelm.data import ReIDDataset
-from aelm.devices import on_its_way
+from aelm.devices import async_copy
 from aelm.models import AELM, ReIDNetwork
 from aelm.models.network import StageOutputs
 from aelm.module import ReIDModule
@@ -86,7 +86,7 @@ class Averaging(WeightAveraging):
             # The model moves to its device later: `pl_module.device` is still the CPU.
             average = self._average_model = Average(pl_module, trainer.strategy.root_device, self.decay)
             if isinstance(pl_module, ReIDModule) and isinstance(average.module, ReIDModule):
-                pl_module.average = partial(said_by, average.module.network)
+                pl_module.average = partial(predictions, average.module.network)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -96,7 +96,7 @@ class Averaging(WeightAveraging):
 
 
 @torch.no_grad()
-def said_by(network: ReIDNetwork, images: Tensor) -> StageOutputs:
+def predictions(network: ReIDNetwork, images: Tensor) -> StageOutputs:
     """Outputs of a network in evaluation mode for pictures ``(B, 3, H, W)``: nothing is erased."""
     outputs: StageOutputs = network.eval()(images)
     return outputs
@@ -247,7 +247,7 @@ class FiniteTraining(Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         self._look(trainer, pl_module)
-        value, arrived = on_its_way(loss.detach())
+        value, arrived = async_copy(loss.detach())
         self._before = self._now
         self._now = Step(trainer.global_step, trainer.current_epoch, self._positions, value, arrived)
         if arrived is None:
@@ -288,8 +288,8 @@ class FiniteTraining(Callback):
             told = f"`{name}` is not finite after step {step.number} (epoch {step.epoch}), though its loss was"
             self._stop([f"{told}, over {batch_files(trainer, step)}"])
 
-    def _stop(self, told: Sequence[str]) -> None:
-        raise NotFiniteError(f"training stopped: {'; '.join(told)}. {progress_kept(self.last)}. {CURE}")
+    def _stop(self, reasons: Sequence[str]) -> None:
+        raise NotFiniteError(f"training stopped: {'; '.join(reasons)}. {progress_kept(self.last)}. {CURE}")
 
 
 def not_finite(state: dict[str, Any]) -> str:

@@ -75,7 +75,7 @@ class RandomStates(Callback):
         self._to_set = []
 
 
-class _Watched:
+class _ErrorRecorder:
     """A file that keeps the error of a failed write (full disk, Ctrl-C), which torch replaces by a RuntimeError."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -90,7 +90,7 @@ class _Watched:
             raise
 
 
-def save_whole(content: Any, path: Path) -> None:
+def save_atomically(content: Any, path: Path) -> None:
     """Atomic ``torch.save``: readers find either the old or the new complete file, even after a crash.
 
     Writes ``.<name>.partial`` in the same folder, syncs it to disk, and renames it.
@@ -100,7 +100,7 @@ def save_whole(content: Any, path: Path) -> None:
     """
 
     def write(file: BinaryIO) -> None:
-        watched: Any = _Watched(file)
+        watched: Any = _ErrorRecorder(file)
         try:
             torch.save(content, watched)
         except RuntimeError as error:  # torch's error for a failed write
@@ -121,8 +121,8 @@ def save_whole(content: Any, path: Path) -> None:
             os.close(folder)
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Saves with :func:`save_whole` and loads with :func:`aelm.checkpoint.read_checkpoint`.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Saves with :func:`save_atomically` and loads with :func:`aelm.checkpoint.read_checkpoint`.
 
     Lightning's own class keeps a second copy in memory, does not sync, may move across file systems, can execute code
     from a file, and loses the best score if the checkpoint folder has moved.
@@ -152,7 +152,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise InputError(
                 f"checkpoints are written to local files, got {path} with {storage_options}: use a local `run_dir`"
             )
-        save_whole(checkpoint, Path(path))
+        save_atomically(checkpoint, Path(path))
 
 
 class StepCheckpoint(Checkpoint):

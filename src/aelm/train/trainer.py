@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from aelm.command.build import built, check_loops
 from aelm.report.metrics import COLUMNS
 from aelm.train.callbacks import Averaging, ErasingSchedule, FiniteTraining, History, Progress
-from aelm.train.saving import RandomStates, StepCheckpoint, WholeCheckpointIO
+from aelm.train.saving import AtomicCheckpointIO, RandomStates, StepCheckpoint
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
         parts.append(ErasingSchedule(built(config.erasing), config.trainer.max_epochs))
     if config.trainer.enable_progress_bar:
         parts.append(Progress())
-    extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [WholeCheckpointIO()]}
+    extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [AtomicCheckpointIO()]}
     # Lightning ignores `max_time` if there is another Timer.
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer: pl.Trainer = built({**wanted, "max_time": None, **extra})

@@ -1,4 +1,4 @@
-"""A process of several does not outlive the one that started it, wherever it stands."""
+"""A training process ends when its parent process is gone."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-# As Lightning does: the same program once more, with a rank; both then wait for what never comes.
+# Like Lightning, starts the same program again with a rank; both then wait forever.
 PROGRAM = """
 import os, subprocess, sys
 from aelm.command.cli import follow

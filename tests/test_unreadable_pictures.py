@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: a run goes on without them, and says how many and which."""
+"""Unreadable pictures: a run continues without them, and reports their number and names."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A file is whole or not there, and what went wrong with it is said."""
+"""Files are written atomically, and errors state the cause."""
 
 import io
 import os
@@ -19,16 +19,16 @@ def half_a_file(file):
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path, elsewhere):
     path = tmp_path / "new" / "metrics.json"
-    half = tmp_path / "half" if elsewhere else None
+    temporary = tmp_path / "half" if elsewhere else None
     with pytest.raises(OSError, match=r"metrics\.json could not be written, there was none before; .*No space left"):
-        write_file(path, half_a_file, half)
+        write_file(path, half_a_file, temporary)
     assert os.listdir(path.parent) == []
-    assert write_file(path, lambda file: file.write(b"old"), half) == path
+    assert write_file(path, lambda file: file.write(b"old"), temporary) == path
     with pytest.raises(OSError, match=r"the earlier one there is still good; [\d,]+ MiB are free on that disk"):
-        write_file(path, half_a_file, half)
+        write_file(path, half_a_file, temporary)
     assert os.listdir(path.parent) == ["metrics.json"]
     assert path.read_bytes() == b"old"
-    write_file(path, lambda file: file.write(b"new"), half)
+    write_file(path, lambda file: file.write(b"new"), temporary)
     assert path.read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["new"]
 

@@ -1,4 +1,4 @@
-"""Other people's models in the place of a checkpoint: evaluated like aelm's own."""
+"""Models of other projects are evaluated like aelm's own checkpoints."""
 
 import numpy as np
 import pytest

@@ -1,10 +1,10 @@
-"""onnxruntime is asked not to report, unless somebody said otherwise."""
+"""onnxruntime's telemetry is disabled, unless the environment variable is already set."""
 
 import os
 
 import pytest
 
-from aelm.models.onnx import keep_to_itself
+from aelm.models.onnx import disable_telemetry
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0"), ("1", "1")])
@@ -12,6 +12,6 @@ def test_the_switch_is_set_where_nobody_set_it(monkeypatch, before, after):
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     if before is not None:
         monkeypatch.setenv("ORT_DISABLE_TELEMETRY", before)
-    keep_to_itself()
+    disable_telemetry()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == after
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
