@@ -66,9 +66,7 @@ def checkpoint_file(path: str | Path) -> Path:
         FileNotFoundError: If it is a folder without ``best.ckpt``.
     """
     if path == STARTER:
-        log.info(
-            "`starter` is the small model that comes with aelm, of drawn people alone: docs/starter.md"
-        )
+        log.info("`starter` is the small model that comes with aelm, of drawn people alone: docs/starter.md")
         if Path(path).exists():
             log.warning("`starter` is not the file or folder of that name here; for that one give `./starter`")
         return STARTER_FILE
