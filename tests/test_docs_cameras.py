@@ -153,7 +153,7 @@ def test_a_list_of_tigers_becomes_a_table(tmp_path):
 
 
 def test_the_guides_name_no_key_and_no_page_that_is_not_there(composed):
-    for name in ("cameras.md", "own_pictures.md", "licences.md"):
+    for name in ("cameras.md", "own_pictures.md", "licences.md", "starter.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / name).read_text(encoding="utf-8")):
             assert (DOCS / target).exists(), target
     keys = set(re.findall(r"`(\w+)=", (DOCS / "cameras.md").read_text(encoding="utf-8")))

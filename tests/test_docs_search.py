@@ -57,6 +57,11 @@ def test_search_runs(home, run):
     assert "north" in (home / "by_folder" / "items.csv").read_text()
 
 
+def test_starter_runs(home, run):
+    assert run("starter.md") == ["sh", "sh"]
+    assert (home / "result.html").is_file()
+
+
 def test_gallery_store_runs(home, run, composed, capsys):
     pytest.importorskip("pymilvus", reason="the extra `gallery` is not installed")
     embed.run(composed("embed", "checkpoint=best.ckpt", "images=crops", "output=crops", *FAST))

@@ -69,6 +69,8 @@ def test_maps_of_a_network_come_behind_and_roots_keep_their_sign():
     inner = TimmBackbone("resnet10t", pretrained=False, last_stride=2, options={"out_indices": [1]})
     assert inner.channels == [64]
     assert not any(key.startswith("network.layer2") for key in inner.state_dict())  # nothing deeper is built
+    small = TimmBackbone("mobilenetv2_035", pretrained=False, last_stride=2, options={"out_indices": [3]})
+    assert max(int(key.split(".")[2]) for key in small.state_dict() if ".blocks." in key) == 4
     backbone, images = ColourWords(words=8, backbone=inner).eval(), torch.rand(2, 3, 128, 64)
     colours, maps = backbone(images)
     mean, std = (torch.tensor(values)[:, None, None] for values in (inner.mean, inner.std))

@@ -190,6 +190,8 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
             f"{''.join(f' and {key}={value}' for key, value in options.items())} "
             f"({type(error).__name__}: {error}); use one that gives feature maps, such as resnet50, or fewer stages"
         ) from error
+    if chosen and hasattr(network, "_stage_out_idx"):  # timm builds all stages of an EfficientNet; its stem is stage 0
+        network.blocks = network.blocks[: max(network._stage_out_idx)]  # type: ignore[index, arg-type]
     return network
 
 
