@@ -299,6 +299,7 @@ def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, 
             "checkpoint": os.path.abspath(checkpoint),
             "sha256": embedder.sha256,
             "dim": embedder.dim,
+            **embedder.given,
         },
         "preprocessing": {
             "height": embedder.height,
@@ -311,6 +312,11 @@ def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, 
         "precision": embedder.precision,
         "versions": dict(versions),
     }
+
+
+def given_to(embeddings: Embeddings) -> dict[str, Any]:
+    """The ``size`` and ``camera`` that the model of embeddings was loaded with; None where they were not given."""
+    return {key: embeddings.meta["model"].get(key) for key in ("size", "camera")}
 
 
 def check_model(embeddings: Embeddings, embedder: Embedder) -> None:
