@@ -216,6 +216,36 @@ def test_the_command_writes_two_files_and_no_more(checkpoint, composed, tmp_path
     assert (told["input_type"], told["num_classes"]) == ("uint8", 5)
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (["checkpoint=osnet_x1_0_msmt17.pth"], "osnet_x1_0_msmt17.onnx"),
+        (["checkpoint=w/model.pth.tar-60"], "model.onnx"),
+        (["checkpoint=w/v1.5.safetensors", "format=torch_export"], "v1.5.pt2"),
+        (["checkpoint=w.pt2", "format=torch_export"], "w.pt2.pt2"),
+        (["checkpoint=runs/demo"], "demo.onnx"),
+        (["checkpoint=runs/demo/checkpoints/best.ckpt", "precision=fp16"], "demo_fp16.onnx"),
+        (["checkpoint=runs/demo/checkpoints/last.ckpt", "precision=int8"], "last_int8.onnx"),
+        (["checkpoint=runs/best.ckpt", "preprocessing=inside"], "runs_uint8.onnx"),
+    ],
+)
+def test_a_file_is_named_after_its_checkpoint_or_run(composed, tmp_path, monkeypatch, given, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "checkpoints" / "best.ckpt").touch()
+    assert export.default_output(composed("export", *given)) == name
+
+
+def test_without_output_the_file_lies_in_the_current_folder(checkpoint, composed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(checkpoint, tmp_path / "mine.ckpt")
+    before = (tmp_path / "mine.ckpt").read_bytes()
+    done = export.run(composed("export", "checkpoint=mine.ckpt"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.ckpt", "mine.onnx", "mine.onnx.metadata.json"]
+    assert done.path == Path("mine.onnx")
+    assert (tmp_path / "mine.ckpt").read_bytes() == before
+
+
 @pytest.fixture(scope="module")
 def reduced(checkpoint, crops):
     """The same model in fewer bits, int8 with preprocessing inside too."""

@@ -18,7 +18,9 @@ from aelm.embed.frame import FrameEmbedder
 from aelm.evaluate import task as evaluate
 from aelm.explain import task as explain
 from aelm.export import task as export
+from aelm.link import task as link
 from aelm.search import task as search
+from aelm.search.gallery import Gallery
 from tests.models.other_files import SMALL, bot, lmbn, osnet, state
 from tests.models.other_transformers import TRANSFORMERS
 from tests.pictures_on_disk import person
@@ -204,12 +206,46 @@ def test_the_camera_is_a_key_of_each_command(tmp_path, crops, composed, caplog):
     assert one.sha256 != three.sha256
     assert not torch.allclose(one.embed(images), three.embed(images), atol=1e-4)
     assert np.allclose(np.load(tmp_path / "out" / "features.npy"), three.embed(images), atol=1e-5)
-    for gallery in (crops, tmp_path / "out"):  # made for the search, or made before
+    # Made for the search, or made before: then the gallery says size and camera itself.
+    for gallery, told in ((crops, given), (tmp_path / "out", given), (tmp_path / "out", [])):
         options = [f"query={files[0]}", f"gallery={gallery}", "device=cpu", "progress=false"]
-        assert len(search.run(composed("search", *given, *options))[0].hits) == 2
+        assert len(search.run(composed("search", *told, *options))[0].hits) == 2
+    with pytest.raises(ValueError, match="their scores mean nothing"):
+        search.run(composed("search", "camera=2", *options))
     with pytest.raises(ValueError, match="camera"):
         load_embedder(path, size=(64, 32), camera=6)
     assert "which one took the pictures is not told" not in caplog.text
+
+
+@pytest.mark.parametrize("size", ["[128,64]", "null"])
+def test_links_and_searches_load_the_file_as_it_embedded(size, tmp_path, composed):
+    """Without keys of their own: the embeddings say which size was given, if one was."""
+    path = write(tmp_path, "osnet.pth.tar")
+    rows = ["path,track,camid,time,pid"]
+    for camid in (1, 2):
+        for pid in range(3):
+            write_picture(tmp_path / "crops" / f"{camid}_{pid}.jpg", person(pid))
+            rows.append(f"{camid}_{pid}.jpg,{pid},{camid},{100 * camid + pid},{pid}")
+    (tmp_path / "crops" / "crops.csv").write_text("\n".join(rows))
+    options = [f"checkpoint={path}", f"size={size}", f"images={tmp_path}/crops", f"output={tmp_path}/tracks"]
+    embed.run(composed("embed", *options, "device=cpu", "progress=false"))
+    paths = [f"embeddings={tmp_path}/tracks", f"output={tmp_path}/people", "device=cpu", "threshold=0.9999"]
+    people = link.run(composed("link", *paths))
+    assert len(set(people.person)) == 3
+    assert "data-heat-a=" in (tmp_path / "people" / "people.html").read_text().partition("<script>")[0]
+    options = [f"query={tmp_path}/crops/1_0.jpg", f"gallery={tmp_path}/tracks", f"output={tmp_path}/found.html"]
+    found = search.run(composed("search", *options, "device=cpu", "progress=false"))
+    assert found[0].hits[0].path.endswith("2_0.jpg")
+
+
+def test_a_gallery_of_python_says_the_size_too(tmp_path, crops, composed):
+    path = write(tmp_path, "osnet.pth.tar")
+    embedder, files = load_embedder(path, size=(64, 32)), sorted(map(str, crops.iterdir()))
+    gallery = Gallery(embedder)
+    gallery.add(embed_files(embedder, files), files)
+    gallery.save(tmp_path / "saved")
+    options = [f"query={files[0]}", f"gallery={tmp_path}/saved", "device=cpu", "progress=false"]
+    assert len(search.run(composed("search", f"checkpoint={path}", *options))[0].hits) == 2
 
 
 def test_a_file_that_says_its_size_or_has_no_cameras_takes_no_other(tmp_path):

@@ -249,7 +249,7 @@ class ExportConfig:
     checkpoint: str = MISSING
     size: list[int] | None = MISSING
     camera: int | None = MISSING
-    output: str = MISSING
+    output: str | None = MISSING
     format: str = MISSING
     preprocessing: str = MISSING
     precision: str = MISSING

@@ -50,6 +50,7 @@ class Embedder:
             or float16. Embeddings are always float32.
         config: The configuration of the training; empty if the file does not contain it.
         preprocess: Whether pictures are stretched to that size (``resize``), or padded to it (``resize_pad``).
+        given: The ``size`` and ``camera`` that :func:`load_embedder` was given; with them the same model loads again.
     """
 
     network: ReIDNetwork
@@ -65,6 +66,7 @@ class Embedder:
     precision: Precision = "32"
     config: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Preprocess = "resize"
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -146,6 +148,8 @@ def load_embedder(
     if precision not in get_args(Precision):
         raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     path, labels, config = checkpoint_file(path), tuple[str, ...](), dict[str, Any]()
+    given: dict[str, Any] = {} if size is None else {"size": list(size)}
+    given |= {} if camera is None else {"camera": camera}
     told: Mapping[str, Any] = {}
     interpolation, preprocess = "bilinear", "resize"
     if path.suffix.lower() == ".onnx":
@@ -179,8 +183,9 @@ def load_embedder(
     if told:
         digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True, default=str)).encode()).hexdigest()
     return Embedder(
-        network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config, preprocess
-    )
+        network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config, preprocess,
+        given,
+    )  # fmt: skip
 
 
 @torch.inference_mode()

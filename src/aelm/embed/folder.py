@@ -300,6 +300,7 @@ def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, 
             "checkpoint": os.path.abspath(checkpoint),
             "sha256": embedder.sha256,
             "dim": embedder.dim,
+            **embedder.given,
         },
         "preprocessing": {
             "height": embedder.height,
@@ -320,6 +321,11 @@ def made_by(embeddings: Embeddings) -> str:
     if path and Path(path).is_file():
         return path
     return STARTER if Path(path).name == STARTER_FILE.name else ""  # another environment has it elsewhere
+
+
+def given_to(embeddings: Embeddings) -> dict[str, Any]:
+    """The ``size`` and ``camera`` that the model of embeddings was loaded with; None where they were not given."""
+    return {key: embeddings.meta["model"].get(key) for key in ("size", "camera")}
 
 
 def check_model(embeddings: Embeddings, embedder: Embedder) -> None:

@@ -1,18 +1,21 @@
 """The task of ``python -m aelm.export``: a checkpoint as an ONNX file, or one for ``torch.export.load``."""
 
+import os
+import re
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from aelm.checkpoint import checkpoint_file
 from aelm.command.build import build_test_data, training_of
 from aelm.data import ReIDDataModule, ReIDDataset
 from aelm.data.sources import find_items
 from aelm.embed.batches import embed_files, loaded, preparation
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.latency import device_name, latency
-from aelm.export.onnx import Exported, export_model
+from aelm.export.onnx import SUFFIXES, Exported, export_model
 from aelm.export.precision import MOST
 from aelm.files import check_file
 from aelm.retrieval import RankMetrics
@@ -21,12 +24,12 @@ from aelm.types import InputError, Picture
 
 def run(config: DictConfig) -> Exported:
     """Exports as configured, and prints the files, the difference from PyTorch, and speed and mAP if tested."""
-    check_file(config.output)
+    output = check_file(default_output(config) if config.output is None else config.output)
     embedder = load_embedder(config.checkpoint, list(config.allow), size=config.size, camera=config.camera)
     data = test_data(config, embedder)
     exported = export_model(
         embedder,
-        Path(config.output),
+        output,
         config.format,
         preprocessing=config.preprocessing,
         precision=config.precision,
@@ -41,6 +44,21 @@ def run(config: DictConfig) -> Exported:
     if data is not None:
         compare(embedder, load_embedder(exported.path), data)
     return exported
+
+
+def default_output(config: DictConfig) -> str:
+    """The file's name without ``output``: the checkpoint's, or its run's for ``best.ckpt``, in the current folder.
+
+    Raises:
+        FileNotFoundError: If the checkpoint is a folder without ``best.ckpt``.
+    """
+    file = Path(os.path.abspath(checkpoint_file(config.checkpoint)))
+    run = file.parents[1] if file.parent.name == "checkpoints" else file.parent
+    name = run.name if file.name == "best.ckpt" else file.name
+    name = re.sub(r"\.(pth|pt|bin|safetensors|ckpt)(\.tar.*)?$", "", name)  # torchreid writes model.pth.tar-60
+    kinds = {"_fp16": config.precision == "fp16", "_int8": config.precision == "int8"}
+    kinds["_uint8"] = config.preprocessing == "inside"
+    return f"{name}{''.join(kind for kind, so in kinds.items() if so)}{SUFFIXES.get(config.format, '')}"
 
 
 def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:

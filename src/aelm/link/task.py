@@ -15,7 +15,7 @@ from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.batches import devices
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import Embeddings, check_model, made_by, read_embeddings
+from aelm.embed.folder import Embeddings, check_model, given_to, made_by, read_embeddings
 from aelm.embed.tracks import PICTURES, name
 from aelm.files import check_folder, hold_folder
 from aelm.link import page
@@ -136,7 +136,7 @@ def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
     if not checkpoint:
         log.warning("no heat maps: %s is gone; give `checkpoint`", embeddings.meta["model"]["checkpoint"])
         return None
-    embedder = load_embedder(checkpoint, list(config.allow))
+    embedder = load_embedder(checkpoint, list(config.allow), **given_to(embeddings))
     check_model(embeddings, embedder)
     place = devices(config.device if isinstance(config.device, str) else tuple(config.device))[0]
     return embedder.to(place)

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from aelm.data.decoding import decoding_error
 from aelm.data.sources import Item, find_items
 from aelm.embed.batches import Features, default_batch_size, devices, embedded
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, made_by, read_embeddings, relative
+from aelm.embed.folder import FEATURES, ITEMS, META, Embeddings, given_to, made_by, read_embeddings, relative
 from aelm.embed.job import Settings, embed_items
 from aelm.files import hold_file
 from aelm.report.metrics import write_text
@@ -61,7 +61,7 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
     """
     if isinstance(config.gallery, str):
         found = find_gallery(config, place)
-        embedder = load(config, config.checkpoint or own_checkpoint(found), place)
+        embedder = load(config, config.checkpoint or own_checkpoint(found), place, given_to(found))
         return embedder, Gallery.open(found, embedder)
     if not config.gallery.uri:
         raise InputError("`gallery` is missing: gallery=FOLDER or gallery.uri=people.db")
@@ -72,14 +72,14 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
         )
     if config.checkpoint is None:
         raise InputError("a gallery store may serve several models: give `checkpoint`")
-    embedder = load(config, config.checkpoint, place)
+    embedder = load(config, config.checkpoint, place, {})
     return embedder, GalleryStore(config.gallery.uri, embedder)
 
 
-def load(config: DictConfig, checkpoint: str, place: str) -> Embedder:
-    """Loads a model on its device, with the precision in ``config``."""
-    told = {key: config[key] for key in ("precision", "size", "camera")}
-    return load_embedder(checkpoint, list(config.allow), **told).to(place)
+def load(config: DictConfig, checkpoint: str, place: str, given: Mapping[str, Any]) -> Embedder:
+    """Loads a model on its device; ``size`` and ``camera`` of ``config`` come before those ``given`` to the gallery."""
+    told = {**given, **{key: config[key] for key in ("size", "camera") if config[key] is not None}}
+    return load_embedder(checkpoint, list(config.allow), precision=config.precision, **told).to(place)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
