@@ -255,3 +255,23 @@ def test_a_file_that_says_its_size_or_has_no_cameras_takes_no_other(tmp_path):
     for path in (tmp_path / "best.ckpt", write(tmp_path, "osnet.pth.tar")):
         with pytest.raises(ValueError, match=rf"`camera`: {path.name} has no embeddings of cameras"):
             load_embedder(path, camera=0)
+
+
+def test_a_training_starts_from_backbone_and_neck_and_needs_the_file_no_more(tmp_path, trained):
+    """With hardly a step: then the weights are still the file's, whatever the statistics of batch norms are."""
+    path = write(tmp_path, "osnet.pth.tar")
+    tensors = torch.load(path, weights_only=False)["state_dict"]
+    weights = [f"model.backbone.weights={path}", f"neck_weights={path}", "model.aelm.embed_dim=512"]
+    options = ["model.backbone.name=osnet_x0_25", *weights, "optimizer.lr=1e-9", "new_lr_factor=1", "figures=false"]
+    run, _ = trained(*options, "trainer.max_epochs=1")
+    best = load_embedder(run).network
+    for head in (best.heads[-1].a, best.heads[-1].b):
+        assert torch.allclose(head.embed[0].weight[:, :, 0, 0], tensors["module.fc.0.weight"], atol=1e-6)
+        assert torch.allclose(head.embed[1].weight, tensors["module.fc.1.weight"], atol=1e-6)
+    assert torch.allclose(best.backbone.network["conv5"].conv.weight, tensors["module.conv5.conv.weight"], atol=1e-6)
+    without = {key: value for key, value in tensors.items() if not key.startswith("module.fc.")}
+    torch.save({"state_dict": without}, path)
+    trained(*options, "trainer.max_epochs=1", "resume=auto")  # a second start from the neck would be an error now
+    path.unlink()
+    again = load_embedder(run).network.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in best.state_dict().items())

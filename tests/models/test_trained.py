@@ -5,16 +5,18 @@ import logging
 import pickle
 import sys
 import types
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from aelm.models import AELM, CoAM, ReIDNetwork, TimmBackbone
+from aelm.models import AELM, IFCN, CoAM, ReIDNetwork, TimmBackbone, TwoHeads
 from aelm.models.similarity import similarity_maps
-from aelm.models.trained import load_trained
+from aelm.models.trained import load_neck, load_trained
 from aelm.models.weights import load_weights, read_data
 from tests.models.other_files import LAYOUTS, SMALL, osnet, pictures, state
+from tests.models.other_transformers import TRANSFORMERS
 
 # The first numbers, of unit length, that each project's own code gives for the second of two pictures of 64 x 32, with
 # values by the rule of `other_files`. Made with torchreid (deep-person-reid), LightMBN, fast-reid, reid-strong-baseline
@@ -249,3 +251,71 @@ def test_position_tables_of_another_picture_size_are_resized(tmp_path):
     assert large.model.pos_embed.shape[1] > values["pos_embed"].shape[1]
     assert torch.equal(large.model.pos_embed[:, 0], values["pos_embed"][:, 0])
     assert torch.equal(large.model.blocks[0].mlp.fc1.weight, values["blocks.0.mlp.fc1.weight"])
+
+
+def started(network, file, **options):
+    """A network of which backbone and neck start from a file; CoAM starts as the identity."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone(network, weights=file, weights_at_least=1.0, last_stride=1, options=options.pop("backbone"))
+    made = ReIDNetwork(backbone, 5, CoAM, partial(options.pop("head", AELM), **options))
+    load_neck(made, file)
+    return made.eval()
+
+
+@pytest.mark.parametrize(
+    ("layout", "head", "backbone", "pooling"),
+    [
+        ("bot_r18", AELM, ("reid_resnet18", {"stem": "bot"}), "mean"),
+        ("fastreid_bot_r18", IFCN, ("reid_resnet18", {"stem": "fastreid"}), "mean"),
+        ("fastreid_sbs_r18_ibn", TwoHeads, ("resnet18_ibn_a", {"stem": "fastreid"}), "gem"),
+    ],
+)
+def test_with_a_batch_norm_for_a_neck_a_training_starts_at_the_originals_feature(
+    layout, head, backbone, pooling, tmp_path
+):
+    torch.save({"model": {f"module.{key}": v for key, v in state(SMALL[layout]).items()}}, tmp_path / "w.pth")
+    network = started(
+        backbone[0], tmp_path / "w.pth", head=head, backbone=backbone[1], embed_dim=512, neck=True, pooling=pooling
+    )
+    images = pictures(*SIZE)
+    expected = load_trained("w.pth", state(SMALL[layout]), SIZE).network.embed(images)
+    assert expected.min() < 0, "a shift of the neck is part of it"
+    for part in network.embed(images).split(512, 1):  # A and B side by side
+        assert torch.allclose(nn.functional.normalize(part), expected, atol=1e-5)
+    neck = getattr(network.heads[-1], "b", network.heads[-1]).neck
+    assert not neck.bias.requires_grad
+
+
+def test_with_a_linear_layer_the_embedding_layer_is_the_originals(small, tmp_path):
+    torch.save(small, tmp_path / "w.pth")
+    network = started("osnet_x0_25", tmp_path / "w.pth", backbone=None, embed_dim=512)
+    original = load_trained("w.pth", small, SIZE).network
+    map_ = 3 * torch.rand(4, 128, 1, 1, generator=torch.Generator().manual_seed(1))  # one position: pooling is nothing
+    expected = original.heads[0](map_).embedding
+    assert (expected == 0).any()
+    for part in (network.heads[-1].a, network.heads[-1].b):
+        assert torch.equal(part.embed[0].weight[:, :, 0, 0], small["fc.0.weight"])
+        assert torch.equal(part.embed[1].running_mean, small["fc.1.running_mean"] - small["fc.0.bias"])
+        assert torch.allclose(part(map_).embedding, expected, atol=1e-5)
+    assert not torch.equal(network.heads[0].a.embed[1].running_mean, network.heads[1].a.embed[1].running_mean)
+
+
+@pytest.mark.parametrize(
+    ("layout", "head", "message"),
+    [
+        (osnet(0.25), partial(IFCN, embed_dim=512), "reads a map of 128 channels, .* has 16: `model.backbone.name`"),
+        (osnet(0.25), partial(IFCN, embed_dim=64), r"gives 512 values, .* embed in 64: set model\.aelm\.embed_dim=512"),
+        (SMALL["bot_r18"], partial(AELM, embed_dim=64, neck=True), r"set model\.aelm\.embed_dim=512"),
+        (SMALL["bot_r18"], partial(AELM, embed_dim=512), r"batch norm alone \(BNNeck\).*set model\.aelm\.neck=true"),
+        (SMALL["torchreid_resnet18"], AELM, "torchreid's ResNet and holds no neck behind a pooled map"),
+        (TRANSFORMERS["transreid_deit_small"], AELM, "TransReID and holds no neck behind a pooled map"),
+        ({k: (3,) if k == "fc.1.running_var" else v for k, v in osnet(0.25).items()}, AELM, "OSNet and holds no neck"),
+        (SMALL["bot_r18"], lambda c, n: nn.Identity(), "starts classifiers of aelm"),
+    ],
+)  # fmt: skip
+def test_a_neck_that_is_not_there_or_does_not_fit_is_named(layout, head, message, tmp_path):
+    torch.save(state(layout), tmp_path / "w.pth")
+    channels = 16 if "16:" in message else 128 if "conv5.conv.weight" in layout else 512
+    network = ReIDNetwork(nn.Conv2d(3, channels, 16, 16), 5, lambda c: nn.Identity(), head)
+    with pytest.raises(ValueError, match=message):
+        load_neck(network, tmp_path / "w.pth")

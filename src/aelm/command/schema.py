@@ -127,6 +127,7 @@ class TrainConfig:
     decay_norm_and_bias: bool = MISSING
     frozen_epochs: int = MISSING
     frozen_stages: int = MISSING
+    neck_weights: str | None = MISSING
     lr_scale: str = MISSING
     checkpoint_every_n_steps: int | None = MISSING
     ema: float | None = MISSING

@@ -13,21 +13,24 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from aelm.models import layouts_cnn, layouts_vit, lmbn
+from aelm.models.ifcn import IFCN
 from aelm.models.layouts import Layout
 from aelm.models.network import ReIDNetwork
 from aelm.models.sidecar import Trained, facts_of, sidecar
-from aelm.models.weights import COUNTER, State, state_in
+from aelm.models.weights import COUNTER, State, read_state, state_in
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
 LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, lmbn.ROW, *layouts_vit.ROWS)  # the first match is used
 GUIDE = "docs/trained_weights.md lists what can be read"
+NORM = ("weight", "bias", "running_mean", "running_var")
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255
 # Tensor names in detectors: torchvision and detectron2, DETR, YOLO's numbered layers.
 DETECTOR = re.compile(r"(rpn|roi_heads|bbox_|.*\b(anchor|box_head|bbox_embed|cv2\.\d\.\d)|model\.\d+\.(conv|cv\d|m)\.)")
@@ -48,8 +51,7 @@ def load_trained(
         ValueError: If the layout is unknown, tensors are missing or have other shapes, or a fact is invalid.
     """
     path = Path(path)
-    state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state_in(content, path).items()}
-    state = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    state = by_layout_names(state_in(content, path))
     keys = {"img_size": None if size is None else list(size), "camera": camera}
     told = {**outer(content), **sidecar(path), **{key: value for key, value in keys.items() if value is not None}}
     layout = recognised(state, path)
@@ -70,6 +72,88 @@ def load_trained(
         f"; told beside it: {', '.join(told)}" if told else "",
     )  # fmt: skip
     return Trained(network, facts, told)
+
+
+class Neck(NamedTuple):
+    """What a file has between its pooled map and its feature.
+
+    Attributes:
+        linear: ``(E, C)``, of a linear layer; None where there is a batch norm alone.
+        bias: ``(E,)`` of the linear layer, 0 where it has none.
+        norm: The tensors ``(E,)`` of the batch norm behind it, by name.
+        power: Exponent of GeM ``(1,)``, where the file holds one.
+    """
+
+    linear: Tensor | None
+    bias: Tensor
+    norm: State
+    power: Tensor | None
+
+
+def read_neck(path: str | Path) -> Neck:
+    """The neck in a trained file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its layout is unknown, or has no neck behind a pooled map.
+    """
+    path = Path(path)
+    state = by_layout_names(read_state(path))
+    layout, start, none = recognised(state, path), "head.neck.", torch.zeros(0)
+    named = {place: value.float() for key, value in state.items() if (place := placed(key, layout)) is not None}
+    found = {place.removeprefix(start): value for place, value in named.items() if place.startswith(start)}
+    first = found.get("0.weight", none)
+    linear = first.flatten(1) if first.dim() > 1 else None  # fast-reid's is a 1x1 convolution
+    norm = {key: found.get(f"{0 if '0.running_mean' in found else 1}.{key}", none) for key in NORM}
+    dim = len(norm["weight"].flatten()) if linear is None else len(linear)
+    bias = torch.zeros(dim) if linear is None else found.get("0.bias", torch.zeros(dim))
+    if not dim or any(value.shape != (dim,) for value in (bias, *norm.values())):
+        raise InputError(
+            f"`neck_weights`: {path} looks like {layout.name} and holds no neck behind a pooled map (a linear layer "
+            "with a batch norm, or a batch norm alone). Leave it out: `model.backbone.weights` takes the backbone"
+        )
+    return Neck(linear, bias, norm, named.get("head.power"))
+
+
+def load_neck(network: ReIDNetwork, path: str | Path) -> None:
+    """Starts the classifiers of the last stage, A and B or an IFCN alone, from the neck of a trained file, in place.
+
+    A linear layer with a batch norm becomes the embedding layer: the 1x1 convolution, and the batch norm behind it. A
+    batch norm alone becomes the BNNeck, and the embedding layer starts as the identity of what is above 0. GeM's
+    exponent is taken too, where both have one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If :func:`read_neck` finds none, or the classifiers are of another size or kind.
+    """
+    linear, bias, norm, power = read_neck(path)
+    dim, channels = (len(bias), len(bias)) if linear is None else linear.shape
+    heads: list[Any] = [part for part in network.heads[-1].modules() if isinstance(part, IFCN)]
+    for head in heads:
+        wrong = ""
+        if head.embed[0].in_channels != channels:
+            wrong = (
+                f"reads a map of {channels} channels, and the backbone's last map has {head.embed[0].in_channels}: "
+                "`model.backbone.name` must be the file's network"
+            )
+        elif head.embed_dim != dim:
+            wrong = f"gives {dim} values, and the classifiers embed in {head.embed_dim}: set model.aelm.embed_dim={dim}"
+        elif linear is None and head.neck is None:
+            wrong = "is a batch norm alone (BNNeck), and the classifiers have none: set model.aelm.neck=true"
+        if wrong:
+            raise InputError(f"`neck_weights`: the neck in {path} {wrong}")
+        between = {**norm, "running_mean": norm["running_mean"] - bias}
+        if linear is None:
+            one, eps = torch.ones(dim), head.embed[1].eps
+            between = {"weight": one, "bias": one * 0, "running_mean": one * 0, "running_var": one - eps}
+        start = {"embed.0.weight": (torch.eye(dim) if linear is None else linear)[:, :, None, None]}
+        start |= {f"embed.1.{key}": value for key, value in between.items()}
+        start |= {f"neck.{key}": value for key, value in norm.items() if linear is None}
+        start |= {"power": power} if power is not None and head.power is not None else {}
+        head.load_state_dict(start, strict=False)
+    if not heads:
+        raise InputError("`neck_weights` starts classifiers of aelm (`model/aelm`), and this network has none")
+    log.info("%s: the classifiers of the last stage start from its neck, %d values", path, dim)
 
 
 def spaced(values: Sequence[float]) -> str:
@@ -112,6 +196,17 @@ def recognised(state: State, path: Path) -> Layout:
     )
 
 
+def by_layout_names(state: State) -> State:
+    """Tensors without the prefixes of wrappers, and without the counters of batch norms."""
+    state = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+
+
+def placed(key: str, layout: Layout) -> str | None:
+    """Where a tensor goes; None where no pattern of the layout fits."""
+    return next((re.sub(old, new, key, count=1) for old, new in layout.rename if re.match(old, key)), None)
+
+
 def fill(parts: nn.Module, state: State, layout: Layout, path: Path, colour: str) -> None:
     """Loads the tensors into the parts, in place.
 
@@ -120,7 +215,7 @@ def fill(parts: nn.Module, state: State, layout: Layout, path: Path, colour: str
     """
     named, left = State(), []
     for key, value in state.items():
-        place = next((re.sub(old, new, key, count=1) for old, new in layout.rename if re.match(old, key)), None)
+        place = placed(key, layout)
         if place is not None:
             named[place] = value
         elif not re.match(layout.unused, key):

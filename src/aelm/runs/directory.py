@@ -29,7 +29,7 @@ FREE = {
 }  # fmt: skip
 # Further keys that may change when a run resumes.
 TESTS = {"dataset.test", "dataset.test_batch_size"}
-FILES = {"model.backbone.weights"}  # compared by file name
+FILES = {"model.backbone.weights", "neck_weights"}  # compared by file name
 
 
 def claim(

@@ -19,6 +19,7 @@ from aelm.data import ReIDDataModule
 from aelm.files import hold_folder
 from aelm.models import ReIDNetwork
 from aelm.models.backbone import freeze_stages
+from aelm.models.trained import load_neck
 from aelm.module import NO_AVERAGE, ReIDModule
 from aelm.report import metrics, ranked_pictures, unreadable
 from aelm.runs import sweep as sweeps
@@ -112,6 +113,9 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
             f"the backbone takes pictures of {' x '.join(map(str, size))}, got {' x '.join(map(str, pictures))}: "
             "`model.backbone.size` must be [`transform.height`, `transform.width`]"
         )
+    resumed = config.resume == "auto" and any(Path(config.run_dir, "checkpoints").glob("*.ckpt"))
+    if config.neck_weights is not None and not resumed:
+        load_neck(network, config.neck_weights)
     preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "preprocess")}
     preprocessing |= {key: list(values) for key, values in network.normalised._asdict().items()}
     module = ReIDModule(
