@@ -7,8 +7,8 @@ import sys
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from aelm.compare import task as compare
-from aelm.train import task as train
+from aelm.compare import __main__ as compare
+from aelm.train import __main__ as train
 from tests.compare.disk import ARMS, write_run, write_sweep
 from tests.runs import P_X_K, SMALL
 
