@@ -117,7 +117,6 @@ ROWS = [
         embeddings(meta="{broken")),
     Row("embeddings with other facts", "search", ["gallery={root}/gallery"], ["expected format 1, found 99"],
         embeddings(meta='{"format": 99}')),
-    Row("pictures, and no model for them", "search", ["checkpoint=null"], ["could name a model: give `checkpoint`"]),
     Row("a store that is not there", "search", ["gallery.uri={root}/people.db"], ["no gallery store", "people.db"],
         without=["gallery"]),
     Row("a store without a model", "search", ["gallery.uri=http://127.0.0.1:9", "checkpoint=null"],

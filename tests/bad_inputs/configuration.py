@@ -89,8 +89,6 @@ ROWS = [
         ["`dataset.on_bad_image` must be 'error' or 'skip', got 'ignore'"]),
     Row("less than no loading process", "train", ["dataset.workers=-1"], ["`dataset.workers` must be at least 0"]),
     Row("a test batch of nothing", "evaluate", ["dataset.test_batch_size=0"], ["`dataset.test_batch_size`", "got 0"]),
-    Row("nothing to evaluate", "evaluate", [], ["give either `checkpoint`, or `query` and `gallery`"],
-        without=["checkpoint"]),
     Row("a model and a ready query", "evaluate", ["query={root}/q"], ["`query`", "`checkpoint`", "give one of them"]),
     Row("mirror images of ready features", "evaluate", ["query={root}/q", "gallery={root}/g", "flip=true"],
         ["`flip`", "no part in ready features"], without=["checkpoint", "dataset", "data_dir"]),

@@ -290,7 +290,7 @@ def test_of_a_loading_process_that_dies_the_file_is_told(make, tmp_path):
     told, one = "", error.value
     while one is not None:
         told, one = told + str(one) + "".join(getattr(one, "__notes__", [])), one.__cause__ or one.__context__
-    assert re.search(rf"process \d+ with {re.escape(bad)}", told)
+    assert re.search(rf"process \d+ while reading {re.escape(bad)}", told)
 
 
 def test_what_there_is_is_told_once(make, caplog):
