@@ -93,7 +93,7 @@ def crops(frames: int, turns: int, codec: str | None, folder: str | None) -> Non
                 raise SystemExit(f"decoded {decoded} frames, cropped {len(done)}, wrote {written} crops")
             alone.append(middle - start)
             cut.append(end - middle)
-    print(f"{frames} frames of {WIDTH} x {HEIGHT}, {codec or 'MPEG-4'}, {PEOPLE} boxes each; written to {target.parent}")
+    print(f"{frames} frames of {WIDTH} x {HEIGHT}, {codec or 'MPEG-4'}, {PEOPLE} boxes each, written to {place}")
     for kind, one, other in zip(("wall", "CPU"), np.median(alone, 0), np.median(cut, 0), strict=True):
         ratio = np.median([b / a for a, b in zip(alone, cut, strict=True)], 0)[0 if kind == "wall" else 1]
         print(f"{kind}: decoding {one:.1f} s, crops {other:.1f} s ({frames * PEOPLE / other:.0f}/s), ratio {ratio:.2f}")
