@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aelm.report import ranked_pictures
-from aelm.report.unreadable import write_list
+from aelm.report.metrics import write_list
 from tests.pictures_on_disk import save_model
 
 SYNTHETIC = "synthetic-tiny-s0-h128-o10-v1"

@@ -3,7 +3,7 @@
 import pytest
 
 from aelm.data.benchmarks import folder, with_distractors
-from aelm.data.copies import copy_warnings
+from aelm.data.split_table import copy_warnings
 from aelm.types import Benchmark, Picture
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aelm.data.headers import Header, read_header
+from aelm.data.decoding import Header, read_header
 
 KINDS = {
     "JPEG": ("JPEG", {}),

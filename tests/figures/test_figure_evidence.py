@@ -7,10 +7,8 @@ import pytest
 from matplotlib.colors import to_hex
 from pixels import legend, noise
 
-from aelm.figures import HeatmapRow, Panel, heatmap_rows
-from aelm.figures import evidence as claims_file
-from aelm.figures import evidence as occlusion_file
-from aelm.figures.evidence import occlusion_chart, part_bars
+from aelm.figures import HeatmapRow, Panel, curves, heatmap_rows
+from aelm.figures.curves import occlusion_chart, part_bars
 from aelm.figures.heatmaps import TRACE, traced
 from aelm.figures.page import INK, rgb
 
@@ -20,8 +18,7 @@ NEVER = (math.nan, math.nan, math.nan)
 @pytest.fixture
 def drawn(monkeypatch):
     figures = []
-    for file in (claims_file, occlusion_file):
-        monkeypatch.setattr(file, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
     return figures
 
 

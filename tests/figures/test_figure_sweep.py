@@ -1,7 +1,7 @@
 import pytest
 from pixels import read_png
 
-from aelm.figures.sweep import SweepPoint, arrangement, sweep_chart
+from aelm.figures.comparison import SweepPoint, arrangement, sweep_chart
 
 
 def points(*values, key="t"):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from aelm.data.decoding import BadImageError, Pixels, decode, read_bytes
-from aelm.data.headers import read_header
+from aelm.data.decoding import BadImageError, Pixels, decode, read_bytes, read_header
 from aelm.data.listing import is_picture
 from aelm.data.sources import LISTS
 from aelm.types import InputError

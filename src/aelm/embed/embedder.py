@@ -20,8 +20,7 @@ from aelm.data.transforms import Preprocess
 from aelm.devices import full_precision
 from aelm.models import ReIDNetwork
 from aelm.models.layouts import Facts
-from aelm.models.onnx import load_onnx
-from aelm.models.sidecar import sidecar, sidecar_path
+from aelm.models.onnx import load_onnx, sidecar, sidecar_path
 from aelm.models.trained import load_trained
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 

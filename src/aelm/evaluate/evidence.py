@@ -28,7 +28,7 @@ from aelm.evaluate import claims as summary
 from aelm.evaluate import occlusion as curve
 from aelm.evaluate.claims import PARTS, Mean, PictureMeasures, cells, measure, shrunk
 from aelm.evaluate.occlusion import SCORES, Occluded, Plan, Row, measure_curves
-from aelm.figures.evidence import occlusion_chart, part_bars
+from aelm.figures.curves import occlusion_chart, part_bars
 from aelm.models import ReIDNetwork
 from aelm.module import ReIDModule
 from aelm.report.metrics import Test, write_text

@@ -26,7 +26,7 @@ from aelm.evaluate.occlusion import Plan
 from aelm.evaluate.scoring import Ways
 from aelm.files import hold_folder
 from aelm.module import ReIDModule
-from aelm.report import metrics, ranked_pictures, unreadable
+from aelm.report import metrics, ranked_pictures
 from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, rank_metrics
 from aelm.types import InputError
@@ -75,11 +75,11 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer = built({**wanted, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
-    bad = unreadable.unreadable_files(data)
+    bad = metrics.unreadable_files(data)
     if not trainer.is_global_zero:
         return metrics.scores(module.results)
     tests = metrics.tests_of(module, data)
-    further = unreadable.unreadable_counts(bad)
+    further = metrics.unreadable_counts(bad)
     to = Destination(None if config.output is None else Path(config.output), config.figures)
     module.to(trainer.strategy.root_device)  # Lightning moves it back to the CPU
     if world is not None:
@@ -94,7 +94,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
         further |= {f"latency/{device.type}_batch_{count}_ms": value for count, value in times.items()}
     scores = score(config, Tested(module.results, tests, further))
     if config.output is not None:
-        unreadable.write_list(bad, Path(config.output))
+        metrics.write_list(bad, Path(config.output))
         if config.figures:
             ranked_pictures.draw_pictures(Path(config.output), module, data, tests, {})
     return scores

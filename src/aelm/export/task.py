@@ -15,8 +15,7 @@ from aelm.data.sources import find_items
 from aelm.embed.batches import embed_files, loaded, preparation
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.embed.latency import device_name, latency
-from aelm.export.onnx import SUFFIXES, Exported, export_model
-from aelm.export.precision import MOST
+from aelm.export.onnx import MOST, SUFFIXES, Exported, export_model
 from aelm.files import check_file
 from aelm.retrieval import RankMetrics
 from aelm.types import InputError, Picture

@@ -6,8 +6,7 @@ Files are written atomically, and the same data gives the same bytes.
 
 from aelm.figures.curves import cmc_curve
 from aelm.figures.heatmaps import HeatmapRow, Panel, heatmap_rows
-from aelm.figures.ranking import RankedPicture, RankedRow, ranked_rows
-from aelm.figures.sheet import contact_sheet
+from aelm.figures.ranking import RankedPicture, RankedRow, contact_sheet, ranked_rows
 from aelm.figures.training import read_history, training_curves
 
 __all__ = [

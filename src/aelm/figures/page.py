@@ -191,8 +191,8 @@ class Page:
         # The small excess avoids losing the last pixel by rounding.
         self._figure = Figure(figsize=((columns + 0.01) / DPI, (rows + 0.01) / DPI), dpi=DPI)
         self._figure.patch.set_visible(False)  # the pixels are the ground
-        self._canvas: Any = FigureCanvasAgg(self._figure)  # untyped in matplotlib
-        self._renderer = self._canvas.get_renderer()
+        canvas: Any = FigureCanvasAgg(self._figure)  # untyped in matplotlib
+        self._canvas, self._renderer = canvas, canvas.get_renderer()
 
     def picture(self, image: Image, x: float, y: float) -> None:
         """Draws an image, unscaled, with its top left corner at (x, y)."""

@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aelm.models import layouts_cnn, layouts_vit, lmbn
+from aelm.models import layouts_cnn, layouts_vit
 from aelm.models.ifcn import IFCN
 from aelm.models.layouts import Layout
 from aelm.models.network import ReIDNetwork
-from aelm.models.sidecar import Trained, facts_of, sidecar
+from aelm.models.onnx import Trained, facts_of, sidecar
 from aelm.models.weights import COUNTER, State, read_state, state_in
 from aelm.types import InputError
 
 log = logging.getLogger(__name__)
 
-LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, lmbn.ROW, *layouts_vit.ROWS)  # the first match is used
+LAYOUTS: tuple[Layout, ...] = (*layouts_cnn.ROWS, *layouts_vit.ROWS)  # the first match is used
 GUIDE = "docs/trained_weights.md lists what can be read"
 NORM = ("weight", "bias", "running_mean", "running_var")
 PIXEL = ("pixel_mean", "pixel_std")  # fast-reid's, of RGB 0..255

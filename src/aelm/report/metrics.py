@@ -1,4 +1,4 @@
-"""Output of a test: the table, metrics.json, and CSVs of queries and cameras."""
+"""Output of a test: the table, metrics.json, CSVs of queries and cameras, and which pictures were unreadable."""
 
 import csv
 import io
@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch.distributed as dist
+
 from aelm import files
 from aelm.data import ReIDDataModule
 from aelm.data.datamodule import EvaluationSet
+from aelm.data.decoding import decoding_error
 from aelm.module import ReIDModule
 from aelm.retrieval import RankResult
 from aelm.retrieval.labels import JUNK
@@ -131,3 +134,38 @@ def write_cameras(result: RankResult, path: Path, names: Names = NO_NAMES) -> No
 def write_text(path: Path, text: str) -> None:
     """Writes a text file with :func:`aelm.files.write_file`; it may contain file names that are not UTF-8."""
     files.write_file(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+LIST = "bad.csv"
+
+
+def unreadable_files(data: ReIDDataModule) -> dict[str, list[str]]:
+    """The unreadable files of each set so far, over all processes; empty unless they are skipped. A collective call."""
+    found = [data.unreadable]
+    if dist.is_available() and dist.is_initialized():
+        found *= dist.get_world_size()
+        dist.all_gather_object(found, data.unreadable)
+    names = dict.fromkeys(name for one in found for name in one)
+    return {name: sorted({path for one in found for path in one.get(name, ())}) for name in names}
+
+
+def unreadable_counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Number of skipped files per set, by the names in ``metrics.json``.
+
+    >>> unreadable_counts({"train": [], "test": ["a.jpg", "b.jpg"]})
+    {'train/unreadable': 0.0, 'test/unreadable': 2.0}
+    """
+    return {f"{name}/unreadable": float(len(paths)) for name, paths in files.items()}
+
+
+def write_list(files: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """Writes ``bad.csv``: set, path and error; without errors, an earlier file is removed."""
+    rows = [(name, path, decoding_error(path)) for name, paths in files.items() for path in paths]
+    if not rows:
+        (folder / LIST).unlink(missing_ok=True)
+        return
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(["set", "path", "reason"])
+    lines.writerows(rows)
+    write_text(folder / LIST, text.getvalue())

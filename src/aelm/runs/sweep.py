@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm.figures.sweep import SweepPoint, sweep_chart
+from aelm.figures.comparison import SweepPoint, sweep_chart
 from aelm.files import hold_file
 from aelm.report.metrics import write_text
 

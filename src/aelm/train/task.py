@@ -21,7 +21,7 @@ from aelm.models import ReIDNetwork
 from aelm.models.backbone import freeze_stages
 from aelm.models.trained import load_neck
 from aelm.module import NO_AVERAGE, ReIDModule
-from aelm.report import metrics, ranked_pictures, unreadable
+from aelm.report import metrics, ranked_pictures
 from aelm.runs import sweep as sweeps
 from aelm.runs.directory import claim, run_facts, write_facts
 from aelm.train.callbacks import History, erasing_heads
@@ -222,11 +222,11 @@ def finish_run(
     module.results = {}  # drop the last validation's
     if data.test_sets:
         trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
-    bad = unreadable.unreadable_files(data)
+    bad = metrics.unreadable_files(data)
     validated = {} if module.results else best_validation(history, config.monitor)
-    scores = metrics.scores(module.results) | validated | unreadable.unreadable_counts(bad)
+    scores = metrics.scores(module.results) | validated | metrics.unreadable_counts(bad)
     if trainer.is_global_zero:
-        unreadable.write_list(bad, Path(config.run_dir))
+        metrics.write_list(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(facts, Path(config.run_dir) / "run.json")
         told = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "not validated"
