@@ -1,6 +1,7 @@
 """RankMetrics against rank_metrics, on one, two and three processes."""
 
 import json
+import multiprocessing
 import socket
 
 import numpy as np
@@ -94,7 +95,9 @@ def test_any_number_of_processes_gives_the_same_to_the_last_bit(size, monkeypatc
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(run_process, (size, port, tmp_path), nprocs=size)
+    # The processes are forked from one that has loaded torch and done nothing yet.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    mp.start_processes(run_process, (size, port, tmp_path), nprocs=size, start_method="forkserver")
     alone = []
     for memory, _ in CASES:
         metric = RankMetrics(memory=memory)
