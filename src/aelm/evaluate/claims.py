@@ -328,8 +328,8 @@ def pictures_csv(found: Mapping[str, Sequence[PictureMeasures]]) -> str:
     lines.writerow(["set", "picture", "identity", "stage", *(f"{'ab'[h]}/accuracy" for h in range(heads)), *names])
     for prefix, rows in found.items():
         for one in rows:
-            told = one.measures or {}
-            values = [f"{told[name].value:.6f}" if name in told else "" for name in names]
+            measures = one.measures or {}
+            values = [f"{measures[name].value:.6f}" if name in measures else "" for name in names]
             lines.writerow([prefix, one.name, one.identity, one.stage, *(int(hit) for hit in one.hits), *values])
     return text.getvalue()
 

@@ -123,7 +123,7 @@ def thresholds(name: str, test: Test, far: Sequence[float]) -> dict[str, float]:
             "%s: thresholds at FAR %s are left out: %d impostor pairs (and %d genuine ones) cannot tell such rates",
             name, ", ".join(few), found.num_impostor, found.num_genuine,
         )  # fmt: skip
-    told = [(f"{rate:g}", float(tar), float(threshold)) for rate, tar, threshold, known in
+    points = [(f"{rate:g}", float(tar), float(threshold)) for rate, tar, threshold, known in
             zip(far, found.tar, found.threshold, found.is_supported, strict=True) if known]  # fmt: skip
-    rates = {f"{name}/TAR@FAR={rate}": tar for rate, tar, _ in told}
-    return rates | {f"{name}/threshold@FAR={rate}": threshold for rate, _, threshold in told}
+    rates = {f"{name}/TAR@FAR={rate}": tar for rate, tar, _ in points}
+    return rates | {f"{name}/threshold@FAR={rate}": threshold for rate, _, threshold in points}

@@ -277,12 +277,12 @@ def _export(
                 f"the {format} file differs from PyTorch by {difference:.2g}, more than `tolerance` {tolerance:g}; "
                 "it was not kept"
             )
-        told = metadata(embedder, preprocessing) | {"precision": precision} | facts | {"max_difference": difference}
-        told["artifact_sha256"] = hashlib.sha256(beside.read_bytes()).hexdigest()
+        content = metadata(embedder, preprocessing) | {"precision": precision} | facts | {"max_difference": difference}
+        content["artifact_sha256"] = hashlib.sha256(beside.read_bytes()).hexdigest()
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    text = json.dumps(told, indent=2) + "\n"
+    text = json.dumps(content, indent=2) + "\n"
     return Exported(path, write_file(sidecar_path(path), lambda file: file.write(text.encode())), difference)
 
 

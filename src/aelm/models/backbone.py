@@ -99,13 +99,13 @@ class TimmBackbone(nn.Module):
             undilate(self.network)
         if last_stride == 1 or (last_stride == "auto" and output_stride is None):
             self.network = without_last_stride(self.network, name, optional=last_stride == "auto")
-        told: Any = self.network.pretrained_cfg
-        if told.get("fixed_input_size"):
+        defaults: Any = self.network.pretrained_cfg
+        if defaults.get("fixed_input_size"):
             self.size = tuple(given.get("img_size", size))
         table: Any = self.network.feature_info
         self.channels: list[int] = table.channels()
-        self.mean: Sequence[float] = told.get("mean", IMAGENET_MEAN)
-        self.std: Sequence[float] = told.get("std", IMAGENET_STD)
+        self.mean: Sequence[float] = defaults.get("mean", IMAGENET_MEAN)
+        self.std: Sequence[float] = defaults.get("std", IMAGENET_STD)
         self.lr_factors = {f"network.{key}": value for key, value in lr_factors(self.network, layer_decay).items()}
         if weights is not None:
             load_weights(self.network, weights, at_least=weights_at_least, convert=converter(name))
@@ -197,8 +197,8 @@ def create(name: str, stages: int, options: Mapping[str, Any], *, pretrained: bo
 
 def fixed_size(name: str) -> bool:
     """Whether a timm network is built for a single picture size."""
-    told = timm.get_pretrained_cfg(name)
-    return told is not None and told.fixed_input_size
+    pretrained = timm.get_pretrained_cfg(name)
+    return pretrained is not None and pretrained.fixed_input_size
 
 
 def own_maps(name: str, out_indices: Sequence[int], *, pretrained: bool, **options: Any) -> nn.Module:

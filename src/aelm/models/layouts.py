@@ -11,7 +11,7 @@ from aelm.models.network import unit
 from aelm.models.weights import State
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput
 
-Told = Mapping[str, Any]
+Given = Mapping[str, Any]
 
 
 class Facts(NamedTuple):
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
     name: str
     keys: tuple[str, ...]
     rename: tuple[tuple[str, str], ...]
-    build: Callable[[State, Told], Parts]
+    build: Callable[[State, Given], Parts]
     convert: Callable[[State, nn.Module], State] | None = None
     facts: Facts = Facts()
     unused: str = r"classifier|heads\.(weight|classifier)|pixel_(mean|std)|base\.fc\.|centers"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aelm.models.backbone import OWN, TimmBackbone
 from aelm.models.ifcn import precise
-from aelm.models.layouts import Facts, Layout, Parts, PooledHead, Told, through
+from aelm.models.layouts import Facts, Given, Layout, Parts, PooledHead, through
 from aelm.models.network import unit
 from aelm.models.osnet import WIDTHS, OmniScaleBlock, OSNet
 from aelm.models.resnet import BLOCKS, Stem, checkpoint_filter_fn
@@ -95,7 +95,7 @@ def peaks(maps: Tensor) -> Tensor:
     return torch.zeros_like(flat).scatter(2, places, flat.gather(2, places) * flat.shape[2]).view_as(maps)
 
 
-def build_lmbn(state: State, told: Told) -> Parts:
+def build_lmbn(state: State, given: Given) -> Parts:
     """LightMBN on OSNet x1_0, the only variant."""
     return Parts("lmbn_n", LightMBN(), LightHead())
 
@@ -126,7 +126,7 @@ def fully_connected(state: State) -> list[nn.Module]:
     return [nn.Linear(channels, out), nn.BatchNorm1d(out), nn.ReLU()]
 
 
-def build_osnet(state: State, told: Told) -> Parts:
+def build_osnet(state: State, given: Given) -> Parts:
     """OSNet; its kind and width follow from the names and shapes of its first layers."""
     kind = (
         "ain_" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "ibn_" if "conv2.0.IN.weight" in state else ""
@@ -164,22 +164,22 @@ def build_resnet(state: State, prefix: str, stem: Stem, last_stride: int) -> tup
     return name, backbone, 2048 if deep else 512
 
 
-def build_torchreid_resnet(state: State, told: Told) -> Parts:
+def build_torchreid_resnet(state: State, given: Given) -> Parts:
     """With ``fc``: last stride 1 and 512 features; without: last stride 2 and the pooled map."""
     neck = fully_connected(state)
     name, backbone, _ = build_resnet(state, "", "usual", 1 if neck else 2)
     return Parts(f"{name}{'_fc512' if neck else ''}", backbone, PooledHead(*neck))
 
 
-def build_bot(state: State, told: Told) -> Parts:
+def build_bot(state: State, given: Given) -> Parts:
     """BoT, or AGW with GeM and non-local blocks; features after the BNNeck, unless ``feature`` is ``before``."""
     name, backbone, channels = build_resnet(state, "base.", "bot", 1)
     power = 3.0 if "global_pool.p" in state else None
-    before = told.get("feature") == "before" or "bottleneck.weight" not in state
+    before = given.get("feature") == "before" or "bottleneck.weight" not in state
     return Parts(name, backbone, PooledHead(*([] if before else [nn.BatchNorm1d(channels)]), power=power, stored=True))
 
 
-def build_fastreid(state: State, told: Told) -> Parts:
+def build_fastreid(state: State, given: Given) -> Parts:
     """BoT pools by the mean, AGW by a fixed GeM, SBS by a learned GeM; only the learned exponent is in the file."""
     name, backbone, channels = build_resnet(state, "backbone.", "fastreid", 1)
     neck: list[nn.Module] = []
@@ -189,7 +189,7 @@ def build_fastreid(state: State, told: Told) -> Parts:
         neck, channels = [nn.Linear(channels, out, bias=False)], out
     stored = "heads.pool_layer.p" in state
     power = 3.0 if stored or "non-local" in name else None
-    if told.get("feature") != "before":
+    if given.get("feature") != "before":
         neck.append(nn.BatchNorm1d(channels))
     return Parts(name, backbone, PooledHead(*neck, power=power, stored=stored))
 

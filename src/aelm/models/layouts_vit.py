@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aelm.models.backbone import TimmBackbone
 from aelm.models.ifcn import precise
-from aelm.models.layouts import Facts, Layout, Parts, PooledHead, Told
+from aelm.models.layouts import Facts, Given, Layout, Parts, PooledHead
 from aelm.models.transformers import NETWORKS, ReIDTransformer, checkpoint_filter_fn, renamed
 from aelm.models.weights import State
 from aelm.types import HeadOutput, InputError
@@ -132,20 +132,20 @@ class ClipPool(JoinedHead):
         return [features.mean((2, 3)), self.attnpool(features)]
 
 
-def size_told(told: Told, usual: Sequence[int] = (256, 128)) -> tuple[int, int]:
+def given_size(given: Given, usual: Sequence[int] = (256, 128)) -> tuple[int, int]:
     """Height and width of the pictures."""
-    height, width = map(int, told.get("img_size", usual))
+    height, width = map(int, given.get("img_size", usual))
     return height, width
 
 
-def numeric_keys(told: Told, **kinds: type[int] | type[float]) -> dict[str, Any]:
+def numeric_keys(given: Given, **kinds: type[int] | type[float]) -> dict[str, Any]:
     """The facts with the given keys, converted to these number types.
 
     Raises:
         ValueError: If one is not a number.
     """
     try:
-        return {key: kind(told[key]) for key, kind in kinds.items() if told.get(key) is not None}
+        return {key: kind(given[key]) for key, kind in kinds.items() if given.get(key) is not None}
     except (TypeError, ValueError) as error:
         raise InputError(f"{' and '.join(f'`{key}`' for key in kinds)} beside it must be numbers: {error}") from error
 
@@ -166,19 +166,19 @@ def stride_of(patches: int, size: tuple[int, int], patch: int = 16) -> int:
 
 
 def build_vit(
-    state: State, told: Told, positions: str, block: str, camera: str, projection: str = ""
+    state: State, given: Given, positions: str, block: str, camera: str, projection: str = ""
 ) -> tuple[dict[str, Any], int]:
     """The options of :class:`ReIDTransformer` and the size of the projection, from a ViT's file.
 
     Args:
         state: By the file's names.
-        told: Facts given beside the file.
+        given: Facts given beside the file.
         positions: Key of the position embeddings.
         block: Pattern of a block's keys, with its number.
         camera: Key of the camera embeddings.
         projection: Key of CLIP's projection.
     """
-    table, size = state[positions], size_told(told)
+    table, size = state[positions], given_size(given)
     cameras = len(state[camera]) if camera in state else 0
     options = {
         "img_size": size,
@@ -186,7 +186,7 @@ def build_vit(
         "embed_dim": table.shape[-1],
         "depth": 1 + max(int(found[1]) for key in state if (found := re.match(block, key))),
         "cameras": cameras,
-        **numeric_keys(told, camera=int, camera_weight=float),
+        **numeric_keys(given, camera=int, camera_weight=float),
     }
     if cameras and "camera" not in options:
         log.warning(
@@ -196,40 +196,40 @@ def build_vit(
     return options, state[projection].shape[1] if projection else 0
 
 
-def build_transreid(state: State, told: Told) -> Parts:
+def build_transreid(state: State, given: Given) -> Parts:
     """TransReID with or without JPM; features before the batch norm, unless ``feature`` is ``after``."""
-    options, _ = build_vit(state, told, "base.pos_embed", r"base\.blocks\.(\d+)\.", "base.sie_embed")
+    options, _ = build_vit(state, given, "base.pos_embed", r"base\.blocks\.(\d+)\.", "base.sie_embed")
     names = [name for name in NETWORKS if name.startswith("transreid_")]
     name = next((n for n in names if all(NETWORKS[n].keywords[k] == options[k] for k in ("embed_dim", "depth"))), None)
     if name is None:
         raise InputError(f"there is no network of width {options['embed_dim']} and {options['depth']} blocks")
-    behind, jpm = told.get("feature") == "after", "b1.0.norm1.weight" in state
+    behind, jpm = given.get("feature") == "after", "b1.0.norm1.weight" in state
     known = {**NETWORKS[name].keywords, **options}
     words = f"{name}, stride {options['stride']}{', SIE' if options['cameras'] else ''}{', JPM' if jpm else ''}"
     head = Jigsaw(known, behind=behind) if jpm else ClassToken(options["embed_dim"], behind=behind)
     return Parts(words, Tokens(ReIDTransformer(**known), whole=not jpm), head)
 
 
-def build_clipreid(state: State, told: Told) -> Parts:
+def build_clipreid(state: State, given: Given) -> Parts:
     """CLIP-ReID's ViT-B/16; features before the batch norms, unless ``feature`` is ``after``."""
     keys = [f"image_encoder.{key}" for key in ("positional_embedding", r"transformer\.resblocks\.(\d+)\.", "proj")]
-    options, projected = build_vit(state, told, keys[0], keys[1], "cv_embed", keys[2])
+    options, projected = build_vit(state, given, keys[0], keys[1], "cv_embed", keys[2])
     width, known = options["embed_dim"], NETWORKS["clipreid_vit_base"].keywords
     network = ReIDTransformer(**{**known, **options, "num_heads": width // 64})
     words = f"clipreid_vit_base, stride {options['stride']}{', SIE' if options['cameras'] else ''}"
-    return Parts(words, Tokens(network), ClassToken(width, projected, behind=told.get("feature") == "after"))
+    return Parts(words, Tokens(network), ClassToken(width, projected, behind=given.get("feature") == "after"))
 
 
-def build_clipreid_resnet(state: State, told: Told) -> Parts:
+def build_clipreid_resnet(state: State, given: Given) -> Parts:
     """CLIP-ReID's RN50, with last stride 1."""
-    size = size_told(told)
+    size = given_size(given)
     projected, channels = state["image_encoder.attnpool.c_proj.weight"].shape
     backbone = TimmBackbone("resnet50_clip", 1, last_stride=1, size=size, pretrained=False)
-    head = ClipPool(channels, projected, (size[0] // 16, size[1] // 16), behind=told.get("feature") == "after")
+    head = ClipPool(channels, projected, (size[0] // 16, size[1] // 16), behind=given.get("feature") == "after")
     return Parts("resnet50_clip", backbone, head)
 
 
-def build_solider(state: State, told: Told) -> Parts:
+def build_solider(state: State, given: Given) -> Parts:
     """SOLIDER's Swin; the feature is the mean of the map, after the batch norm only if ``feature`` is ``after``."""
     keys = [key.split(".") for key in state if key.startswith("base.stages.")]
     depths = tuple(len({key[4] for key in keys if key[2:4] == [stage, "blocks"]}) for stage in "0123")
@@ -238,13 +238,13 @@ def build_solider(state: State, told: Told) -> Parts:
     name = next((name for name, made in NETWORKS.items() if wanted.items() <= made.keywords.items()), None)
     if name is None:
         raise InputError(f"there is no Swin of width {width} and {depths} blocks")
-    options = numeric_keys(told, semantic_weight=float)
-    backbone = TimmBackbone(name, 1, size=size_told(told, (384, 128)), pretrained=False, options=options)
+    options = numeric_keys(given, semantic_weight=float)
+    backbone = TimmBackbone(name, 1, size=given_size(given, (384, 128)), pretrained=False, options=options)
     reduced = state.get("fcneck.weight")
     neck: list[nn.Module] = [nn.Identity()]
     if reduced is not None:
         neck = [nn.Linear(reduced.shape[1], reduced.shape[0], bias=False)]
-    if told.get("feature") == "after":
+    if given.get("feature") == "after":
         neck.append(nn.BatchNorm1d(8 * width if reduced is None else reduced.shape[0]))
     return Parts(name, backbone, PooledHead(*neck))
 

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aelm.models.layouts import Facts, Told
+from aelm.models.layouts import Facts, Given
 from aelm.models.network import ReIDNetwork
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError, MissingPackageError
 
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
     network: ReIDNetwork
     facts: Facts
-    told: Told
+    given: Given
 
 
 def sidecar_path(path: Path) -> Path:
@@ -58,32 +58,32 @@ def sidecar(path: Path) -> dict[str, Any]:
     if beside is None:
         return {}
     try:
-        told = json.loads(beside.read_text(encoding="utf-8"))
+        given = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{beside} is not JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise InputError(f"{beside} must hold a JSON object, found {type(told).__name__}")
-    unknown = [] if "schema_version" in told else [key for key in told if key not in KEYS]
+    if not isinstance(given, dict):
+        raise InputError(f"{beside} must hold a JSON object, found {type(given).__name__}")
+    unknown = [] if "schema_version" in given else [key for key in given if key not in KEYS]
     if unknown:
         near = difflib.get_close_matches(unknown[0], KEYS, 1)
         way_out = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(KEYS)}"
         raise InputError(f"{beside}: unknown key `{unknown[0]}`, {way_out}")
-    return told
+    return given
 
 
-def facts_of(usual: Facts, told: Told, path: Path) -> Facts:
+def facts_of(usual: Facts, given: Given, path: Path) -> Facts:
     """The default facts, overridden by those given.
 
     Raises:
         ValueError: If a given fact is invalid.
     """
-    top, inside = told.get("range", 1), told.get("normalised", "outside") == "inside"
+    top, inside = given.get("range", 1), given.get("normalised", "outside") == "inside"
     plain = usual._replace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) if inside or top == 255 else usual
-    numbers = {} if inside else told
+    numbers = {} if inside else given
     try:
         mean, std = (tuple(float(v) / top for v in numbers.get(key, getattr(plain, key))) for key in ("mean", "std"))
-        height, width = map(int, told.get("img_size", usual.size))
-        how = (told.get(key, getattr(usual, key)) for key in ("colour", "preprocess"))
+        height, width = map(int, given.get("img_size", usual.size))
+        how = (given.get(key, getattr(usual, key)) for key in ("colour", "preprocess"))
         found = Facts((height, width), mean, std, *how)
         right = min(height, width) > 0 and min(std) > 0 and {len(mean), len(std)} == {3}
     except (TypeError, ValueError, ZeroDivisionError):
@@ -92,11 +92,11 @@ def facts_of(usual: Facts, told: Told, path: Path) -> Facts:
         "normalised": ("inside", "outside"), "range": (1, 255), "colour": ("RGB", "BGR"),
         "preprocess": ("resize", "resize_pad"),
     }  # fmt: skip
-    if not right or any(told.get(key, values[0]) not in values for key, values in known.items()):
+    if not right or any(given.get(key, values[0]) not in values for key, values in known.items()):
         raise InputError(
-            f"what is told about {path} must be `img_size` [height, width], `mean` and `std` of three numbers each, "
+            f"what is given about {path} must be `img_size` [height, width], `mean` and `std` of three numbers each, "
             "`colour` RGB or BGR, `range` 1 or 255, `normalised` inside or outside, `preprocess` resize or resize_pad; "
-            f"got { {key: told[key] for key in PICTURES if key in told} }"
+            f"got { {key: given[key] for key in PICTURES if key in given} }"
         )
     return found
 
@@ -159,14 +159,14 @@ class OnnxBackbone(nn.Module):
         self.entry, self.numbers = entry.name, INPUT_TYPES[entry.type]
         self.exit = self.session.get_outputs()[0].name
         self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
-        told = dict(sidecar(self.path))
-        told["img_size"] = picture_size(self.path, entry.shape, told, size)
+        given = dict(sidecar(self.path))
+        given["img_size"] = picture_size(self.path, entry.shape, given, size)
         normalised = (IMAGENET_MEAN, IMAGENET_STD)
         if self.numbers is np.uint8:  # always raw pixels; the other facts describe what the graph does itself
-            told = {key: told[key] for key in ("img_size", "colour", "preprocess") if key in told}
+            given = {key: given[key] for key in ("img_size", "colour", "preprocess") if key in given}
             normalised = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
-        self.usual = Facts((told["img_size"][0], told["img_size"][1]), *normalised)
-        self.facts = facts_of(self.usual, told, self.path)
+        self.usual = Facts((given["img_size"][0], given["img_size"][1]), *normalised)
+        self.facts = facts_of(self.usual, given, self.path)
         self.size = self.facts.size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -225,15 +225,15 @@ def load_onnx(path: str | Path, size: Sequence[int] | None = None) -> Trained:
     return Trained(network, facts, {} if facts == backbone.usual else facts._asdict())
 
 
-def picture_size(path: Path, shape: list[int | str | None], told: Told, wanted: Sequence[int] | None) -> list[int]:
+def picture_size(path: Path, shape: list[int | str | None], given: Given, wanted: Sequence[int] | None) -> list[int]:
     """Height and width that the file's graph fixes; if it leaves them open, as requested, or as in the sidecar.
 
     Raises:
         ValueError: If none of them states it, or the graph differs from the requested size.
     """
-    size = wanted or told.get("img_size") or [None, None]
+    size = wanted or given.get("img_size") or [None, None]
     if not isinstance(size, Sequence) or len(size) != 2:
-        raise InputError(f"what is told about {path}: `img_size` must be [height, width], got {size!r}")
+        raise InputError(f"what is given about {path}: `img_size` must be [height, width], got {size!r}")
     height, width = (own if isinstance(own, int) else given for own, given in zip(shape[2:], size, strict=True))
     if not isinstance(height, int) or not isinstance(width, int):
         raise InputError(

@@ -53,25 +53,25 @@ def load_trained(
     path = Path(path)
     state = by_layout_names(state_in(content, path))
     keys = {"img_size": None if size is None else list(size), "camera": camera}
-    told = {**outer(content), **sidecar(path), **{key: value for key, value in keys.items() if value is not None}}
+    given = {**outer(content), **sidecar(path), **{key: value for key, value in keys.items() if value is not None}}
     layout = recognised(state, path)
     own = {key: tuple((state[key].flatten() / 255).tolist()) for key in PIXEL if key in state}
     mean, std = (own.get(key, usual) for key, usual in zip(PIXEL, layout.facts[1:3], strict=True))
-    facts = facts_of(layout.facts._replace(mean=mean, std=std), told, path)
+    facts = facts_of(layout.facts._replace(mean=mean, std=std), given, path)
     try:
-        name, backbone, head = layout.build(state, told)
+        name, backbone, head = layout.build(state, given)
     except InputError as error:
         raise InputError(f"{path} looks like {layout.name}, but {error}") from error
-    if told.get("camera") is not None and all(getattr(part, "sie_embed", None) is None for part in backbone.modules()):
+    if given.get("camera") is not None and all(getattr(part, "sie_embed", None) is None for part in backbone.modules()):
         raise InputError(f"`camera`: {path.name} has no embeddings of cameras (SIE) to choose from; leave it out")
     fill(nn.ModuleDict({"backbone": backbone, "head": head}), state, layout, path, facts.colour)
     network = ReIDNetwork(backbone, 0, lambda c: nn.Identity(), lambda c, n: head, facts.mean, facts.std).eval()
     log.info(
         "%s: %s, %s; pictures %d x %d %s, mean %s, std %s (of 1)%s",
         path.name, layout.name, name, *facts.size, facts.colour, *(spaced(v) for v in (facts.mean, facts.std)),
-        f"; told beside it: {', '.join(told)}" if told else "",
+        f"; told beside it: {', '.join(given)}" if given else "",
     )  # fmt: skip
-    return Trained(network, facts, told)
+    return Trained(network, facts, given)
 
 
 class Neck(NamedTuple):

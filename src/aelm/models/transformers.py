@@ -78,10 +78,10 @@ class ReIDTransformer(VisionTransformer):  # type: ignore[misc]
         tokens: Tensor = super()._pos_embed(x)  # (B, 1 + patches, C)
         if self.sie_embed is None:
             return tokens
-        told = self.sie_embed.mean(0) if self.camera is None else self.sie_embed[self.camera]  # (1, C)
+        camera = self.sie_embed.mean(0) if self.camera is None else self.sie_embed[self.camera]  # (1, C)
         if self.camera_on == "all":
-            return tokens + self.camera_weight * told
-        return torch.cat([tokens[:, :1] + self.camera_weight * told, tokens[:, 1:]], 1)
+            return tokens + self.camera_weight * camera
+        return torch.cat([tokens[:, :1] + self.camera_weight * camera, tokens[:, 1:]], 1)
 
 
 class ModulatedMerging(PatchMerging):  # type: ignore[misc]

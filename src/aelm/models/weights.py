@@ -80,7 +80,7 @@ def load_weights(
         raise InputError(f"`weights_at_least` must lie in (0, 1], got {at_least}")
     network = getattr(network, "model", network)  # timm wraps transformers to extract their maps
     content = read_state(path)
-    told = {flat_key(bare(key)): key for key in content}  # names in the file, for messages
+    written = {flat_key(bare(key)): key for key in content}  # names in the file, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
     state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
     begin = wrapper_of(list(map(flat_key, own)), set(map(flat_key, state)))
@@ -99,7 +99,7 @@ def load_weights(
         if flat_key(k) in found and found[flat_key(k)].shape == value.shape
     }
     used = {flat_key(key) for key in fits}
-    unused = sorted(told.get(key, key) for key in found if key not in used)
+    unused = sorted(written.get(key, key) for key in found if key not in used)
     report = WeightsReport(sorted(fits), sorted(own.keys() - fits.keys()), unused)
     others = [
         f"{key} {tuple(found[flat_key(key)].shape)} instead of {tuple(own[key].shape)}"
@@ -160,8 +160,8 @@ def read_data(path: str | Path) -> Any:
 
 def loading_error(error: Exception) -> str:
     """Why a file does not load as data, and the remedy, as far as torch's exception shows it."""
-    told = " ".join(str(error).split())
-    pickled = re.search(r"(?:GLOBAL|[Uu]nsupported class|class or function) '?([\w.]+)", told)
+    reason = " ".join(str(error).split())
+    pickled = re.search(r"(?:GLOBAL|[Uu]nsupported class|class or function) '?([\w.]+)", reason)
     if pickled and pickled[1].startswith(DETECTORS):
         return f"it is a pickled detector ({pickled[1]}), which finds people and does not tell them apart"
     if pickled:
@@ -169,8 +169,8 @@ def loading_error(error: Exception) -> str:
             f"it holds pickled code ({pickled[1]}), which loading would run; save its tensors alone, in the project "
             "that made it: torch.save(model.state_dict(), 'weights.pth')"
         )
-    cut = any(word in told for word in ("central directory", "Ran out of input", "not fully covered", "too short"))
-    return f"{type(error).__name__}: {told[:200]}{'; is it whole? Copy or download it again' if cut else ''}"
+    cut = any(word in reason for word in ("central directory", "Ran out of input", "not fully covered", "too short"))
+    return f"{type(error).__name__}: {reason[:200]}{'; is it whole? Copy or download it again' if cut else ''}"
 
 
 def read_state(path: str | Path) -> State:

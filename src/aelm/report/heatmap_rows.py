@@ -63,11 +63,11 @@ def model_rows(
     if not len(known) == len(names) == len(images):
         raise InputError(f"got {len(images)} pictures, {len(known)} labels and {len(names)} captions")
     rows: dict[int, HeatmapRow] = {}
-    for told in (True, False):
-        chosen = [i for i, pid in enumerate(known) if (pid is not None) == told]
+    for is_known in (True, False):
+        chosen = [i for i, pid in enumerate(known) if (pid is not None) == is_known]
         if not chosen:
             continue
-        wanted = torch.tensor([known[i] for i in chosen], device=network.mean.device) if told else None
+        wanted = torch.tensor([known[i] for i in chosen], device=network.mean.device) if is_known else None
         outputs = network.explain(images[chosen].to(network.mean.device), wanted)
         for place, i in enumerate(chosen):
             pid = known[i]

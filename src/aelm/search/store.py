@@ -168,13 +168,13 @@ def _row(item: Item, time: float, feature: Any) -> dict[str, Any]:
     path = os.path.abspath(item.path)
     if not path.isprintable() and path != path.encode("utf-8", "replace").decode():
         raise InputError(f"Milvus takes paths in UTF-8 alone, got {path!r}; rename the file")
-    told = {"pid": item.pid, "camid": item.camid, "time": float(time)}
-    return {"id": _id(path), "path": path, **told, "embedding": feature.tolist()}
+    fields = {"pid": item.pid, "camid": item.camid, "time": float(time)}
+    return {"id": _id(path), "path": path, **fields, "embedding": feature.tolist()}
 
 
 def _hit(found: Any) -> Hit:
-    told = found["entity"]
-    return Hit(told["path"], float(found["distance"]), told["pid"], told["camid"])
+    entity = found["entity"]
+    return Hit(entity["path"], float(found["distance"]), entity["pid"], entity["camid"])
 
 
 def _conditions(

@@ -78,8 +78,8 @@ def open_gallery(config: DictConfig, place: str) -> tuple[Embedder, Gallery | Ga
 
 def load(config: DictConfig, checkpoint: str, place: str, given: Mapping[str, Any]) -> Embedder:
     """Loads a model on its device; ``size`` and ``camera`` of ``config`` come before those ``given`` to the gallery."""
-    told = {**given, **{key: config[key] for key in ("size", "camera") if config[key] is not None}}
-    return load_embedder(checkpoint, list(config.allow), precision=config.precision, **told).to(place)
+    options = {**given, **{key: config[key] for key in ("size", "camera") if config[key] is not None}}
+    return load_embedder(checkpoint, list(config.allow), precision=config.precision, **options).to(place)
 
 
 def find_gallery(config: DictConfig, place: str) -> Embeddings:
@@ -100,8 +100,8 @@ def find_gallery(config: DictConfig, place: str) -> Embeddings:
         found = read_embeddings(folder)
         # As if stored in the folder of pictures; the temporary folder is removed.
         home = path if path.is_dir() else Path(folder)
-        told = tuple(item._replace(path=relative(os.path.join(folder, item.path), home)) for item in found.items)
-        return found._replace(features=np.array(found.features), items=told, folder=home)
+        items = tuple(item._replace(path=relative(os.path.join(folder, item.path), home)) for item in found.items)
+        return found._replace(features=np.array(found.features), items=items, folder=home)
 
 
 def own_checkpoint(gallery: Embeddings) -> str:

@@ -277,16 +277,18 @@ class FiniteTraining(Callback):
         loss = float(step.loss)
         if math.isfinite(loss):
             return
-        told = [f"the loss of step {step.number} (epoch {step.epoch}) is {loss}, over {batch_files(trainer, step)}"]
+        causes = [f"the loss of step {step.number} (epoch {step.epoch}) is {loss}, over {batch_files(trainer, step)}"]
         if self._before is not None and not_finite(pl_module.state_dict()):
-            told.append(f"or the gradient of the step before was not finite, over {batch_files(trainer, self._before)}")
-        self._stop(told)
+            causes.append(
+                f"or the gradient of the step before was not finite, over {batch_files(trainer, self._before)}"
+            )
+        self._stop(reasons)
 
     def _look_at_weights(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         name, step = not_finite(state), self._now
         if name and step is not None:
-            told = f"`{name}` is not finite after step {step.number} (epoch {step.epoch}), though its loss was"
-            self._stop([f"{told}, over {batch_files(trainer, step)}"])
+            reason = f"`{name}` is not finite after step {step.number} (epoch {step.epoch}), though its loss was"
+            self._stop([f"{reason}, over {batch_files(trainer, step)}"])
 
     def _stop(self, reasons: Sequence[str]) -> None:
         raise NotFiniteError(f"training stopped: {'; '.join(reasons)}. {progress_kept(self.last)}. {CURE}")

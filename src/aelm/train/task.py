@@ -229,8 +229,8 @@ def finish_run(
         metrics.write_list(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(facts, Path(config.run_dir) / "run.json")
-        told = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "not validated"
-        print(metrics.scores_table(module.results) if module.results else f"not tested; {told}")
+        summary = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "not validated"
+        print(metrics.scores_table(module.results) if module.results else f"not tested; {summary}")
         if config.figures:
             tests = metrics.tests_of(module, data)
             paths = ranked_pictures.draw_pictures(Path(config.run_dir), module, data, tests, history.values)
