@@ -282,7 +282,7 @@ class FiniteTraining(Callback):
             causes.append(
                 f"or the gradient of the step before was not finite, over {batch_files(trainer, self._before)}"
             )
-        self._stop(reasons)
+        self._stop(causes)
 
     def _look_at_weights(self, trainer: pl.Trainer, state: dict[str, Any]) -> None:
         name, step = not_finite(state), self._now
