@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ DOCS = ROOT / "docs"
 FAST = ["device=cpu", "workers=0", "progress=false"]
 TEST = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "figures=false", "dataset.workers=0"]
 COMMANDS = {
-    "crop": (crop.run, ["progress=false"]),
+    "crop": (crop.run, ["progress=false", "per_track=4"]),
     "embed": (embed.run, FAST),
     "search": (search.run, FAST),
     "link": (link.run, ["device=cpu"]),
@@ -44,6 +45,7 @@ def blocks(name):
 def run(composed, tmp_path, monkeypatch):
     """Runs the commands of a document, some of them with less work; gives how often each was run."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(videos, "videos", partial(videos.videos, fps=4.0))
     save_model(tmp_path / "best.ckpt")
     write(f"{tmp_path}/person.jpg", person(2))
 
