@@ -26,6 +26,15 @@ COMMANDS = {
 ROWS = [*configuration.ROWS, *data.ROWS, *checkpoints.ROWS, *devices.ROWS]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect():
+    """Collecting garbage behind each row takes longer than the row if it looks at all that is loaded."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model") / "model.ckpt")
