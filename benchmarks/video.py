@@ -84,7 +84,7 @@ def crops(frames: int, turns: int, codec: str | None, folder: str | None) -> Non
             middle = clocks()
             footage = open_footage(video)
             cuts, _ = choose(boxes, footage.size, footage.has, Choice())
-            target = Path(place, f"crops{turn}")  # ext4 avoids deleted files for seconds, which slows new ones
+            target = Path(place, f"crops{turn}")  # not deleted in between: ext4 then writes new files slowly
             target.mkdir()
             done = cut_out(Camera("cam", footage, boxes), cuts, target, progress=False)
             end = clocks()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aelm.report import ranked_pictures
-from aelm.report.metrics import write_list
+from aelm.report.metrics import write_unreadable
 from tests.pictures_on_disk import save_model
 
 SYNTHETIC = "synthetic-tiny-s0-h128-o10-v1"
@@ -49,10 +49,10 @@ def test_the_list_holds_any_name_as_it_is(tmp_path):
     bad = tmp_path / 'a "b",\nc.jpg'
     bad.write_bytes(b"GIF89a")
     odd = renamed(Path(shutil.copy(bad, tmp_path / "人.jpg")))
-    write_list({"train": [str(bad)], "val": [], "test": [str(odd)]}, tmp_path)
+    write_unreadable({"train": [str(bad)], "val": [], "test": [str(odd)]}, tmp_path)
     found = [(row["set"], row["path"], "a GIF" in row["reason"]) for row in rows(tmp_path / "bad.csv")]
     assert found == [("train", str(bad), True), ("test", str(odd), True)]
-    write_list({"train": [], "test": []}, tmp_path)
+    write_unreadable({"train": [], "test": []}, tmp_path)
     assert not (tmp_path / "bad.csv").exists()
 
 

@@ -19,8 +19,8 @@ from aelm.data.synthetic import shoot
 from aelm.data.transforms import Preprocess
 from aelm.devices import full_precision
 from aelm.models import ReIDNetwork
-from aelm.models.layouts import Facts
-from aelm.models.onnx import load_onnx, sidecar, sidecar_path
+from aelm.models.layouts import Facts, sidecar, sidecar_path
+from aelm.models.onnx import load_onnx
 from aelm.models.trained import load_trained
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 

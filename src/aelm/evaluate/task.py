@@ -94,7 +94,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
         further |= {f"latency/{device.type}_batch_{count}_ms": value for count, value in times.items()}
     scores = score(config, Tested(module.results, tests, further))
     if config.output is not None:
-        metrics.write_list(bad, Path(config.output))
+        metrics.write_unreadable(bad, Path(config.output))
         if config.figures:
             ranked_pictures.draw_pictures(Path(config.output), module, data, tests, {})
     return scores

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from aelm.devices import full_precision
 from aelm.embed.embedder import Embedder
 from aelm.files import hold_file, write_file
-from aelm.models.onnx import OnnxBackbone, disable_telemetry, open_session, sidecar_path
+from aelm.models.layouts import sidecar_path
+from aelm.models.onnx import OnnxBackbone, disable_telemetry, open_session
 from aelm.types import InputError, MissingPackageError
 
 Precision = Literal["fp32", "fp16", "int8"]

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from aelm.models import layouts_cnn, layouts_vit
 from aelm.models.ifcn import IFCN
-from aelm.models.layouts import Layout
+from aelm.models.layouts import Layout, Trained, facts_of, sidecar
 from aelm.models.network import ReIDNetwork
-from aelm.models.onnx import Trained, facts_of, sidecar
 from aelm.models.weights import COUNTER, State, read_state, state_in
 from aelm.types import InputError
 

@@ -158,7 +158,7 @@ def unreadable_counts(files: Mapping[str, Sequence[str]]) -> dict[str, float]:
     return {f"{name}/unreadable": float(len(paths)) for name, paths in files.items()}
 
 
-def write_list(files: Mapping[str, Sequence[str]], folder: Path) -> None:
+def write_unreadable(files: Mapping[str, Sequence[str]], folder: Path) -> None:
     """Writes ``bad.csv``: set, path and error; without errors, an earlier file is removed."""
     rows = [(name, path, decoding_error(path)) for name, paths in files.items() for path in paths]
     if not rows:

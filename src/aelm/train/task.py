@@ -226,7 +226,7 @@ def finish_run(
     validated = {} if module.results else best_validation(history, config.monitor)
     scores = metrics.scores(module.results) | validated | metrics.unreadable_counts(bad)
     if trainer.is_global_zero:
-        metrics.write_list(bad, Path(config.run_dir))
+        metrics.write_unreadable(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
         write_facts(facts, Path(config.run_dir) / "run.json")
         summary = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "not validated"
