@@ -62,9 +62,9 @@ WRINKLES = _wrinkles()
 def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, Floats, Floats] | None:
     """The bounding box of a polygon, its mask and coordinates there; None if it is outside the canvas."""
     height, width = layer.part.shape
-    x0, y0 = np.floor(outline.min(axis=0)).astype(int)
-    x1, y1 = np.ceil(outline.max(axis=0)).astype(int) + 1
-    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    x0, y0 = np.floor(np.minimum.reduce(outline)).astype(int).tolist()
+    x1, y1 = np.ceil(np.maximum.reduce(outline)).astype(int).tolist()
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1 + 1, width), min(y1 + 1, height)
     if x0 >= x1 or y0 >= y1:
         return None
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
@@ -79,7 +79,7 @@ def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, F
 def put(layer: Layer, box: tuple[slice, slice], mask: Bytes, colour: Floats, part: int) -> None:
     """Blends colours (0..255, float) into the layer where the mask is set."""
     cv2.copyTo(np.clip(colour, 0, 255).astype(np.uint8), mask, layer.colour[box])
-    layer.part[box][mask > 0] = part
+    np.copyto(layer.part[box], np.uint8(part), where=mask.view(bool))
 
 
 def flat(layer: Layer, outline: Floats, colour: Sequence[float], part: int, fade: float = 1.0) -> None:
@@ -110,12 +110,12 @@ def tube_outline(start: Floats, end: Floats, radii: Floats, round_start: bool, r
     along = axis / length
     across = np.array([-along[1], along[0]], np.float32)
     stations = start + np.arange(len(radii), dtype=np.float32)[:, None] / np.float32(len(radii) - 1) * axis
-    left = stations + radii[:, None] * across
-    right = stations - radii[:, None] * across
+    aside = radii[:, None] * across
+    left, right = stations + aside, stations - aside
     cap = CAP_COS * across + CAP_SIN * along
     cap_end, cap_start = end + radii[-1] * cap, start - radii[0] * cap
     pieces = [left, *([cap_end] if round_end else []), right[::-1], *([cap_start] if round_start else [])]
-    return np.concatenate(pieces).astype(np.float32)
+    return np.concatenate(pieces, dtype=np.float32)
 
 
 class Cloth(NamedTuple):
@@ -156,18 +156,16 @@ def tube(
     dx, dy = x - float(start[0]), y - float(start[1])
     along = np.clip((dx * ax + dy * ay) / length, 0.0, 1.0)  # (h, w)
     table = np.interp(STEPS, np.arange(len(profile)) / (len(profile) - 1), profile).astype(np.float32)
-    radius = table[(along * 63).astype(np.intp)]
-    sine = np.clip((dx * -ay + dy * ax) / np.maximum(radius, 1e-3), -0.995, 0.995)
+    radius = np.maximum(table, 1e-3).take((along * 63).astype(np.int32))
+    sine = np.clip((dx * -ay + dy * ax) / radius, -0.995, 0.995)
     facing = np.sqrt(1.0 - sine * sine)
     shade = AMBIENT + DIFFUSE * np.maximum(sine * (-ay * light.x + ax * light.y) + facing * light.z, 0.0)
     if cloth.creases:
-        row = (along * (length * 0.5) + cloth.phase).astype(np.intp) % 128
-        column = ((sine + 1.0) * 30 + cloth.phase * 3).astype(np.intp) % 128
-        shade = shade * (1.0 + cloth.creases * (WRINKLES[row, column] - 1.0))
+        row = (along * (length * 0.5) + cloth.phase).astype(np.int32) & 127
+        column = ((sine + 1.0) * 30 + cloth.phase * 3).astype(np.int32) & 127
+        shade *= 1.0 + cloth.creases * (WRINKLES.take(row * 128 + column) - 1.0)
     palette = np.asarray(cloth.palette, np.float32)
-    if cloth.texture is None:
-        colour = palette[0] * shade[:, :, None]
-    else:
-        # The angle around the tube: 0 faces the camera, +pi/2 is the right edge of a tube that points down.
-        colour = palette[cloth.texture(along, -np.arcsin(sine))] * shade[:, :, None]
+    # The angle around the tube: 0 faces the camera, +pi/2 is the right edge of a tube that points down.
+    index = None if cloth.texture is None else cloth.texture(along, -np.arcsin(sine))
+    colour = cv2.merge([shade * (tints[0] if index is None else tints.take(index)) for tints in palette.T])
     put(layer, box, mask, colour, part)
