@@ -1,5 +1,8 @@
+import copy
 import os
 import warnings
+from functools import cache
+from pathlib import Path
 
 # Before anything imports albumentations or a W&B client.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -9,7 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 
 from aelm.command import schema
@@ -42,16 +47,36 @@ def _own_warnings_are_errors():
     warnings.filterwarnings("error", module=r"aelm\b")
 
 
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@cache
+def _chosen(name, choices):
+    """A command's configuration with some choices of groups, and no value overridden."""
+    GlobalHydra.instance().clear()
+    schema.register()
+    with initialize_config_module("aelm.conf", version_base="1.3"):
+        return compose(name, list(choices))
+
+
 @pytest.fixture
 def composed(tmp_path):
-    """Composes a config as the commands do, with a run directory under ``tmp_path``."""
+    """Composes a config as the commands do, with a run directory under ``tmp_path``.
+
+    Hydra first merges the files that are chosen, then sets values. What it merges is kept: it takes a fifth of a second.
+    """
 
     def make(name="train", *overrides):
-        GlobalHydra.instance().clear()
-        schema.register()
-        with initialize_config_module("aelm.conf", version_base="1.3"):
-            fixed = [f"run_dir={tmp_path}/run", "name=test"] if name == "train" else []
-            return compose(name, [*fixed, *overrides])
+        fixed = [f"run_dir={tmp_path}/run", "name=test"] if name == "train" else []
+        parsed = OverridesParser.create().parse_overrides([*fixed, *overrides])
+        chosen = [
+            one
+            for one in parsed
+            if one.is_hydra_override() or ((CONF / one.key_or_group).is_dir() and not isinstance(one.value(), dict))
+        ]
+        config = copy.deepcopy(_chosen(name, tuple(one.input_line for one in chosen)))
+        ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in chosen], config)
+        return config
 
     return make
 
