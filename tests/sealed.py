@@ -1,8 +1,9 @@
-"""Runs commands in turn, in one process that no socket leaves: python -m tests.sealed LOG [end] < commands as JSON.
+"""Runs commands in turn, in one process that no socket leaves: python -m tests.sealed LOG < commands as JSON.
 
 Names that are looked up and connections that are tried are refused, and noted in LOG with where they came from, since
 libraries swallow the refusal. Only sockets of the machine itself (AF_UNIX) may be used: loading processes hand over
-their batches through them. With ``end`` the first refusal ends the process, as clients try again for a minute.
+their batches through them. Behind a ``null`` among the commands, "end" in LOG, the first refusal ends the
+process, as clients try again for a minute.
 """
 
 import json
@@ -18,9 +19,10 @@ REFUSED = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr",
 ADDRESSED = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"}
 
 
-def seal(log, end=False):
-    """From now on, in this process and those it forks, nothing reaches a network."""
+def seal(log):
+    """From now on, in this process and those it forks, nothing reaches a network; gives what a refusal then does."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    ends = []
 
     def refuse(event, arguments):
         if event == "socket.bind" and arguments[1][0] in ("::1", "127.0.0.1"):  # a look whether there is IPv6
@@ -28,11 +30,16 @@ def seal(log, end=False):
         if event in REFUSED or (event in ADDRESSED and arguments[0].family != socket.AF_UNIX):
             where = "".join(traceback.format_stack(limit=12))
             os.write(file, f"{event} {arguments[1:] or arguments}\n{where}\n".encode())
-            if end:
+            if ends:
                 os._exit(1)
             raise ConnectionRefusedError(f"{event} {arguments}: no network here")
 
+    def end():
+        os.write(file, b"end\n")
+        ends.append(True)
+
     sys.addaudithook(refuse)
+    return end
 
 
 def run(command, arguments):
@@ -43,6 +50,9 @@ def run(command, arguments):
 
 
 if __name__ == "__main__":
-    seal(sys.argv[1], end="end" in sys.argv[2:])
+    end = seal(sys.argv[1])
     for typed in json.load(sys.stdin):
-        run(*typed)
+        if typed:
+            run(*typed)
+        else:
+            end()

@@ -1,45 +1,10 @@
 """What a command shows: its own messages, and no other library's advertisements or deprecation warnings."""
 
 import logging
-import os
-import subprocess
 import sys
 import warnings
 
-import pytest
-
 from aelm.command import cli
-from tests.runs import P_X_K, SMALL
-
-BOTH = """
-import sys
-from aelm.evaluate.__main__ import main as evaluate
-from aelm.train.__main__ import main as train
-train()
-sys.argv[1:] = ["checkpoint=runs/tiny/checkpoints/best.ckpt", "trainer.accelerator=cpu", "dataset.workers=0"]
-evaluate()
-"""
-
-
-@pytest.mark.slow
-def test_training_and_evaluation_show_their_own_messages_alone(people, tmp_path):
-    arguments = [f"data_dir={people}", *SMALL, *P_X_K, "trainer.max_epochs=1", "figures=false", "name=tiny"]
-    done = subprocess.run(
-        [sys.executable, "-c", BOTH, *arguments],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout + done.stderr
-    for foreign in ("Tip:", "litlogger", "deprecated", "Deprecat", "FutureWarning"):
-        assert foreign not in shown, shown
-    for own in ("= 4 images a step", "synthetic  train", "mAP_trapezoid", "test_occluded"):
-        assert own in done.stdout, shown
-    assert done.stdout.count("per cent") == 2
-
 
 def test_own_warnings_and_plain_messages_pass():
     with warnings.catch_warnings(record=True) as seen:
