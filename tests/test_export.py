@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import re
 import shutil
 import sys
@@ -49,7 +50,10 @@ def kinds(path):
 
 
 def test_gem_is_exported_and_opencv_reads_it(tmp_path):
-    write_checkpoint(tmp_path / "gem.ckpt", description("AELM", "aelm.models.CoAM", neck=True, pooling="gem"))
+    """With another normalisation, which travels with the file."""
+    how = {"height": 64, "width": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    options = {"neck": True, "pooling": "gem", "preprocessing": how}
+    write_checkpoint(tmp_path / "gem.ckpt", description("AELM", "aelm.models.CoAM", **options))
     embedder = load_embedder(tmp_path / "gem.ckpt")
     path = exporting.export_model(embedder, tmp_path / "gem.onnx", preprocessing="outside").path
     images = torch.randn(3, 3, 64, 32)
@@ -60,6 +64,8 @@ def test_gem_is_exported_and_opencv_reads_it(tmp_path):
         net.setInput(image[None])
         np.testing.assert_allclose(net.forward()[0], row, atol=1e-4)
     assert not kinds(path) & BEYOND_OPENCV_4
+    pictures = exporting.sample_pictures(embedder, 3, "inside")
+    torch.testing.assert_close(load_embedder(path).embed(pictures), embedder.embed(pictures), atol=2e-6, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -185,21 +191,17 @@ def test_opencv_reads_the_file(checkpoint, exported):
     assert not kinds(exported["outside"].path) & BEYOND_OPENCV_4
 
 
-def test_another_normalisation_travels_with_the_file(tmp_path):
-    how = {"height": 64, "width": 32, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    write_checkpoint(tmp_path / "x.ckpt", description("IFCN", preprocessing=how))
-    first = load_embedder(tmp_path / "x.ckpt")
-    exporting.export_model(first, tmp_path / "x.onnx")
-    images = exporting.sample_pictures(first, 3, "inside")
-    again = load_embedder(tmp_path / "x.onnx")
-    torch.testing.assert_close(again.embed(images), first.embed(images), atol=2e-6, rtol=0)
-
-
-def test_torch_export_too(checkpoint, composed, capsys):
-    path = checkpoint.with_name("model.pt2")
-    done = export.run(composed("export", f"checkpoint={checkpoint}", f"output={path}", "format=torch_export"))
+def test_torch_export_too_and_without_output_the_file_lies_in_the_current_folder(
+    checkpoint, composed, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(checkpoint, "mine.ckpt")
+    done = export.run(composed("export", "checkpoint=mine.ckpt", "format=torch_export"))
+    assert done.path == Path("mine.pt2")
+    assert sorted(os.listdir()) == ["mine.ckpt", "mine.pt2", "mine.pt2.metadata.json"]
+    assert Path("mine.ckpt").read_bytes() == checkpoint.read_bytes()
     embedder = load_embedder(checkpoint)
-    module = torch.export.load(path).module()
+    module = torch.export.load(done.path).module()
     for count in (1, 5):
         images = exporting.sample_pictures(embedder, count, "outside", seed=4)
         torch.testing.assert_close(module(images), embedder.network.embed(images), atol=1e-6, rtol=0)
@@ -234,16 +236,6 @@ def test_a_file_is_named_after_its_checkpoint_or_run(composed, tmp_path, monkeyp
     (tmp_path / "runs" / "demo" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "checkpoints" / "best.ckpt").touch()
     assert export.default_output(composed("export", *given)) == name
-
-
-def test_without_output_the_file_lies_in_the_current_folder(checkpoint, composed, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(checkpoint, tmp_path / "mine.ckpt")
-    before = (tmp_path / "mine.ckpt").read_bytes()
-    done = export.run(composed("export", "checkpoint=mine.ckpt"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.ckpt", "mine.onnx", "mine.onnx.metadata.json"]
-    assert done.path == Path("mine.onnx")
-    assert (tmp_path / "mine.ckpt").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The two commands, run in this process on the smallest synthetic people; one real subprocess each."""
+"""The two commands, run in this process on the smallest synthetic people; a sweep as a process of its own."""
 
 import csv
 import glob
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from aelm.checkpoint import read_checkpoint
+from aelm.command.cli import quote
 from aelm.evaluate import task as evaluate
 from aelm.train import task as train
 from tests.runs import P_X_K, SCORES, SMALL
@@ -194,8 +195,8 @@ def aelm(*arguments, cwd):
 
 
 @pytest.mark.slow
-def test_the_commands_as_typed(people, tmp_path):
-    """A sweep of two points from an odd folder, then an evaluation of one of them from another folder."""
+def test_a_sweep_as_typed(people, tmp_path, tested, monkeypatch):
+    """Two points from an odd folder, then an evaluation of one of them from another folder."""
     home = tmp_path / "it's (here), 人"
     home.mkdir()
     fast = ["trainer.max_epochs=1", "figures=false", "name=sweep one"]
@@ -213,7 +214,6 @@ def test_the_commands_as_typed(people, tmp_path):
     assert cv2.imread(str(home / "runs" / "sweep one" / "sweep.png")).std() > 5
     scores = [json.loads((point / "metrics.json").read_text()) for point in points]
     best = points[0] / "checkpoints" / "best.ckpt"
-    options = ["trainer.accelerator=cpu", f"output={tmp_path}/out", "figures=false"]
-    code, output = aelm("aelm", "evaluate", f"checkpoint={best}", *options, cwd=tmp_path)
-    assert code == 0, output
+    monkeypatch.chdir(tmp_path)
+    tested(quote(str(best)), "output=out")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()).items() >= scores[0].items()
