@@ -48,11 +48,12 @@ def slow(similarity, threshold, items, corrections):
         one, two = items[a], items[b]
         return one.camid == two.camid and one.start <= two.end and two.start <= one.end
 
+    apart = {(a, b) for a in range(len(items)) for b in range(len(items)) if cannot(a, b)}
     while True:
         best = None
         for i, left in enumerate(groups):
             for right in groups[:i]:
-                if any(cannot(a, b) for a in left for b in right):
+                if any((a, b) in apart for a in left for b in right):
                     continue
                 mean = np.mean([similarity[a, b] for a in left for b in right])
                 if mean >= threshold and (best is None or mean > best[0]):
