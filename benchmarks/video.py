@@ -28,8 +28,7 @@ import torch
 
 from aelm import FrameEmbedder, load_embedder
 from aelm.checkpoint import KEY, build, describe
-from aelm.crop.boxes import Box, Choice, choose
-from aelm.crop.footage import open_footage
+from aelm.crop.footage import Box, Choice, choose, open_footage
 from aelm.crop.task import Camera, cut_out
 
 HEIGHT, WIDTH, PEOPLE = 1080, 1920, 20

@@ -63,7 +63,7 @@ def _chosen(name, choices):
 def composed(tmp_path):
     """Composes a config as the commands do, with a run directory under ``tmp_path``.
 
-    Hydra first merges the files that are chosen, then sets values. What it merges is kept: it takes a fifth of a second.
+    Hydra first merges the files that are chosen, then sets values. What it merges is kept, which takes longer.
     """
 
     def make(name="train", *overrides):

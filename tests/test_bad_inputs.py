@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from aelm.command import failures, schema
+from aelm.command import cli, schema
 from aelm.embed import task as embed
 from aelm.evaluate import task as evaluate
 from aelm.explain import task as explain
@@ -76,8 +76,8 @@ def test_a_bad_input_is_one_line_and_nothing_is_touched(row, world, composed, mo
         monkeypatch.setattr(train.pl.Trainer, "fit", lambda *_, **__: pytest.fail("training began"))
     before, others = contents(world.root), contents(world.people)
     error = failure(row, world, composed)
-    assert failures.is_expected(error), repr(error)
-    line = failures.error_line(error)
+    assert cli.is_expected(error), repr(error)
+    line = cli.error_line(error)
     assert "\n" not in line
     for words in world.filled(row.words):
         assert words in line

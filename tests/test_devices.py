@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aelm.devices import block_memory, full_precision, issuing_threads
-from aelm.retrieval.parallel import threads
+from aelm.retrieval.blocks import threads
 
 BACKENDS = {
     "CUDA products": torch.backends.cuda.matmul,

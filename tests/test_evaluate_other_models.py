@@ -43,7 +43,7 @@ def test_an_exported_file_scores_as_its_checkpoint(tmp_path, people, tested):
 
 def test_pictures_are_drawn_without_heat_maps(tmp_path, people, tested, monkeypatch):
     path = write_onnx(tmp_path / "other.onnx")
-    monkeypatch.setattr("aelm.report.ranked_pictures.draw_rankings", lambda *_: [])  # they take long, and know no model
+    monkeypatch.setattr("aelm.report.metrics.draw_rankings", lambda *_: [])  # they take long, and know no model
     tested(path, *TINY, f"data_dir={people}", f"output={tmp_path}/out", "figures=true")
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"metrics.json", "cmc.png"} <= names

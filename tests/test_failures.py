@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from torch.utils.data import DataLoader
 
-from aelm.command import build, cli, failures
+from aelm.command import build, cli
 from aelm.data import recipe
 from aelm.data.dataset import ReIDDataset, batch_seed, collate
 from aelm.data.decoding import BadImageError
@@ -28,7 +28,7 @@ from tests.pictures_on_disk import save_model, write_people
 def start(monkeypatch, tmp_path):
     """Runs a program of ``aelm.command.cli`` in this process as if it had been typed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(failures.FULL, raising=False)
+    monkeypatch.delenv(cli.FULL, raising=False)
 
     def run(program, *arguments):
         GlobalHydra.instance().clear()
@@ -73,7 +73,7 @@ BUGS = {
     "a key that the schema has not": (lambda config: config.divice, AttributeError),
     "a method that is not there": (lambda config: config.output.missing, AttributeError),
     "a missing entry": (lambda config: {}["x"], KeyError),
-    "a call without arguments": (lambda config: failures.message_of(), TypeError),
+    "a call without arguments": (lambda config: cli.message_of(), TypeError),
     "shapes that do not fit": (lambda config: torch.zeros(2).view(3), RuntimeError),
     "a value that a library refuses, called by aelm": (lambda config: batch_seed(2**70, 0, []), OverflowError),
 }
@@ -90,15 +90,15 @@ def test_only_a_raise_of_aelm_is_foreseen():
     """Libraries raise ValueError too, and so does the interpreter within aelm's own lines."""
     with pytest.raises(ValueError, match="invalid literal") as error:
         cli.starter_of({"LOCAL_RANK": "1", cli.STARTED_BY: "seven"})
-    assert not failures.is_expected(error.value)
+    assert not cli.is_expected(error.value)
     with pytest.raises(ValueError, match="dimensions") as error:
         rank_metrics(np.ones((2, 3)), np.ones((2, 4)), [1, 2], [1, 2], [1, 1], [2, 2])
-    assert failures.is_expected(error.value)
+    assert cli.is_expected(error.value)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(GIVEN, "lr_scale"), (["divice=cpu"], "divice")])
 def test_the_traceback_comes_with_hydras_switch(start, monkeypatch, arguments, words):
-    monkeypatch.setenv(failures.FULL, "1")
+    monkeypatch.setenv(cli.FULL, "1")
     with pytest.raises((ValueError, ConfigCompositionException), match=words):
         start(program(refuse), *arguments)
 
@@ -107,12 +107,12 @@ def test_what_a_command_starts_finds_the_switch_as_it_was(typed, monkeypatch):
     found = []
 
     def look(config):
-        found.append(os.environ.get(failures.FULL))
+        found.append(os.environ.get(cli.FULL))
         refuse(config)
 
     typed(program(look), *GIVEN)
     assert found == [None]
-    assert failures.FULL not in os.environ
+    assert cli.FULL not in os.environ
 
 
 def test_a_bad_picture_in_a_loading_process_is_one_line(tmp_path):
@@ -122,8 +122,8 @@ def test_a_bad_picture_in_a_loading_process_is_one_line(tmp_path):
     with pytest.raises(BadImageError, match="Caught BadImageError in DataLoader") as error:
         list(DataLoader(dataset, num_workers=1, collate_fn=collate))
     assert "Traceback" in str(error.value)
-    assert failures.is_expected(error.value)
-    said = failures.message_of(error.value)
+    assert cli.is_expected(error.value)
+    said = cli.message_of(error.value)
     assert said.startswith(f"The picture '{tmp_path}/a.jpg' is no JPEG")
     assert said.endswith("or set `dataset.on_bad_image=skip`")
 
@@ -154,7 +154,7 @@ TYPED = {
 
 
 def in_a_process(command, arguments, folder):
-    environment = {key: value for key, value in os.environ.items() if key != failures.FULL}
+    environment = {key: value for key, value in os.environ.items() if key != cli.FULL}
     environment["PATH"] = os.path.dirname(sys.executable)  # where Lightning finds `srun`, it adds a hint
     done = subprocess.run(
         [sys.executable, "-m", f"aelm.{command}", *arguments, "data_dir=none"],

@@ -16,9 +16,9 @@ from aelm.data.sources import find_items
 from aelm.data.splits import digests
 from aelm.embed import job
 from aelm.embed.job import Settings, embed_items
-from aelm.runs.directory import claim, differences, read_config
+from aelm.report.runs import claim, differences, read_config
 from aelm.train import task as train
-from aelm.train.saving import AtomicCheckpointIO
+from aelm.train.trainer import AtomicCheckpointIO
 from aelm.types import Benchmark, InputError, Picture
 from tests.bomb import Bomb
 from tests.pictures_on_disk import save_model, write_people

@@ -6,6 +6,7 @@ import warnings
 
 from aelm.command import cli
 
+
 def test_own_warnings_and_plain_messages_pass():
     with warnings.catch_warnings(record=True) as seen:
         warnings.resetwarnings()

@@ -11,8 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aelm.command.cli import quoted
-from aelm.data.identities import numbers_of
-from aelm.data.listing import MARKET_NAME, read_folder
+from aelm.data.listing import MARKET_NAME, numbers_of, read_folder
 from aelm.data.sources import Item, plain
 from aelm.embed.folder import csv_bytes, read_items
 

@@ -14,7 +14,7 @@ from aelm.command.build import build_data, built
 from aelm.data import ReIDDataModule
 from aelm.data.loader import TrainLoader
 from aelm.train import task as train
-from aelm.train.saving import random_states, set_random_states
+from aelm.train.trainer import random_states, set_random_states
 from tests.runs import P_X_K, SMALL
 
 INTERVAL = 3

@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from aelm.runs.directory import claim, differences
+from aelm.report.runs import claim, differences
 
 
 def config(**changes):

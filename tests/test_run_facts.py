@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 import pytest
 
-from aelm.runs import sweep
-from aelm.runs.directory import device_name
+from aelm.report import runs as sweep
+from aelm.report.runs import device_name
 from aelm.train import task as train
 
 FEW = ["figures=false", "trainer.max_epochs=2"]

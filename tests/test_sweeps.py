@@ -7,8 +7,8 @@ import cv2
 import pytest
 from omegaconf import OmegaConf
 
-from aelm.runs import sweep
-from aelm.runs.sweep import Job, note, point
+from aelm.report import runs as sweep
+from aelm.report.runs import Job, note, point
 from aelm.train import task as train
 
 

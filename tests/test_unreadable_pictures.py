@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aelm.report import ranked_pictures
+from aelm.report import metrics
 from aelm.report.metrics import write_unreadable
 from tests.pictures_on_disk import save_model
 
@@ -22,7 +22,7 @@ def copied(people, tmp_path):
 
 
 def spoiled(folder, *places):
-    """Cuts off some of a folder's ranked_pictures, by their place in the order of names."""
+    """Cuts off some of a folder's metrics, by their place in the order of names."""
     files = [sorted(folder.glob("*.jpg"))[place] for place in places]
     for file in files:
         file.write_bytes(file.read_bytes()[:300])
@@ -59,8 +59,8 @@ def test_the_list_holds_any_name_as_it_is(tmp_path):
 @pytest.mark.parametrize("batch", [1, 7])
 def test_a_test_without_bad_pictures_is_one_without_their_files(copied, tmp_path, tested, batch, monkeypatch, caplog):
     """Also where all pictures of a batch are bad, and where the last of all is."""
-    monkeypatch.setattr(ranked_pictures, "ROWS", 1)  # drawing takes longest
-    monkeypatch.setattr(ranked_pictures, "RESULTS", 2)
+    monkeypatch.setattr(metrics, "ROWS", 1)  # drawing takes longest
+    monkeypatch.setattr(metrics, "RESULTS", 2)
     root = copied / SYNTHETIC
     model = save_model(tmp_path / "model.ckpt")
     options = ["dataset=folder", f"data_dir={root}", "dataset.workers=0", f"dataset.test_batch_size={batch}",

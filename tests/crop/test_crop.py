@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from aelm.command import failures, schema
+from aelm.command import cli, schema
 from aelm.crop import task as crop
-from aelm.crop.boxes import Choice, choose, read_boxes
-from aelm.crop.footage import open_footage
+from aelm.crop.footage import Choice, choose, open_footage, read_boxes
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 30
 
@@ -253,5 +252,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(cut, tmp_path, name):
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     with pytest.raises((ValueError, OSError), match=told) as caught:
         cut(rows, *(text.format(root=tmp_path) for text in overrides))
-    assert failures.is_expected(caught.value)
+    assert cli.is_expected(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.txt", "door.avi", "empty", "frames", "noise.mp4"]

@@ -200,7 +200,7 @@ def test_an_interrupted_extraction_leaves_nothing_behind(tmp_path: Path, monkeyp
         written.append(path)
         return len(written) < 3
 
-    monkeypatch.setattr("aelm.data.cuhk03.cv2.imwrite", stop_at_the_third)
+    monkeypatch.setattr("aelm.data.matlab.cv2.imwrite", stop_at_the_third)
     with pytest.raises(OSError, match=r"could not write this picture of .*cuhk-03\.mat"):
         benchmarks.cuhk03(tmp_path)
     assert len(written) == 3

@@ -7,11 +7,10 @@ from tests.data import trees
 
 from aelm.data.benchmarks import folder
 from aelm.data.datamodule import ReIDDataModule
-from aelm.data.identities import doubts, numbers_of, plain
+from aelm.data.listing import doubts, numbers_of, plain
 from aelm.data.splits import check, count_warnings, hold_out
 from aelm.data.transforms import recipe
-from aelm.report.metrics import Test
-from aelm.report.ranked_pictures import ranking_rows
+from aelm.report.metrics import Test, ranking_rows
 from aelm.retrieval import rank_metrics
 from aelm.types import Names, Picture
 

@@ -10,8 +10,7 @@ import pytest
 from tests.data import trees
 
 from aelm.data.benchmarks import folder
-from aelm.data.sources import find_items
-from aelm.data.tables import read_table, read_text
+from aelm.data.sources import find_items, read_table, read_text
 from aelm.embed.folder import read_features
 
 ROWS = [["path", "pid", "camid"], ["a.jpg", "ann", "1"], ["b.jpg", "bo", "2"]]

@@ -3,7 +3,7 @@
 import pytest
 
 from aelm.figures import curves as curves_file
-from aelm.figures import training as training_file
+from aelm.figures import curves as training_file
 from aelm.figures.page import Page
 
 

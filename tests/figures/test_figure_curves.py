@@ -7,8 +7,7 @@ from pixels import legend
 from pytorch_lightning.loggers import CSVLogger
 
 from aelm.figures import cmc_curve, read_history, training_curves
-from aelm.figures.curves import line_style
-from aelm.figures.training import panel_of, running_mean
+from aelm.figures.curves import line_style, panel_of, running_mean
 
 
 def test_the_cmc_shows_each_test_set_up_to_rank_20(charts, tmp_path):

@@ -5,8 +5,16 @@ import pytest
 from scipy import sparse
 
 from aelm.data.sources import Item
-from aelm.link.clustering import Similarities, cluster, from_graph, from_matrix
-from aelm.link.constraints import Constraints, Correction, as_table, read_corrections
+from aelm.link.clustering import (
+    Constraints,
+    Correction,
+    Similarities,
+    as_table,
+    cluster,
+    from_graph,
+    from_matrix,
+    read_corrections,
+)
 from aelm.retrieval import neighbour_graph
 from aelm.retrieval.rerank import rerank
 

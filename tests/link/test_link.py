@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aelm.command.failures import is_expected
+from aelm.command.cli import is_expected
 from aelm.data.sources import Item
 from aelm.embed import task as embed
 from aelm.embed.embedder import load_embedder
@@ -313,7 +313,7 @@ def test_in_a_browser_people_stand_in_rows_and_a_click_shows_why(linked, world):
 
 def test_the_heat_map_is_that_of_the_pair(linked, world, monkeypatch):
     asked = []
-    monkeypatch.setattr(link.page, "pair_heat", lambda *a: (asked.append(a), pair_heat(*a))[1])
+    monkeypatch.setattr(link, "pair_heat", lambda *a: (asked.append(a), pair_heat(*a))[1])
     people = linked(good_threshold(world))
     found = read_embeddings(world / "tracks")
     pictures = read_pictures([str(found.folder / item.path) for item in found.items])

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from aelm.train import saving
-from aelm.train.saving import AtomicCheckpointIO, StepCheckpoint, save_atomically
+from aelm.train import trainer as saving
+from aelm.train.trainer import AtomicCheckpointIO, StepCheckpoint, save_atomically
 
 
 def content(version, size=500_000):

@@ -1,4 +1,7 @@
-"""Starts a command under Hydra: quotes paths on the command line and checks keys."""
+"""Starts a command under Hydra: quotes paths on the command line, checks keys, reports errors.
+
+Expected errors are one line; bugs show the full traceback.
+"""
 
 import functools
 import io
@@ -9,15 +12,20 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from aelm.command import failures, schema
+from aelm.command import schema
+from aelm.command.schema import suggestion
+from aelm.types import UserError
 
 STARTED_BY = "AELM_STARTED_BY"  # environment variable for child processes: the process id of the command
 
@@ -95,20 +103,20 @@ LIST_KEYS = {"boxes", "files", "metrics", "pair", "runs", "video"}
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorator: turns a function of a config into a Hydra program with the configuration ``config_name``.
 
-    Expected errors are reported in one line (see :mod:`aelm.command.failures`).
+    Expected errors are reported in one line (see :mod:`aelm.command.cli`).
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        wanted = os.environ.get(failures.FULL)
+        wanted = os.environ.get(FULL)
 
         @functools.wraps(task)
         def checked(config: DictConfig) -> Any:
             choose_messages()
             # Child processes get the variable as the user set it.
-            with failures.environment(failures.FULL, wanted):
+            with environment(FULL, wanted):
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep runs its other jobs, then fails
                     return run(config)
-                with failures.one_line_errors():  # inside Hydra, which would print a line of its own first
+                with one_line_errors():  # inside Hydra, which would print a line of its own first
                     return run(config)
 
         def run(config: DictConfig) -> Any:
@@ -126,7 +134,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             sys.argv[1:] = quoted(sys.argv[1:], schema.needed(config_name))
             schema.register()
             # With this variable set, Hydra raises errors instead of printing them.
-            with failures.one_line_errors(), failures.environment(failures.FULL, "1"):
+            with one_line_errors(), environment(FULL, "1"):
                 hydra.main(version_base="1.3", config_path="pkg://aelm.conf", config_name=config_name)(checked)()
             leave_process_group()
 
@@ -222,3 +230,92 @@ def quote(text: str) -> str:
     text = re.sub(rf"(\\*){mark}", lambda m: m[1] * 2 + "\\" + mark, text)
     text = re.sub(r"(\\+)$", lambda m: m[1] * 2, text)
     return f"{mark}{text}{mark}"
+
+
+FULL = "HYDRA_FULL_ERROR"  # Hydra's variable: with 1 every error shows its full traceback
+# By class name, since only training imports Lightning.
+LIBRARY_ERRORS = {
+    "MisconfigurationException": "",
+    "OutOfMemoryError": "; smaller batches or pictures take less memory",
+}
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Exits with one line and status 1 if the block raises an expected error.
+
+    Other errors show their traceback; with ``HYDRA_FULL_ERROR=1`` all errors do.
+    """
+    if os.environ.get(FULL) == "1":
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        sys.exit(error_line(error))
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """Sets an environment variable for the block and its child processes; None removes it."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is expected: raised by aelm for its user, or about the configuration, files or the system.
+
+    Errors from other libraries and the interpreter count as bugs.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, (OSError, HydraException)) or kinds & LIBRARY_ERRORS.keys():
+        return True
+    if isinstance(error, OmegaConfBaseException):  # Hydra reports the user's misspelt keys; in our code they are bugs
+        return not isinstance(error, (AttributeError, LookupError))
+    return isinstance(error, UserError)
+
+
+def error_line(error: BaseException) -> str:
+    """The line that reports an expected error.
+
+    >>> error_line(ValueError("`seed` must be\\n a number"))
+    'error: `seed` must be a number (HYDRA_FULL_ERROR=1 shows the traceback)'
+    """
+    return f"error: {message_of(error)} ({FULL}=1 shows the traceback)"
+
+
+def message_of(error: BaseException) -> str:
+    """An error's message and its notes in one line.
+
+    >>> message_of(FileNotFoundError(2, "No such file or directory", "a\\tb.jpg"))
+    "No such file or directory: 'a\\\\tb.jpg'"
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.strerror}: {error.filename!r}"
+    if "Original Traceback (most recent call last)" in text:  # torch's text for an error in a worker process
+        text = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    if isinstance(error, HydraException):
+        text = hydra_message(error)
+    hints = [hint for kind in type(error).__mro__ if (hint := LIBRARY_ERRORS.get(kind.__name__))]
+    words = " ".join([text or type(error).__name__, *getattr(error, "__notes__", ())]).split()
+    line = " ".join(words) + "".join(hints)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def hydra_message(error: HydraException) -> str:
+    """Hydra's message about a configuration, without search paths and object types."""
+    cause = error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
+        return f"unknown key `{cause.full_key}`{suggestion(str(cause.key), list(map(str, cause.parent_node)))}"
+    text = str(error).partition("Config search path")[0]
+    return f"{text}: {str(cause).splitlines()[0]}" if isinstance(cause, OmegaConfBaseException) else text

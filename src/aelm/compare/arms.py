@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from aelm.compare.runs import Run
-from aelm.runs.directory import FREE, matches
+from aelm.report.runs import FREE, matches
 from aelm.types import InputError
 
 # Keys that do not define an arm; the seed pairs runs of different arms.

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from aelm.files import matching
-from aelm.runs import sweep
-from aelm.runs.directory import dotted_values, read_config
+from aelm.report.runs import dotted_values, is_result, override_values, read_config, read_sweep
 from aelm.types import InputError
 
 SAME = 1e-3  # tolerance between two files' values of a score: rounding of another device, not another data set
@@ -70,9 +69,9 @@ def read_runs(places: Sequence[str], files: Sequence[str]) -> list[Run]:
 
 def runs_in(folder: Path, files: Sequence[str]) -> Iterator[Run]:
     """The run in a folder, or the runs below it, and failed sweep jobs without a run."""
-    notes = {row["job"]: row for row in sweep.read(folder / "sweep.csv")}
+    notes = {row["job"]: row for row in read_sweep(folder / "sweep.csv")}
     if (folder / "config.yaml").is_file():
-        beside = {row["job"]: row for row in sweep.read(folder.parent / "sweep.csv")}
+        beside = {row["job"]: row for row in read_sweep(folder.parent / "sweep.csv")}
         yield read_run(folder, files, beside.get(folder.name, {}))
         return
     inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: by_number(str(path)))
@@ -100,7 +99,7 @@ def read_run(folder: Path, files: Sequence[str], note: Mapping[str, str]) -> Run
         for name, content in held.items()
     }
     facts = {key: value for content in held.values() for key, value in content.items() if isinstance(value, str)}
-    told = sweep.override_values(json.loads(facts.pop("overrides", "[]")))
+    told = override_values(json.loads(facts.pop("overrides", "[]")))
     settings = settings_of(note) or told
     has_scores = files[0] in held
     failure = note.get("error", "") if not has_scores and note.get("status") == "failed" else ""
@@ -151,7 +150,7 @@ def read_flat(path: Path) -> dict[str, Any]:
 
 def settings_of(row: Mapping[str, str]) -> dict[str, str]:
     """The command-line settings in a row of ``sweep.csv``."""
-    return {key: value for key, value in row.items() if value and not sweep.is_result(key)}
+    return {key: value for key, value in row.items() if value and not is_result(key)}
 
 
 def by_number(path: str) -> tuple[tuple[bool, float, str], ...]:

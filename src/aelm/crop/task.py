@@ -16,8 +16,7 @@ import cv2
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from aelm.crop.boxes import Box, Choice, Cut, Omission, choose, read_boxes
-from aelm.crop.footage import Footage, open_footage
+from aelm.crop.footage import Box, Choice, Cut, Footage, Omission, choose, open_footage, read_boxes
 from aelm.data.decoding import Pixels
 from aelm.files import check_folder
 from aelm.types import InputError

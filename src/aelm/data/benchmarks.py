@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from aelm.data.cuhk03 import cuhk03
 from aelm.data.folder import folder
 from aelm.data.layouts import OFFICIAL, find_root, subfolders
 from aelm.data.listing import MARKET_NAME, first_few, read_folder, refuse_names, walk_pictures
-from aelm.data.mars import mars
+from aelm.data.matlab import cuhk03, mars
 from aelm.types import Benchmark, InputError, Picture
 
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")

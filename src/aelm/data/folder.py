@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from aelm.data import tables
-from aelm.data.identities import doubts, numbers_of, plain, texts_of
 from aelm.data.layouts import plain_folder as plain_name
 from aelm.data.layouts import subfolders
-from aelm.data.listing import first_few, is_picture, refuse_names, walk_pictures
+from aelm.data.listing import doubts, first_few, is_picture, numbers_of, plain, refuse_names, texts_of, walk_pictures
+from aelm.data.sources import read_table
 from aelm.files import on_disk
 from aelm.types import Benchmark, InputError, Names, Picture
 
@@ -103,7 +102,7 @@ def read_entries(root: Path, file: Path, default_split: str) -> list[Entry]:
     found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise FileNotFoundError(f"`csv`: expected a table, found neither {places[0].absolute()} nor {places[1]}")
-    table = tables.read_table(found)
+    table = read_table(found)
     absent = [column for column in _COLUMNS[:2] if column not in table.columns]
     if absent:
         raise InputError(

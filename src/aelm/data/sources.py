@@ -1,5 +1,11 @@
-"""Sources of pictures: a folder, a pattern such as ``crops/*.jpg``, a list, or one file."""
+"""Sources of pictures: a folder, a pattern such as ``crops/*.jpg``, a list or table, or one file.
 
+Tables and lists may be CSV of any program, in any usual encoding.
+"""
+
+import codecs
+import csv
+import io
 import math
 import os
 import re
@@ -8,11 +14,88 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aelm.data import tables
-from aelm.data.identities import plain
-from aelm.data.listing import EXTENSIONS, first_few, is_picture, passed_over, walk_pictures
-from aelm.files import matching, on_disk
+from aelm.data.listing import EXTENSIONS, first_few, is_picture, passed_over, plain, walk_pictures
+from aelm.files import kind_of, matching, on_disk
 from aelm.types import InputError, InputTypeError
+
+# Longer marks first: the one of UTF-32 starts like that of UTF-16.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+class Table(NamedTuple):
+    """The content of a table.
+
+    Attributes:
+        columns: Column names, in lower case.
+        rows: Last line number and values of each row; empty rows are left out.
+    """
+
+    columns: list[str]
+    rows: list[tuple[int, list[str]]]
+
+
+def read_text(file: Path) -> str:
+    """The text of a file, in UTF-16 or UTF-32 if it starts with their byte order mark, otherwise UTF-8.
+
+    Bytes that are not UTF-8 become surrogates, as in file names.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not text; the message says what it is.
+    """
+    content = file.read_bytes()
+    mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
+    encoding = MARKS.get(mark, "utf-8")
+    if not mark and content[1:2] == b"\0" and kind_of(content[::2]) == "text":  # UTF-16 without a byte order mark
+        encoding = "utf-16-le"
+    elif (
+        content and not mark and ((kind := kind_of(content)) not in ("text", "") or b"\0" in content.split(b"\n", 1)[0])
+    ):
+        raise InputError(
+            f"{file}: expected text, found {kind or 'bytes that are no text'}. Save the table as CSV (UTF-8)"
+        )
+    return content[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace")
+
+
+def read_table(file: Path, *, blank: bool = False) -> Table:
+    """Reads a table separated by comma, semicolon or tab, with column names in the first line.
+
+    Args:
+        file: The table.
+        blank: Whether to keep rows of empty cells, as written by spreadsheets.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not text, a column is repeated, or quotes are not closed.
+    """
+    text = read_text(file)
+    first, _, rest = text.partition("\n")
+    # Spreadsheets write semicolons if the decimal separator is a comma, and some declare it in an extra line.
+    said = first.strip().lower()
+    separator = max(",;\t", key=first.count)
+    lines = 0
+    if said.startswith("sep=") and len(said) <= 5:
+        separator, text, lines = said[4:] or "\t", rest, 1
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num + lines, row) for row in reader if row and (blank or any(map(str.strip, row)))]
+    except csv.Error as error:
+        raise InputError(
+            f"{file}, line {reader.line_num + lines}: no row of a table ({error}). Is a quote open?"
+        ) from error
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise InputError(f"{file}: expected each column once, found {first_few(twice)} twice. Remove or rename one")
+    # Spreadsheets pad rows with empty cells.
+    wide = len(columns)
+    return Table(columns, [(line, row if any(row[wide:]) else row[:wide]) for line, row in rows])
+
 
 NAMES = r"(?P<pid>-?\d+)_c(?P<camid>\d+)"
 """Default pattern of file names: identity and camera, as in ``0002_c1s1_000451_03.jpg``."""
@@ -137,7 +220,7 @@ def _listed(file: Path, names: re.Pattern[str] | None, key: str, quality: str | 
     if file.suffix.lower() in (".csv", ".tsv"):
         items = _table(file, names, quality)
     else:
-        paths = [line.removesuffix("\r") for line in tables.read_text(file).split("\n") if line.strip()]
+        paths = [line.removesuffix("\r") for line in read_text(file).split("\n") if line.strip()]
         items = [Item(path, *_told(os.path.basename(path), names)) for path in paths]
     if not items:
         raise FileNotFoundError(f"`{key}`: the list {file} is empty; expected a picture a line")
@@ -145,7 +228,7 @@ def _listed(file: Path, names: re.Pattern[str] | None, key: str, quality: str | 
 
 
 def _table(file: Path, names: re.Pattern[str] | None, quality: str | None) -> Sequence[Item]:
-    table = tables.read_table(file)
+    table = read_table(file)
     weight_column = None if quality is None else quality.strip().lower()
     for column in ("path", weight_column or "path"):
         if column not in table.columns:

@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aelm.checkpoint import STARTER, STARTER_FILE
-from aelm.data import tables
-from aelm.data.identities import doubts, numbers_of, plain, texts_of
-from aelm.data.listing import first_few
-from aelm.data.sources import Item
+from aelm.data.listing import doubts, first_few, numbers_of, plain, texts_of
+from aelm.data.sources import Item, read_table
 from aelm.embed.embedder import Embedder
 from aelm.files import kind_of, on_disk, write_file
 from aelm.types import InputError, Names, Picture
@@ -103,7 +101,7 @@ def _found(path: str | Path) -> str:
 
 def _read_people(path: Path) -> tuple[Item, ...]:
     """The rows of a table with ``pid``, and optionally ``camid`` and ``path``; each row needs an identity."""
-    table = tables.read_table(path)
+    table = read_table(path)
     if "pid" not in table.columns:
         raise InputError(f"{path} lacks the column pid; it has {first_few(table.columns) or 'none'}")
     items, nobody = [], []
@@ -230,7 +228,7 @@ def read_embeddings(folder: str | Path) -> Embeddings:
 
 def read_items(path: Path) -> tuple[Item, ...]:
     """The pictures of an ``items.csv``."""
-    table = tables.read_table(path, blank=True)
+    table = read_table(path, blank=True)
     if tuple(table.columns) not in (SINGLE, OF_TRACKS):
         raise InputError(f"{path}: expected the columns {', '.join(OF_TRACKS)}, found {first_few(table.columns)}")
     items = []

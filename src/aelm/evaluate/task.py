@@ -26,7 +26,7 @@ from aelm.evaluate.occlusion import Plan
 from aelm.evaluate.scoring import Ways
 from aelm.files import hold_folder
 from aelm.module import ReIDModule
-from aelm.report import metrics, ranked_pictures
+from aelm.report import metrics
 from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, rank_metrics
 from aelm.types import InputError
@@ -96,7 +96,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if config.output is not None:
         metrics.write_unreadable(bad, Path(config.output))
         if config.figures:
-            ranked_pictures.draw_pictures(Path(config.output), module, data, tests, {})
+            metrics.draw_pictures(Path(config.output), module, data, tests, {})
     return scores
 
 

@@ -4,10 +4,9 @@ All use matplotlib's object interface instead of pyplot's global state, so sweep
 Files are written atomically, and the same data gives the same bytes.
 """
 
-from aelm.figures.curves import cmc_curve
+from aelm.figures.curves import cmc_curve, read_history, training_curves
 from aelm.figures.heatmaps import HeatmapRow, Panel, heatmap_rows
 from aelm.figures.ranking import RankedPicture, RankedRow, contact_sheet, ranked_rows
-from aelm.figures.training import read_history, training_curves
 
 __all__ = [
     "HeatmapRow",

@@ -14,8 +14,7 @@ from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 from aelm.data.listing import first_few
 from aelm.data.sources import Item
 from aelm.embed.tracks import name
-from aelm.link.clustering import Similarities, Values, cluster
-from aelm.link.constraints import Constraints, Correction, Rows
+from aelm.link.clustering import Constraints, Correction, Rows, Similarities, Values, cluster
 from aelm.retrieval import neighbour_graph
 from aelm.types import InputError
 

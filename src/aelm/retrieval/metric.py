@@ -11,8 +11,8 @@ from torchmetrics import Metric as TorchMetric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from aelm.retrieval.blocks import ALONE, Share
 from aelm.retrieval.labels import check_labels, pid_pairs, require_matches
-from aelm.retrieval.parallel import ALONE, Share
 from aelm.retrieval.pooling import mean_directions
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.ranking import rank_pairs

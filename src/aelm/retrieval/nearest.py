@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
-from aelm.retrieval.blocks import COLUMNS, Array, Features, GalleryBlocks, query_tensor, visit_blocks
+from aelm.retrieval.blocks import COLUMNS, Array, Features, GalleryBlocks, Threads, query_tensor, threads, visit_blocks
 from aelm.retrieval.labels import JUNK, FloatArray, IntArray, check_labels
-from aelm.retrieval.parallel import Threads, threads
 from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
 from aelm.retrieval.score import Certified, Scores, certify
 from aelm.types import InputError

@@ -13,13 +13,20 @@ from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
 from aelm.retrieval.blocks import (
+    ALONE,
+    CACHED,
     COLUMNS,
     Array,
     Features,
     GalleryBlocks,
+    Share,
+    Threads,
     as_tensor,
     check_features,
+    each_rows,
     query_tensor,
+    spans,
+    threads,
     visit_blocks,
 )
 from aelm.retrieval.counting import Values, count_above, mask, take
@@ -35,7 +42,6 @@ from aelm.retrieval.labels import (
     require_matches,
     some_queries,
 )
-from aelm.retrieval.parallel import ALONE, CACHED, Share, Threads, each_rows, spans, threads
 from aelm.retrieval.product import Metric, check_metric, finish, gallery_weights, multiply
 from aelm.retrieval.result import RankResult, score_ranks
 from aelm.retrieval.score import Certified, Scores, certify

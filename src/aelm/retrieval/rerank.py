@@ -15,11 +15,20 @@ from scipy import sparse
 from torch import Tensor
 
 from aelm.devices import full_precision
-from aelm.retrieval.blocks import Array, GalleryBlocks, as_tensor, check_features, query_tensor
+from aelm.retrieval.blocks import (
+    Array,
+    GalleryBlocks,
+    Threads,
+    as_tensor,
+    check_features,
+    each_rows,
+    query_tensor,
+    spans,
+    threads,
+)
 from aelm.retrieval.counting import Values
 from aelm.retrieval.labels import IntArray
 from aelm.retrieval.nearest import SPARE, BestOfRows, nearest
-from aelm.retrieval.parallel import Threads, each_rows, spans, threads
 from aelm.retrieval.product import Metric, check_metric, gallery_weights, minus_squared_distances, squared_lengths
 from aelm.retrieval.score import Certified, Scores, certify, lengths
 from aelm.types import InputError

@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aelm.retrieval.blocks import GalleryBlocks
+from aelm.retrieval.blocks import ALONE, GalleryBlocks, Share
 from aelm.retrieval.labels import FloatArray, IntArray
-from aelm.retrieval.parallel import ALONE, Share
 from aelm.retrieval.product import Metric, finish, multiply, prepare_queries, unchecked_weights
 from aelm.types import NotFiniteError
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
-from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, visit_blocks
+from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, threads, visit_blocks
 from aelm.retrieval.counting import Values, mask
 from aelm.retrieval.labels import JUNK, FloatArray, PidPairs, check_labels, pid_pairs, require_matches
-from aelm.retrieval.parallel import threads
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.score import Scores, first_bound
 from aelm.types import InputError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aelm.data.identities import plain
+from aelm.data.listing import plain
 from aelm.data.sources import Item, item_of, several
 from aelm.embed.embedder import Embedder
 from aelm.embed.folder import (

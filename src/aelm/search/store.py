@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aelm.data.identities import plain
+from aelm.data.listing import plain
 from aelm.data.sources import Item, several
 from aelm.embed.embedder import Embedder
 from aelm.embed.folder import check_model, read_embeddings

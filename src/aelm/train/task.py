@@ -21,9 +21,9 @@ from aelm.models import ReIDNetwork
 from aelm.models.backbone import freeze_stages
 from aelm.models.trained import load_neck
 from aelm.module import NO_AVERAGE, ReIDModule
-from aelm.report import metrics, ranked_pictures
-from aelm.runs import sweep as sweeps
-from aelm.runs.directory import claim, run_facts, write_facts
+from aelm.report import metrics
+from aelm.report import runs as sweeps
+from aelm.report.runs import claim, run_facts, write_facts
 from aelm.train.callbacks import History, erasing_heads
 from aelm.train.trainer import build_trainer, check_numbers
 from aelm.types import InputError, RunError
@@ -233,7 +233,7 @@ def finish_run(
         print(metrics.scores_table(module.results) if module.results else f"not tested; {summary}")
         if config.figures:
             tests = metrics.tests_of(module, data)
-            paths = ranked_pictures.draw_pictures(Path(config.run_dir), module, data, tests, history.values)
+            paths = metrics.draw_pictures(Path(config.run_dir), module, data, tests, history.values)
             send_pictures(trainer.logger, paths)
     return scores
 
