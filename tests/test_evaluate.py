@@ -12,9 +12,8 @@ import torch
 
 from aelm.data.benchmarks import with_distractors
 from aelm.embed.folder import read_features
-from aelm.evaluate import scoring
 from aelm.evaluate import task as evaluate
-from aelm.evaluate.scoring import Ways
+from aelm.evaluate.task import Ways
 from aelm.module import ReIDModule
 from aelm.report import metrics
 from aelm.report.metrics import Test
@@ -52,25 +51,25 @@ def write_features(folder, test):
 def test_further_ways_equal_the_engine_called_by_hand():
     test = world()
     q_pids, g_pids, q_cams, g_cams = labels = by_hand(test)
-    found = scoring.further("test", test, Ways(rerank=True, k1=6, k2=3, multi_query=True, expand_queries=2))
+    found = evaluate.further("test", test, Ways(rerank=True, k1=6, k2=3, multi_query=True, expand_queries=2))
     distances = rerank(test[0], test[1], k1=6, k2=3, lambda_value=0.3)
     pooled = pool_people(test[0], q_pids, q_cams)
     assert found["test_reranked"].mAP == rank_metrics(None, None, *labels, distances=distances).mAP
     multi = rank_metrics(pooled.features, test[1], pooled.pids, g_pids, pooled.camids, g_cams)
     assert (found["test_multi_query"].mAP, found["test_multi_query"].num_queries) == (multi.mAP, 6)
     assert found["test_expanded"].mAP == rank_metrics(expand_queries(test[0], test[1], 2), test[1], *labels).mAP
-    assert scoring.further("test", test, Ways()) == {}
+    assert evaluate.further("test", test, Ways()) == {}
 
 
 def test_intervals_and_thresholds_carry_their_names():
     test = world()
     result = rank_metrics(test[0], test[1], *by_hand(test))
-    intervals = scoring.intervals({"test": result}, 200)
+    intervals = evaluate.intervals({"test": result}, 200)
     low, high = bootstrap(result, samples=200)["mAP"]
     assert (intervals["test/mAP_low"], intervals["test/mAP_high"]) == (low, high)
     assert low < result.mAP < high
-    assert scoring.intervals({"test": result}, 0) == {}
-    found = scoring.thresholds("test", test, [0.1, 0.01])
+    assert evaluate.intervals({"test": result}, 0) == {}
+    found = evaluate.thresholds("test", test, [0.1, 0.01])
     exact = verification(test[0], test[1], *by_hand(test), far=[0.1, 0.01])
     assert found["test/TAR@FAR=0.1"] == exact.tar[0]
     assert found["test/threshold@FAR=0.01"] == exact.threshold[1]
@@ -224,7 +223,7 @@ def test_the_table_lines_up():
     test = world()
     result = rank_metrics(test[0], test[1], *by_hand(test))
     lines = metrics.scores_table(
-        {"test": result, "test_reranked": result}, scoring.intervals({"test": result}, 50)
+        {"test": result, "test_reranked": result}, evaluate.intervals({"test": result}, 50)
     ).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split()[:4] == ["per", "cent", "queries", "skipped"]

@@ -6,7 +6,7 @@ import pytest
 
 from aelm.compare.arms import occlusion_curves, sort_into_arms
 from aelm.compare.runs import read_runs
-from aelm.compare.tables import as_csv, compare, markdown, matching_metrics, runs_csv
+from aelm.compare.task import as_csv, compare, markdown, matching_metrics, runs_csv
 from tests.compare.disk import ARMS, write_run, write_sweep
 
 

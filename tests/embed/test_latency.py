@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from aelm.embed import latency as measured
+from aelm.embed import embedder as measured
 from aelm.embed.embedder import Embedder, load_embedder
 from aelm.evaluate import task as evaluate
 from tests.embed.test_embedder import write_onnx

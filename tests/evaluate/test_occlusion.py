@@ -24,7 +24,7 @@ from aelm.evaluate.occlusion import (
     rows,
     scored,
 )
-from aelm.evaluate.scoring import labels_of
+from aelm.evaluate.task import labels_of
 from aelm.report.metrics import Test
 from aelm.retrieval import bootstrap, rank_metrics
 from aelm.types import Picture

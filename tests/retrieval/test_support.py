@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from aelm.data.datamodule import EvaluationSet
-from aelm.evaluate import scoring
 from aelm.evaluate import task as evaluate
 from aelm.evaluate.occlusion import Point, curve_csv, curve_scores, rows
 from aelm.report.metrics import warn_of_support
@@ -33,7 +32,7 @@ def as_test(people, strangers=0):
     query, gallery, q_pids, g_pids, *_ = world(people, strangers)
     sides = enumerate((q_pids, g_pids))
     pictures = [[Picture(f"{i}", int(pid), cam) for i, pid in enumerate(pids)] for cam, pids in sides]
-    return scoring.Test(query, gallery, *pictures)
+    return evaluate.Test(query, gallery, *pictures)
 
 
 @pytest.mark.parametrize(("people", "strangers"), [(1, 1), (2, 3), (6, 30)])
@@ -45,12 +44,12 @@ def test_a_rate_is_supported_by_one_impostor_pair_that_it_accepts(people, strang
 
 def test_thresholds_of_too_few_pairs_are_left_out_and_that_is_said(caplog):
     with caplog.at_level(logging.WARNING):
-        found = scoring.thresholds("test", as_test(2, 3), [0.2, 0.01, 1e-4])
+        found = evaluate.thresholds("test", as_test(2, 3), [0.2, 0.01, 1e-4])
     assert set(found) == {"test/TAR@FAR=0.2", "test/threshold@FAR=0.2"}
     told = "test: thresholds at FAR 0.01, 0.0001 are left out: 16 impostor pairs (and 4 genuine ones) cannot tell"
     assert told in caplog.text
     caplog.clear()
-    assert len(scoring.thresholds("test", as_test(30), [0.01, 0.001])) == 4
+    assert len(evaluate.thresholds("test", as_test(30), [0.01, 0.001])) == 4
     assert caplog.text == ""
 
 
@@ -59,7 +58,7 @@ def test_an_interval_needs_some_people(people, caplog):
     result = rank_metrics(*world(people, 20))
     assert all(math.isnan(end) == (people < MIN_PEOPLE) for ends in bootstrap(result).values() for end in ends)
     with caplog.at_level(logging.WARNING):
-        found = scoring.intervals({"test": result}, 200)
+        found = evaluate.intervals({"test": result}, 200)
     assert (found == {}) == (people < MIN_PEOPLE)
     assert (f"left out for test ({people} people)" in caplog.text) == (people < MIN_PEOPLE)
 
@@ -76,7 +75,7 @@ def test_an_interval_needs_draws_beyond_its_ends(caplog):
     assert not math.isnan(bootstrap(result, samples=40)["mAP"].low)
     assert not math.isnan(percentiles(np.zeros(10), 5, confidence=0.5).low)
     with caplog.at_level(logging.WARNING):
-        assert scoring.intervals({"test": result}, 1) == {}
+        assert evaluate.intervals({"test": result}, 1) == {}
     assert "40 draws" in caplog.text
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import wandb
 
-from aelm.compare.tables import compare
+from aelm.compare.task import compare
 from aelm.data.sampler import IdentitySampler, ShuffleSampler
 from aelm.embed.embedder import load_embedder
 from aelm.embed.job import Settings, embed_items

@@ -19,7 +19,6 @@ from aelm.data.dataset import ImageTransform
 from aelm.data.decoding import Pixels
 from aelm.data.synthetic import occlude
 from aelm.data.synthetic.occluders import Manner
-from aelm.evaluate.scoring import labels_of
 from aelm.report.metrics import Test
 from aelm.retrieval import RankResult, rank_metrics, resamples
 from aelm.retrieval.result import percentiles
@@ -113,6 +112,12 @@ class Point(NamedTuple):
     fraction: float
     hidden: float
     result: RankResult
+
+
+def labels_of(test: Test) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Pids of queries and gallery, then camids, in the order of :func:`aelm.retrieval.rank_metrics`."""
+    pids = [picture.pid for picture in test.query], [picture.pid for picture in test.gallery]
+    return *pids, [picture.camid for picture in test.query], [picture.camid for picture in test.gallery]
 
 
 def measure_curves(

@@ -1,12 +1,14 @@
 """The task of ``python -m aelm.evaluate``: tests a checkpoint on a data set, or scores stored features."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
@@ -17,19 +19,63 @@ from aelm.data.benchmarks import with_distractors
 from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
-from aelm.embed.embedder import load_embedder
+from aelm.embed.embedder import device_name, latency, load_embedder
 from aelm.embed.folder import own_rows, read_array, read_features, sides_of
-from aelm.embed.latency import device_name, latency
-from aelm.evaluate import evidence, scoring
+from aelm.evaluate import evidence
 from aelm.evaluate.evidence import Destination
-from aelm.evaluate.occlusion import Plan
-from aelm.evaluate.scoring import Ways
+from aelm.evaluate.occlusion import Plan, labels_of
 from aelm.files import hold_folder
 from aelm.module import ReIDModule
 from aelm.report import metrics
 from aelm.report.metrics import Test
-from aelm.retrieval import RankResult, rank_metrics
+from aelm.retrieval import (
+    RankResult,
+    bootstrap,
+    centralise,
+    expand_queries,
+    pool_people,
+    rank_metrics,
+    rerank_blocks,
+    verification,
+)
+from aelm.retrieval.result import MIN_PEOPLE
 from aelm.types import InputError
+
+log = logging.getLogger(__name__)
+
+
+class Ways(NamedTuple):
+    """Further scorings to compute.
+
+    Attributes:
+        rerank: Whether to re-rank by k-reciprocal encoding.
+        k1: See :func:`aelm.retrieval.rerank`.
+        k2: Likewise.
+        lambda_value: Likewise.
+        multi_query: Whether to average the queries of one identity and camera.
+        expand_queries: Number of gallery neighbours averaged with each query; 0 for none.
+        centralise: Number of gallery neighbours averaged with each query and gallery item; 0 for none.
+    """
+
+    rerank: bool = False
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+    multi_query: bool = False
+    expand_queries: int = 0
+    centralise: int = 0
+
+    def check(self) -> None:
+        """Raises ValueError if a number is out of range; called before pictures are embedded."""
+        if self.k1 < 1 or self.k2 < 1 or not 0 <= self.lambda_value <= 1:
+            raise InputError(
+                f"`k1` and `k2` must be at least 1 and `lambda_value` in [0, 1], got {self.k1}, {self.k2} and "
+                f"{self.lambda_value}"
+            )
+        for name, number in (("expand_queries", self.expand_queries), ("centralise", self.centralise)):
+            if number < 0:
+                raise InputError(f"`{name}` must be 0 for none, or how many; got {number}")
+
 
 log = logging.getLogger(__name__)
 
@@ -79,20 +125,20 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if not trainer.is_global_zero:
         return metrics.scores(module.results)
     tests = metrics.tests_of(module, data)
-    further = metrics.unreadable_counts(bad)
+    beside = metrics.unreadable_counts(bad)
     to = Destination(None if config.output is None else Path(config.output), config.figures)
     module.to(trainer.strategy.root_device)  # Lightning moves it back to the CPU
     if world is not None:
-        further |= evidence.claims(embedder, world, config.claims_people, data.loader.workers, to)
+        beside |= evidence.claims(embedder, world, config.claims_people, data.loader.workers, to)
     if plan is not None:
         embed = partial(evidence.embed_images, module, trainer.precision_plugin.forward_context)
-        further |= evidence.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
+        beside |= evidence.occlusion(next(iter(tests.values())), plan, embed, data, config.bootstrap, to)
     if config.latency:
         device, times = embedder.device, latency(embedder)
         told_times = ", ".join(f"{value:.2f} at batch {count}" for count, value in times.items())
         print(f"milliseconds a picture on {device_name(device)}: {told_times}")
-        further |= {f"latency/{device.type}_batch_{count}_ms": value for count, value in times.items()}
-    scores = score(config, Tested(module.results, tests, further))
+        beside |= {f"latency/{device.type}_batch_{count}_ms": value for count, value in times.items()}
+    scores = score(config, Tested(module.results, tests, beside))
     if config.output is not None:
         metrics.write_unreadable(bad, Path(config.output))
         if config.figures:
@@ -173,9 +219,9 @@ def test_features(config: DictConfig) -> Tested:
         )  # fmt: skip
     test = Test(query.features, gallery.features, sides.query, sides.gallery, sides.names)
     if config.distances is None:
-        result = rank_metrics(query.features, gallery.features, *scoring.labels_of(test))
+        result = rank_metrics(query.features, gallery.features, *labels_of(test))
     else:
-        result = rank_metrics(None, None, *scoring.labels_of(test), distances=read_array(config.distances))
+        result = rank_metrics(None, None, *labels_of(test), distances=read_array(config.distances))
     return Tested({"test": result}, {"test": test})
 
 
@@ -187,12 +233,12 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
         EvaluationSet(name, tuple(test.query), tuple(test.gallery)) for name, test in tested.tests.items()
     )
     for name, test in tested.tests.items():
-        results |= scoring.further(name, test, ways)
-    intervals = scoring.intervals(results, config.bootstrap)
-    scores = metrics.scores(results) | intervals | dict(tested.further)
+        results |= further(name, test, ways)
+    limits = intervals(results, config.bootstrap)
+    scores = metrics.scores(results) | limits | dict(tested.further)
     for name, test in tested.tests.items():
-        scores |= scoring.thresholds(name, test, list(config.far))
-    print("\n".join([metrics.scores_table(results, intervals), metrics.excluded_counts(tested.results)]).rstrip())
+        scores |= thresholds(name, test, list(config.far))
+    print("\n".join([metrics.scores_table(results, limits), metrics.excluded_counts(tested.results)]).rstrip())
     if config.output is not None:
         output = Path(config.output)
         metrics.write_metrics(scores, output / "metrics.json")
@@ -200,3 +246,69 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
             metrics.write_queries(results[name], test.query, output / f"queries_{name}.csv", test.names)
             metrics.write_cameras(results[name], output / f"cameras_{name}.csv", test.names)
     return scores
+
+
+def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
+    """Computes the requested scorings: ``<name>_reranked``, ``_multi_query``, ``_expanded``, ``_centralised``."""
+    query, gallery = test.query_features, test.gallery_features
+    labels = query_pids, gallery_pids, query_camids, gallery_camids = labels_of(test)
+    results = {}
+    if ways.rerank:
+        blocks = rerank_blocks(query, gallery, k1=ways.k1, k2=ways.k2, lambda_value=ways.lambda_value)
+        results[f"{name}_reranked"] = rank_metrics(None, None, *labels, distances=blocks)
+    if ways.multi_query:
+        pooled = pool_people(query, query_pids, query_camids)
+        pooled_labels = pooled.pids, gallery_pids, pooled.camids, gallery_camids
+        results[f"{name}_multi_query"] = rank_metrics(pooled.features, gallery, *pooled_labels)
+    if ways.expand_queries:
+        expanded = expand_queries(query, gallery, ways.expand_queries)
+        results[f"{name}_expanded"] = rank_metrics(expanded, gallery, *labels)
+    if ways.centralise:
+        results[f"{name}_centralised"] = rank_metrics(*centralise(query, gallery, ways.centralise), *labels)
+    return results
+
+
+def intervals(results: Mapping[str, RankResult], samples: int) -> dict[str, float]:
+    """95 % bootstrap intervals by name, ``test/mAP_low`` and ``test/mAP_high``; none for 0 samples.
+
+    Intervals with too few people or samples are left out with a message.
+    """
+    found: dict[str, float] = {}
+    without: list[str] = []
+    for name, result in results.items() if samples else ():
+        ends = {
+            f"{name}/{score}_{end}": value
+            for score, interval in bootstrap(result, samples=samples).items()
+            for end, value in zip(("low", "high"), interval, strict=True)
+            if not math.isnan(value)
+        }
+        found |= ends
+        people = len(np.unique(result.query_pids[result.first_rank > 0]))
+        without += [] if ends else [f"{name} ({people} people)"]
+    if without:
+        log.warning(
+            "95 %% intervals are left out for %s: they need queries of at least %d people, and 40 draws (`bootstrap`)",
+            ", ".join(without), MIN_PEOPLE,
+        )  # fmt: skip
+    return found
+
+
+def thresholds(name: str, test: Test, far: Sequence[float]) -> dict[str, float]:
+    """True-accept rate and threshold at each false-accept rate: ``test/TAR@FAR=0.001``, ``test/threshold@FAR=0.001``.
+
+    The threshold is a cosine: pairs at or above it are treated as the same person. Rates with too few pairs are left
+    out with a message.
+    """
+    if not far:
+        return {}
+    found = verification(test.query_features, test.gallery_features, *labels_of(test), far=far)
+    if not found.is_supported.all():
+        few = [f"{rate:g}" for rate, known in zip(far, found.is_supported, strict=True) if not known]
+        log.warning(
+            "%s: thresholds at FAR %s are left out: %d impostor pairs (and %d genuine ones) cannot tell such rates",
+            name, ", ".join(few), found.num_impostor, found.num_genuine,
+        )  # fmt: skip
+    points = [(f"{rate:g}", float(tar), float(threshold)) for rate, tar, threshold, known in
+            zip(far, found.tar, found.threshold, found.is_supported, strict=True) if known]  # fmt: skip
+    rates = {f"{name}/TAR@FAR={rate}": tar for rate, tar, _ in points}
+    return rates | {f"{name}/threshold@FAR={rate}": threshold for rate, _, threshold in points}

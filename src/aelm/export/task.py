@@ -13,8 +13,7 @@ from aelm.command.build import build_test_data, training_of
 from aelm.data import ReIDDataModule, ReIDDataset
 from aelm.data.sources import find_items
 from aelm.embed.batches import embed_files, loaded, preparation
-from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.latency import device_name, latency
+from aelm.embed.embedder import Embedder, device_name, latency, load_embedder
 from aelm.export.onnx import MOST, SUFFIXES, Exported, export_model
 from aelm.files import check_file
 from aelm.retrieval import RankMetrics
