@@ -16,7 +16,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm.data import cuhk03
+from aelm.data import matlab as cuhk03
 from aelm.data.sources import Item
 from aelm.embed.embedder import load_embedder
 from aelm.embed.job import Settings, embed_items

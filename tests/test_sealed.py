@@ -29,6 +29,7 @@ TYPED = [
     ("embed", [BEST, "images=crops", "output=embeddings", "workers=1", *ON_CPU], {"embeddings"}),
     ("search", [BEST, "query=crops", "gallery=embeddings", "output=found.html", *ON_CPU], {"found.html"}),
     ("search", [BEST, "query=crops", "gallery=crops", "workers=0", *ON_CPU], set()),
+    ("search", ["query=[a], b's.jpg", "gallery=embeddings", "output=my page.html", *ON_CPU], {"my page.html"}),
     ("crop", ["video=frames", "boxes=boxes.txt", "fps=5", "min_height=16", "output=cut", "progress=false"], {"cut"}),
     ("embed", [BEST, "images=cut", "output=tracks", "workers=0", *ON_CPU], {"tracks"}),
     ("link", ["embeddings=tracks", "threshold=0.9", "output=people", "device=cpu"], {"people"}),
@@ -73,12 +74,13 @@ def sealed(tmp_path_factory, people):
     root = tmp_path_factory.mktemp("sealed")
     # Sockets of loading processes go into the temporary place, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="aelm-") as temporary:
-        places = {"here": root / "here", "home": root / "home", "temporary": Path(temporary), "data": people}
+        places = {"here": root / "it's (here), 人", "home": root / "home", "temporary": Path(temporary), "data": people}
         for place in places.values():
             place.mkdir(exist_ok=True)
         (places["here"] / "crops").mkdir()
         for picture in synthetic(people, "tiny", progress=False).query[:4]:
             shutil.copy(picture.path, places["here"] / "crops")
+        shutil.copy(picture.path, places["here"] / "[a], b's.jpg")
         (places["here"] / "frames").mkdir()
         for frame, picture in enumerate(sorted((places["here"] / "crops").iterdir()), 1):
             shutil.copy(picture, places["here"] / "frames" / f"{frame:06}.jpg")
@@ -124,6 +126,13 @@ def test_no_command_reaches_out_or_writes_elsewhere(sealed):
 @pytest.mark.slow
 def test_the_seal_holds(sealed):
     assert sealed.network[1].startswith("socket.")
+
+
+@pytest.mark.slow
+def test_names_are_taken_as_typed(sealed):
+    lines = sealed.done.stdout.splitlines()
+    (place,) = [i for i, line in enumerate(lines) if "[a], b's.jpg" in line]
+    assert lines[place + 2].split()[:2] == ["1", "1.000"]
 
 
 @pytest.mark.slow

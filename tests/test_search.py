@@ -4,9 +4,6 @@ import html
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -164,17 +161,6 @@ def test_bad_settings_are_named(searched, embedded, override, message):
 
 
 @pytest.mark.slow
-def test_the_command_as_typed(embedded, tmp_path):
-    home = tmp_path / "it's (here), 人"
-    home.mkdir()
-    shutil.copy(embedded[2], home / "[a], b's.jpg")
-    command = [sys.executable, "-m", "aelm", "search", "query=[a], b's.jpg", f"gallery={tmp_path}/crops", "top_k=1"]
-    done = subprocess.run([*command, "output=my page.html", *FAST], cwd=home, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[2].split() == ["1", "1.000", "2", "3", embedded[2]]
-    assert sorted(os.listdir(home)) == ["[a], b's.jpg", "my page.html"]
-
-
 @pytest.mark.parametrize("command", ["embed", "search"])
 def test_a_misspelt_key_is_named(composed, command):
     with pytest.raises(ConfigCompositionException, match="divice"):
