@@ -50,6 +50,12 @@ def _own_warnings_are_errors():
 CONF = Path(__file__).parents[1] / "conf"
 
 
+def is_choice(override):
+    """Whether an override says which files are merged, or is for Hydra to judge: not just a value."""
+    group = (CONF / override.key_or_group).is_dir() and not isinstance(override.value(), dict)
+    return group or override.is_hydra_override() or override.is_sweep_override()
+
+
 @cache
 def _chosen(name, choices):
     """A command's configuration with some choices of groups, and no value overridden."""
@@ -69,12 +75,9 @@ def composed(tmp_path):
     def make(name="train", *overrides):
         fixed = [f"run_dir={tmp_path}/run", "name=test"] if name == "train" else []
         parsed = OverridesParser.create().parse_overrides([*fixed, *overrides])
-        chosen = [
-            one
-            for one in parsed
-            if one.is_hydra_override() or ((CONF / one.key_or_group).is_dir() and not isinstance(one.value(), dict))
-        ]
-        config = copy.deepcopy(_chosen(name, tuple(one.input_line for one in chosen)))
+        chosen = [one for one in parsed if is_choice(one)]
+        compose_chosen = _chosen.__wrapped__ if any(one.is_hydra_override() for one in parsed) else _chosen
+        config = copy.deepcopy(compose_chosen(name, tuple(one.input_line for one in chosen)))
         ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in chosen], config)
         return config
 

@@ -15,12 +15,17 @@ from importlib import import_module
 
 from hydra.core.global_hydra import GlobalHydra
 
+REFUSAL = 7  # exit status of a process that the first refusal ended
 REFUSED = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 ADDRESSED = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"}
 
 
 def seal(log):
-    """From now on, in this process and those it forks, nothing reaches a network; gives what a refusal then does."""
+    """From now on, in this process and those it forks, nothing reaches a network.
+
+    Returns:
+        What makes the first refusal the end of the process.
+    """
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     ends = []
 
@@ -31,10 +36,11 @@ def seal(log):
             where = "".join(traceback.format_stack(limit=12))
             os.write(file, f"{event} {arguments[1:] or arguments}\n{where}\n".encode())
             if ends:
-                os._exit(1)
+                os._exit(REFUSAL)
             raise ConnectionRefusedError(f"{event} {arguments}: no network here")
 
     def end():
+        sys.stdout.flush()
         os.write(file, b"end\n")
         ends.append(True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import aelm
+import aelm.data
 from aelm.__main__ import COMMANDS
 
 SOURCE = Path(__file__).parents[1] / "src" / "aelm"
@@ -105,11 +106,11 @@ WITHOUT = [
         "aelm.ReIDModule": ["hydra", "albumentations"],
     },
     {
-        "aelm.data.IdentitySampler": ["pytorch_lightning", "hydra", "albumentations", "timm"],
-        "aelm.data.ReIDDataset": ["pytorch_lightning", "hydra", "albumentations", "timm"],
-        "aelm.data.collate": ["pytorch_lightning", "hydra", "albumentations", "timm"],
+        "aelm.data.sampler.IdentitySampler": ["pytorch_lightning", "hydra", "albumentations", "timm"],
+        "aelm.data.dataset.ReIDDataset": ["pytorch_lightning", "hydra", "albumentations", "timm"],
         "aelm.rank_metrics": ["pytorch_lightning", "hydra", "albumentations", "timm"],
         "aelm.ReIDDataModule": ["hydra", "timm"],
+        **{f"aelm.data.{name}": ["hydra", "timm"] for name in sorted(aelm.data.__all__)},
     },
 ]
 # Each row in a process of its own, forked from one that has torch alone.

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -37,7 +38,7 @@ def test_links_of_notebooks_lead_somewhere(path):
 
 @pytest.mark.slow
 def test_notebooks_run_from_another_folder(people, tmp_path, monkeypatch):
-    """In one kernel, which forgets all names between them: a kernel each would load the libraries three times."""
+    """In one kernel, which forgets all names between them: a kernel each would load the libraries each time."""
     monkeypatch.setenv("AELM_DATA", str(people))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = nbformat.v4.new_notebook()
@@ -46,7 +47,12 @@ def test_notebooks_run_from_another_folder(people, tmp_path, monkeypatch):
         for cell in code:
             cell.metadata["name"] = path.stem
         whole.cells += [*code, nbformat.v4.new_code_cell("%reset -f", metadata={"name": "reset"})]
-    NotebookClient(whole, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = NotebookClient(whole, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = next(c for c in whole.cells if any(one.output_type == "error" for one in c.outputs))
+        pytest.fail(f"{failed.metadata['name']}: {error}")
     for path in PATHS:
         outputs = [output for cell in whole.cells if cell.metadata["name"] == path.stem for output in cell.outputs]
         printed = "".join(one.text for one in outputs if one.output_type == "stream" and one.name == "stdout")

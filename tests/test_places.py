@@ -16,7 +16,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm.data import matlab as cuhk03
+from aelm.data import matlab
 from aelm.data.sources import Item
 from aelm.embed.embedder import load_embedder
 from aelm.embed.job import Settings, embed_items
@@ -170,12 +170,12 @@ def test_the_processes_of_one_evaluation_are_one_holder(world, monkeypatch, comp
 def test_who_waits_for_pictures_of_cuhk03_does_not_write_them_again(tmp_path, monkeypatch):
     root = trees.cuhk03_raw(tmp_path) / "cuhk03_release"
     (root / ".images_detected.partial-killed").mkdir()
-    target = cuhk03.extract(root / "cuhk-03.mat", "detected")
+    target = matlab.extract(root / "cuhk-03.mat", "detected")
     assert sorted(path.name for path in root.iterdir() if path.name.startswith(".")) == []
     target.rename(root / "done by another")
     written = []
-    monkeypatch.setattr(cuhk03, "_pictures_of", lambda *_: written.append(1) or [])
-    thread = threading.Thread(target=cuhk03.extract, args=(root / "cuhk-03.mat", "detected"))
+    monkeypatch.setattr(matlab, "_pictures_of", lambda *_: written.append(1) or [])
+    thread = threading.Thread(target=matlab.extract, args=(root / "cuhk-03.mat", "detected"))
     with hold_file(target, wait=True):
         thread.start()
         thread.join(0.3)

@@ -5,7 +5,6 @@ from importlib.metadata import version
 
 import pytest
 
-from aelm.report import runs as sweep
 from aelm.report.runs import device_name
 from aelm.train import task as train
 
@@ -15,7 +14,7 @@ FEW = ["figures=false", "trainer.max_epochs=2"]
 @pytest.fixture
 def facts(trained, monkeypatch):
     def run(*overrides, name="run"):
-        monkeypatch.setattr(sweep, "overrides", lambda: ["arm=a b", "seed=0"])
+        monkeypatch.setattr(train.runs, "overrides", lambda: ["arm=a b", "seed=0"])
         run_dir, _ = trained(*FEW, *overrides, name=name)
         with open(f"{run_dir}/run.json", encoding="utf-8") as file:
             return json.load(file)

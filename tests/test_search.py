@@ -160,7 +160,6 @@ def test_bad_settings_are_named(searched, embedded, override, message):
         searched(embedded[0], override)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["embed", "search"])
 def test_a_misspelt_key_is_named(composed, command):
     with pytest.raises(ConfigCompositionException, match="divice"):

@@ -7,7 +7,7 @@ import cv2
 import pytest
 from omegaconf import OmegaConf
 
-from aelm.report import runs as sweep
+from aelm.report import runs
 from aelm.report.runs import Job, note, point
 from aelm.train import task as train
 
@@ -22,7 +22,7 @@ def job(tmp_path, monkeypatch):
     """Makes this process a job of a sweep."""
 
     def start(number, **settings):
-        monkeypatch.setattr(sweep, "this_job", lambda: Job(tmp_path, number, settings))
+        monkeypatch.setattr(runs, "this_job", lambda: Job(tmp_path, number, settings))
 
     return start
 

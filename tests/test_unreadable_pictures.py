@@ -22,7 +22,7 @@ def copied(people, tmp_path):
 
 
 def spoiled(folder, *places):
-    """Cuts off some of a folder's metrics, by their place in the order of names."""
+    """Cuts off some of a folder's pictures, by their place in the order of names."""
     files = [sorted(folder.glob("*.jpg"))[place] for place in places]
     for file in files:
         file.write_bytes(file.read_bytes()[:300])

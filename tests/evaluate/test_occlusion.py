@@ -20,11 +20,11 @@ from aelm.evaluate.occlusion import (
     curve_csv,
     curve_scores,
     curve_table,
+    labels_of,
     measure_curves,
     rows,
     scored,
 )
-from aelm.evaluate.task import labels_of
 from aelm.report.metrics import Test
 from aelm.retrieval import bootstrap, rank_metrics
 from aelm.types import Picture

@@ -2,8 +2,7 @@
 
 import pytest
 
-from aelm.figures import curves as curves_file
-from aelm.figures import curves as training_file
+from aelm.figures import curves
 from aelm.figures.page import Page
 
 
@@ -25,6 +24,5 @@ def texts(monkeypatch):
 def charts(monkeypatch):
     """The figures that were drawn instead of their files."""
     figures = []
-    for file in (curves_file, training_file):
-        monkeypatch.setattr(file, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
     return figures

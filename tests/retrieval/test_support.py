@@ -12,7 +12,7 @@ import pytest
 from aelm.data.datamodule import EvaluationSet
 from aelm.evaluate import task as evaluate
 from aelm.evaluate.occlusion import Point, curve_csv, curve_scores, rows
-from aelm.report.metrics import warn_of_support
+from aelm.report.metrics import Test, warn_of_support
 from aelm.retrieval import bootstrap, rank_metrics, verification
 from aelm.retrieval.result import MIN_PEOPLE, percentiles
 from aelm.types import Picture
@@ -32,7 +32,7 @@ def as_test(people, strangers=0):
     query, gallery, q_pids, g_pids, *_ = world(people, strangers)
     sides = enumerate((q_pids, g_pids))
     pictures = [[Picture(f"{i}", int(pid), cam) for i, pid in enumerate(pids)] for cam, pids in sides]
-    return evaluate.Test(query, gallery, *pictures)
+    return Test(query, gallery, *pictures)
 
 
 @pytest.mark.parametrize(("people", "strangers"), [(1, 1), (2, 3), (6, 30)])

@@ -27,6 +27,7 @@ from aelm.command import schema
 from aelm.command.schema import suggestion
 from aelm.types import UserError
 
+FULL = "HYDRA_FULL_ERROR"  # Hydra's variable: with 1 every error shows its full traceback
 STARTED_BY = "AELM_STARTED_BY"  # environment variable for child processes: the process id of the command
 
 
@@ -103,7 +104,7 @@ LIST_KEYS = {"boxes", "files", "metrics", "pair", "runs", "video"}
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Decorator: turns a function of a config into a Hydra program with the configuration ``config_name``.
 
-    Expected errors are reported in one line (see :mod:`aelm.command.cli`).
+    Expected errors are reported in one line (see :func:`one_line_errors`).
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -232,7 +233,6 @@ def quote(text: str) -> str:
     return f"{mark}{text}{mark}"
 
 
-FULL = "HYDRA_FULL_ERROR"  # Hydra's variable: with 1 every error shows its full traceback
 # By class name, since only training imports Lightning.
 LIBRARY_ERRORS = {
     "MisconfigurationException": "",

@@ -95,8 +95,8 @@ def draw_comparison(comparison: Comparison, output: Path) -> None:
     curves = occlusion_curves(comparison.arms, comparison.baseline, comparison.confidence)
     lines = {
         kind: (
-            [line(one.arm, one.values) for one in found if one.values],
-            [line(one.arm, one.differences) for one in found if one.differences],
+            [curve_line(one.arm, one.values) for one in found if one.values],
+            [curve_line(one.arm, one.differences) for one in found if one.differences],
         )
         for kind, found in curves.items()
     }
@@ -116,7 +116,7 @@ def arm_row(comparison: Comparison, arm: str, metric: str) -> ArmRow:
     return ArmRow(arm, [scale * value for value in one.values(metric).values()], spread, difference)
 
 
-def line(arm: str, points: Sequence[CurvePoint]) -> Line:
+def curve_line(arm: str, points: Sequence[CurvePoint]) -> Line:
     """A curve for the figure, in per cent."""
     band = [Interval(*(100 * value for value in point[1:])) for point in points]
     return Line(arm, [point.percent for point in points], band)

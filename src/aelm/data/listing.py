@@ -1,6 +1,6 @@
-"""Lists the pictures of a folder, and parses identity and camera from their names.
+"""Identities and cameras as text, and the pictures of a folder whose names say them.
 
-Identities and cameras are text: normalised spelling, numbers for training, and warnings about likely mistakes.
+Spelling is normalised; training gets numbers; likely mistakes are warned of.
 """
 
 import logging
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from aelm.types import InputError, InputTypeError, Picture
+
+log = logging.getLogger(__name__)
 
 JUNK = "-1"
 # An integer; spreadsheets add decimal zeros if a value is missing, and MARS writes 00-1 for junk.
@@ -125,8 +127,6 @@ def _quoted(texts: Sequence[str]) -> str:
     some = [f"'{text}'" for text in texts[:4]] + ["..."] * (len(texts) > 4)
     return " and ".join([", ".join(some[:-1]), some[-1]]) if len(some) > 1 else some[0]
 
-
-log = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 # Picture formats that are not read, and folders of copies made by the system.

@@ -189,9 +189,9 @@ def _load_protocol(config: Path) -> _Protocol:
     return _Protocol(files, pids, splits)
 
 
-LAYOUT = ("bbox_train", "bbox_test", "info")
+MARS_LAYOUT = ("bbox_train", "bbox_test", "info")
 # 0001C1T0001F001.jpg; junk is 00-1C..., distractors are 0000C...
-NAME = re.compile(r"(?P<pid>\d{4}|00-1)C(?P<camid>\d)T\d+F\d+")
+MARS_NAME = re.compile(r"(?P<pid>\d{4}|00-1)C(?P<camid>\d)T\d+F\d+")
 
 
 class Track(NamedTuple):
@@ -216,7 +216,7 @@ def mars(root: str | Path) -> Benchmark:
         FileNotFoundError: If it is not found, or pictures of the lists are missing.
         ValueError: If a list is malformed, or does not match the others.
     """
-    found, _ = find_root(root, "mars", ("MARS", "mars"), [LAYOUT])
+    found, _ = find_root(root, "mars", ("MARS", "mars"), [MARS_LAYOUT])
     info = found / "info"
     train = read_tracks(info / "train_name.txt", info / "tracks_train_info.mat", "track_train_info")
     test = read_tracks(info / "test_name.txt", info / "tracks_test_info.mat", "track_test_info")
@@ -229,15 +229,15 @@ def mars(root: str | Path) -> Benchmark:
     folder = found / "bbox_test"
     return Benchmark(
         name="mars",
-        train=pictures(found / "bbox_train", train),
-        query=pictures(folder, query),
-        gallery=pictures(folder, gallery),
+        train=pictures_of_tracks(found / "bbox_train", train),
+        query=pictures_of_tracks(folder, query),
+        gallery=pictures_of_tracks(folder, gallery),
         official=OFFICIAL["mars"],
         tracks={str(folder / name[:4] / name): number for name, number in places.items()},
     )
 
 
-def pictures(folder: Path, tracks: Sequence[Track]) -> tuple[Picture, ...]:
+def pictures_of_tracks(folder: Path, tracks: Sequence[Track]) -> tuple[Picture, ...]:
     """All pictures of some tracks, sorted by file name.
 
     Raises:
@@ -267,7 +267,7 @@ def read_tracks(names: Path, table: Path, key: str) -> list[Track]:
     tracks = []
     for first, last, pid, camid in rows.astype(int).tolist():
         some = listed[max(first, 1) - 1 : last]
-        told = {(match["pid"], match["camid"]) if (match := NAME.match(name)) else name for name in some}
+        told = {(match["pid"], match["camid"]) if (match := MARS_NAME.match(name)) else name for name in some}
         if len(some) != last - first + 1 or told != {("00-1" if pid == -1 else f"{pid:04}", str(camid))}:
             raise InputError(
                 f"{table}: the track {first} .. {last} of identity {pid} and camera {camid} does not fit {names.name} "
@@ -289,5 +289,5 @@ def read_mat(path: Path, key: str) -> NDArray[Any]:
     try:
         found: NDArray[Any] = loadmat(str(path))[key]
         return found
-    except (KeyError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
+    except _NO_MATLAB as error:
         raise InputError(f"{path}: expected a MATLAB file with {key}: {error}") from error

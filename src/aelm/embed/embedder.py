@@ -1,4 +1,7 @@
-"""Embedders: models that turn pictures into embeddings, from aelm's checkpoints or files of other projects."""
+"""Embedders: models that turn pictures into embeddings, from aelm's checkpoints or files of other projects.
+
+And how long one takes for a picture.
+"""
 
 import hashlib
 import json

@@ -77,9 +77,6 @@ class Ways(NamedTuple):
                 raise InputError(f"`{name}` must be 0 for none, or how many; got {number}")
 
 
-log = logging.getLogger(__name__)
-
-
 class Tested(NamedTuple):
     """Results and features of each test set by name, and further scores by full name."""
 

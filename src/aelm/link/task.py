@@ -173,8 +173,8 @@ def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settin
 
 def people_table(people: People, items: Sequence[Item], folder: str, output: Path) -> str:
     """The people as a CSV table with one line per track."""
-    text = io.StringIO(newline="")
-    lines = csv.writer(text)
+    table = io.StringIO(newline="")
+    lines = csv.writer(table)
     lines.writerow(COLUMNS)
     for i in np.argsort(people.person, kind="stable").tolist():
         item, fellow = items[i], int(people.fellow[i])
@@ -183,7 +183,7 @@ def people_table(people: People, items: Sequence[Item], folder: str, output: Pat
         check = "yes" if people.uncertain[i] else ""
         what = (item.camid, item.start, item.end, item.pictures, path, item.pid)
         lines.writerow([int(people.person[i]) + 1, name(item), *what, *why, check])
-    return text.getvalue()
+    return table.getvalue()
 
 
 def summary(people: People, scores: dict[str, float], where: Path) -> str:

@@ -28,8 +28,9 @@ from aelm.search.page import Heat, pair_heat, read_pictures
 from aelm.search.store import GalleryStore
 from aelm.types import InputError
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = (".html", ".png", ".json")
-NO_HEAT = "There is no heat map: a picture is missing, or the model has no feature maps."
 
 
 class Answer(NamedTuple):
@@ -37,9 +38,6 @@ class Answer(NamedTuple):
 
     query: Item
     hits: Sequence[Hit]
-
-
-log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> list[Answer]:
@@ -209,7 +207,7 @@ def check_output(path: str | None) -> None:
         check_file(path)
 
 
-def results_table(found: Sequence[Answer], no_match: str) -> str:
+def results_table(found: Sequence[Answer], nothing: str) -> str:
     """The results as lines for a console; line breaks in file names are escaped.
 
     >>> print(results_table([Answer(Item("q.jpg"), [Hit("a\\nb.jpg", 0.5, "7", "")])], "none"))
@@ -221,7 +219,7 @@ def results_table(found: Sequence[Answer], no_match: str) -> str:
     for query, hits in found:
         lines.append(f"query {printable_line(query.path)}")
         if not hits:
-            lines.append(f"  no match: {no_match}")
+            lines.append(f"  no match: {nothing}")
             continue
         lines.append(f"  {'rank':>4} {'score':>7}  {'pid':10}  {'camid':10}  path")
         for rank, hit in enumerate(hits, 1):
@@ -268,10 +266,13 @@ def draw_results(found: Sequence[Answer], path: Path) -> None:
     figures.ranked_rows(rows, path, title="Search result" if len(rows) == 1 else "Search results")
 
 
+NO_HEAT = "There is no heat map: a picture is missing, or the model has no feature maps."
+
+
 def page(
     found: Sequence[Answer],
     facts: Mapping[str, str],
-    no_match: str,
+    nothing: str,
     embedder: Embedder,
     *,
     heatmaps: bool,
@@ -298,9 +299,7 @@ def page(
         shown = search_page.PagePicture(query.path, asked, caption(query.pid, query.camid))
         answers.append(search_page.Answer(shown, results))
     why = NO_HEAT if heatmaps else "Heat maps were switched off (heatmaps=false)."
-    return search_page.render(
-        answers, {key.replace("_", " "): words(v) for key, v in facts.items() if v}, no_match, why
-    )
+    return search_page.render(answers, {key.replace("_", " "): words(v) for key, v in facts.items() if v}, nothing, why)
 
 
 def words(fact: Any) -> str:

@@ -21,9 +21,7 @@ from aelm.models import ReIDNetwork
 from aelm.models.backbone import freeze_stages
 from aelm.models.trained import load_neck
 from aelm.module import NO_AVERAGE, ReIDModule
-from aelm.report import metrics
-from aelm.report import runs as sweeps
-from aelm.report.runs import claim, run_facts, write_facts
+from aelm.report import metrics, runs
 from aelm.train.callbacks import History, erasing_heads
 from aelm.train.trainer import build_trainer, check_numbers
 from aelm.types import InputError, RunError
@@ -41,7 +39,7 @@ def sweep_point(config: DictConfig) -> float | None:
     with (
         removed_if_empty(Path(config.run_dir)),
         hold_folder(mine, "name"),
-        sweeps.point(config.monitor) as results,
+        runs.point(config.monitor) as results,
     ):
         outcome = train_and_test(config)
         results |= outcome.scores | outcome.validated
@@ -88,7 +86,7 @@ def train_and_test(config: DictConfig) -> Outcome:
         log.warning("nothing will be tested: %s hold no queries", ", ".join(data.benchmarks))
     metrics.warn_of_support([*data.val_sets, *data.test_sets])
     module = build_module(config, data, recipe, trainer.world_size)
-    last = claim(Path(config.run_dir), config, module.description, first=trainer.is_global_zero)
+    last = runs.claim(Path(config.run_dir), config, module.description, first=trainer.is_global_zero)
     tell_config(logger, config)
     try:
         trainer.fit(module, data, ckpt_path=last)
@@ -167,7 +165,7 @@ def built_losses(node: DictConfig, network: ReIDNetwork, size: tuple[int, int]) 
 
 def built_logger(config: DictConfig) -> Logger | bool:
     """The logger; in a sweep each job is one W&B run, and all jobs form one group."""
-    job = sweeps.this_job()
+    job = runs.this_job()
     if config.logger and job is not None and str(config.logger.get("_target_")).endswith(".WandbLogger"):
         config.logger.group = config.logger.group or config.name
         config.logger.name = f"{config.logger.name}-{job.number}"
@@ -218,7 +216,7 @@ def finish_run(
     if not best.is_file() and last.is_file():  # `max_time` ended before the first validation
         log.warning("there was no validation, and so no best.ckpt: last.ckpt is tested")
         best = last
-    facts = run_facts(trainer, sweeps.overrides())  # before the test, which loads the best checkpoint and its timer
+    facts = runs.run_facts(trainer, runs.overrides())  # before the test, which loads the best checkpoint and its timer
     module.results = {}  # drop the last validation's
     if data.test_sets:
         trainer.test(module, data, ckpt_path=best, verbose=False, weights_only=True)
@@ -228,7 +226,7 @@ def finish_run(
     if trainer.is_global_zero:
         metrics.write_unreadable(bad, Path(config.run_dir))
         metrics.write_metrics(scores, Path(config.run_dir) / "metrics.json")
-        write_facts(facts, Path(config.run_dir) / "run.json")
+        runs.write_facts(facts, Path(config.run_dir) / "run.json")
         summary = "  ".join(f"{name} {100 * value:.2f}" for name, value in validated.items()) or "not validated"
         print(metrics.scores_table(module.results) if module.results else f"not tested; {summary}")
         if config.figures:

@@ -77,7 +77,7 @@ def region(layer: Layer, outline: Floats) -> tuple[tuple[slice, slice], Bytes, F
 
 
 def put(layer: Layer, box: tuple[slice, slice], mask: Bytes, colour: Floats, part: int) -> None:
-    """Blends colours (0..255, float) into the layer where the mask is set."""
+    """Sets colours (0..255, float) and the part in the layer where the mask, of 0 and 1, is 1."""
     cv2.copyTo(np.clip(colour, 0, 255).astype(np.uint8), mask, layer.colour[box])
     np.copyto(layer.part[box], np.uint8(part), where=mask.view(bool))
 
