@@ -134,7 +134,7 @@ def test_the_seal_holds(sealed):
 def test_names_are_taken_as_typed(sealed):
     lines = sealed.done.stdout.splitlines()
     (place,) = [i for i, line in enumerate(lines) if "[a], b's.jpg" in line]
-    rank, score, _, _, path = lines[place + 2].split()
+    rank, score, _, _, path = lines[place + 2].split(maxsplit=4)
     assert (rank, score, Path(path).parent.name) == ("1", "1.000", "crops")
 
 
