@@ -29,13 +29,12 @@ MAY = {
     "search": "files devices models retrieval data figures embed",
     "link": "retrieval data figures embed search",
     "export": "files devices models embed",
-    "explain": "",
+    "explain __main__": "",
     "compare": "files report",
     "crop": "data",
     "evaluate": "devices models retrieval data figures module report embed",
     "train": "files devices checkpoint models data module report command",
     "__init__": "models retrieval data module checkpoint embed search",
-    "__main__": "",
 }
 ROWS = {part: set(below.split()) for parts, below in MAY.items() for part in parts.split()}
 # What a command's own `task` puts together.
