@@ -2,7 +2,7 @@
 
 Names that are looked up and connections that are tried are refused, and noted in LOG with where they came from, since
 libraries swallow the refusal. Only sockets of the machine itself (AF_UNIX) may be used: loading processes hand over
-their batches through them. Behind a ``null`` among the commands, "end" in LOG, the first refusal ends the
+their batches through them. A ``null`` among the commands writes "end" to LOG. Behind it the first refusal ends the
 process, as clients try again for a minute.
 """
 

@@ -247,8 +247,8 @@ def latency(embedder: Embedder, batches: Sequence[int] = (1, 32)) -> dict[int, f
     return found
 
 
-def device_name(device: torch.device) -> str:
-    """Name of the device that a time was measured on."""
+def device_and_threads(device: torch.device) -> str:
+    """The device that a time was measured on: a GPU's name, or the CPU and its threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()

@@ -19,7 +19,7 @@ from aelm.data.benchmarks import with_distractors
 from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
-from aelm.embed.embedder import device_name, latency, load_embedder
+from aelm.embed.embedder import device_and_threads, latency, load_embedder
 from aelm.embed.folder import own_rows, read_array, read_features, sides_of
 from aelm.evaluate import evidence
 from aelm.evaluate.evidence import Destination
@@ -133,7 +133,7 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if config.latency:
         device, times = embedder.device, latency(embedder)
         told_times = ", ".join(f"{value:.2f} at batch {count}" for count, value in times.items())
-        print(f"milliseconds a picture on {device_name(device)}: {told_times}")
+        print(f"milliseconds a picture on {device_and_threads(device)}: {told_times}")
         beside |= {f"latency/{device.type}_batch_{count}_ms": value for count, value in times.items()}
     scores = score(config, Tested(module.results, tests, beside))
     if config.output is not None:

@@ -13,7 +13,7 @@ from aelm.command.build import build_test_data, training_of
 from aelm.data import ReIDDataModule, ReIDDataset
 from aelm.data.sources import find_items
 from aelm.embed.batches import embed_files, loaded, preparation
-from aelm.embed.embedder import Embedder, device_name, latency, load_embedder
+from aelm.embed.embedder import Embedder, device_and_threads, latency, load_embedder
 from aelm.export.onnx import MOST, SUFFIXES, Exported, export_model
 from aelm.files import check_file
 from aelm.retrieval import RankMetrics
@@ -93,5 +93,5 @@ def compare(embedder: Embedder, file: Embedder, data: ReIDDataModule) -> None:
         found.append(100 * metric.compute().mAP)
         change = "" if len(found) == 1 else f" ({found[1] - found[0]:+.2f})"
         times = ", ".join(f"{value:.2f} at batch {count}" for count, value in latency(model).items())
-        where = f"milliseconds a picture on {device_name(model.device)}"
+        where = f"milliseconds a picture on {device_and_threads(model.device)}"
         print(f"{name}: mAP {found[-1]:.2f}{change} on {one.name}; {where}: {times}")

@@ -152,9 +152,7 @@ def _ordered_rows(values: Values, rows: IntArray, lowest: Values) -> Iterator[tu
     sampled = np.count_nonzero(values[rows, :SAMPLE] >= lowest[:, None], axis=1)
     sparse = sampled < SPARSE * min(SAMPLE, values.shape[1])
     dense = np.flatnonzero(~sparse)
-    whole = values[rows[dense]]
-    whole.sort(axis=1)
-    yield from zip(dense.tolist(), whole, strict=True)
+    yield from zip(dense.tolist(), np.sort(values[rows[dense]], axis=1), strict=True)
     numbers = np.flatnonzero(sparse)
     if len(numbers):
         part = values if len(numbers) == len(values) else values[rows[numbers]]

@@ -112,15 +112,6 @@ class Workspace:
         """Sums ``(n,)`` of the products of at most ``PAIRS`` pairs of rows."""
         return self._summed(np.multiply, left, right)
 
-    def squares(self, rows: NDArray[Any]) -> FloatArray:
-        """Squared lengths ``(n,)`` of at most ``PAIRS`` rows."""
-        wide = self._left[: len(rows)]
-        np.copyto(wide, rows)
-        with np.errstate(invalid="ignore", over="ignore"):  # invalid rows are reported elsewhere
-            np.multiply(wide, wide, out=wide)
-            total: FloatArray = ordered_sum(wide).copy()
-        return total
-
     def squared_distances(self, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
         """Sums ``(n,)`` of the squared differences of at most ``PAIRS`` pairs of rows."""
         return self._summed(np.subtract, left, right)
@@ -202,7 +193,7 @@ class Scores:
         for begin in range(0, len(missing), PAIRS):
             part = missing[begin : begin + PAIRS]
             rows = self._rows(side, part).numpy()
-            known[part] = self._workspace.squares(rows)
+            known[part] = self._workspace.products(rows, rows)
         squared: FloatArray = known[positions]
         return squared
 
