@@ -197,7 +197,7 @@ class GalleryBlocks:
         """The features ``(n, D)`` at some positions among the used rows."""
         numbers = self.numbers(positions)
         if isinstance(self.source, Tensor):
-            return self._place(self.source[torch.from_numpy(numbers).to(self.source.device)])
+            return self._place(self.source.index_select(0, torch.from_numpy(numbers).to(self.source.device)))
         return self._place(self.source.take(numbers, axis=0))
 
     def blocks(self, width: int) -> Iterator[tuple[int, IntArray, Tensor]]:

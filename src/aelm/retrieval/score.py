@@ -9,7 +9,7 @@ score.
 import logging
 import math
 from collections.abc import Callable
-from threading import Lock, local
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,10 +23,13 @@ from aelm.retrieval.product import Metric, finish, multiply, prepare_queries, un
 from aelm.types import NotFiniteError
 
 T = TypeVar("T")
+Combine = Callable[[Any, Any], Any]
 log = logging.getLogger(__name__)
 
-# Pairs scored at once; fewer fit the cache better, but threads would wait for Python's global lock.
-PAIRS = 192
+# Columns summed at once, and pairs scored at once on a CPU: a strip fits the cache. With fewer, threads would wait for
+# Python's global lock.
+STRIP, PAIRS = 256, 192
+PAIRS_ON_GPU = 4096
 # Number of pairs above which searching for duplicates pays off.
 MANY = 20_000
 # The bound is MARGIN times the largest error of the first sample, and at least ROUNDINGS roundings of the dtype.
@@ -40,23 +43,45 @@ SAMPLED_QUERIES, SAMPLED_ROWS = 64, 256
 ALL_SAMPLED = 512
 
 
-def ordered_sum(terms: Any) -> Any:
-    """Sums each row of float64 ``(n, D)`` in a fixed order: adds the second half to the first until one value is left.
+def pair_sums(left: Any, right: Any, combine: Combine) -> FloatArray:
+    """Sums ``(n,)`` over the columns of ``combine(left, right)``, ``(n, D)``, in a fixed order.
 
-    ``terms``, a tensor or an array, is overwritten.
+    Strips of ``STRIP`` columns are added one after another; then the second half to the first, until one is left.
 
-    >>> ordered_sum(torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64))
-    tensor([7.], dtype=torch.float64)
+    >>> pair_sums(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[1.0, 1.0, 2.0]]), products)
+    array([11.])
     """
-    width = terms.shape[1]
-    while width > 1:
-        half = (width + 1) // 2
-        terms[:, : width - half] += terms[:, half:width]
-        width = half
-    return terms[:, 0]
+    if left.device.type == "cpu":  # numpy's operations start faster
+        left, right = np.asarray(left), np.asarray(right)
+    with np.errstate(invalid="ignore", over="ignore"):  # invalid rows are reported elsewhere
+        total = combine(left[:, :STRIP], right[:, :STRIP])
+        for begin in range(STRIP, left.shape[1], STRIP):
+            strip = combine(left[:, begin : begin + STRIP], right[:, begin : begin + STRIP])
+            total[:, : strip.shape[1]] += strip
+        width = total.shape[1]
+        while width > 1:
+            half = (width + 1) // 2
+            total[:, : width - half] += total[:, half:width]
+            width = half
+    sums: FloatArray = total[:, 0].cpu().numpy() if isinstance(total, Tensor) else total[:, 0]
+    return sums
 
 
-def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> Tensor:
+def products(left: Any, right: Any) -> Any:
+    """Float64 products of two tensors or arrays."""
+    if isinstance(left, Tensor):
+        return left.double() * right.double()
+    return np.multiply(left, right, dtype=np.float64)
+
+
+def squared_gaps(left: Any, right: Any) -> Any:
+    """Float64 squared differences of two tensors or arrays."""
+    gap = left.double() - right.double() if isinstance(left, Tensor) else np.subtract(left, right, dtype=np.float64)
+    gap *= gap
+    return gap
+
+
+def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> FloatArray:
     """The defined score of each pair of rows: the cosine, or minus the squared Euclidean distance.
 
     Args:
@@ -65,24 +90,22 @@ def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> Tensor:
         metric: The score.
 
     Returns:
-        ``(n,)`` float64, on the CPU.
+        ``(n,)`` float64.
 
     >>> pair_scores(torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]]), "cosine")
-    tensor([1.], dtype=torch.float64)
+    array([1.])
     """
     left, right = left.double(), right.double()
     if metric == "euclidean":
-        gap = left - right
-        distance: FloatArray = ordered_sum(gap * gap).cpu().numpy()
-        return torch.from_numpy(-distance)
-    sums = ordered_sum(torch.cat([left * right, left * left, right * right])).cpu().numpy()
-    return torch.from_numpy(_cosine(*sums.reshape(3, -1)))
+        return -pair_sums(left, right, squared_gaps)
+    squares = pair_sums(left, left, products), pair_sums(right, right, products)
+    return _cosine(pair_sums(left, right, products), *squares)
 
 
-def _cosine(products: FloatArray, mine: FloatArray, theirs: FloatArray) -> FloatArray:
+def _cosine(product: FloatArray, mine: FloatArray, theirs: FloatArray) -> FloatArray:
     # numpy uses the processor's exact square root; torch may use a library's, whose last bit can differ.
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        cosine: FloatArray = products / (np.sqrt(mine) * np.sqrt(theirs))
+        cosine: FloatArray = product / (np.sqrt(mine) * np.sqrt(theirs))
     return cosine
 
 
@@ -92,41 +115,9 @@ def lengths(features: Tensor) -> FloatArray:
     >>> lengths(torch.tensor([[3.0, 4.0]]))
     array([5.])
     """
-    wide = (part.double() for part in torch.split(features, PAIRS))
-    squares = [ordered_sum(part * part).cpu().numpy() for part in wide]
-    length: FloatArray = np.sqrt(np.concatenate(squares))
+    parts = (part.double() for part in torch.split(features, PAIRS))
+    length: FloatArray = np.sqrt(np.concatenate([pair_sums(part, part, products) for part in parts]))
     return length
-
-
-class Workspace:
-    """Ordered sums over pairs of arrays in reused memory: allocating new arrays would double the time.
-
-    Args:
-        dim: D.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self._left, self._right = np.empty((PAIRS, dim)), np.empty((PAIRS, dim))
-
-    def products(self, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
-        """Sums ``(n,)`` of the products of at most ``PAIRS`` pairs of rows."""
-        return self._summed(np.multiply, left, right)
-
-    def squared_distances(self, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
-        """Sums ``(n,)`` of the squared differences of at most ``PAIRS`` pairs of rows."""
-        return self._summed(np.subtract, left, right)
-
-    def _summed(self, combine: np.ufunc, left: NDArray[Any], right: NDArray[Any]) -> FloatArray:
-        n = len(left)
-        wide, other = self._left[:n], self._right[:n]
-        np.copyto(wide, left)
-        np.copyto(other, right)
-        with np.errstate(invalid="ignore", over="ignore"):  # invalid rows are reported elsewhere
-            combine(wide, other, out=wide)
-            if combine is np.subtract:
-                np.multiply(wide, wide, out=wide)
-            total: FloatArray = ordered_sum(wide).copy()
-        return total
 
 
 class Scores:
@@ -151,9 +142,9 @@ class Scores:
         self.prepared = prepare_queries(query, metric)
         self.shift = np.zeros(len(query))
         self.scale = np.ones(len(query))
-        self._own = local()  # one workspace per thread
         # Squared lengths of queries and gallery, cached; NaN if not computed yet.
         self._squares = np.full(len(query), np.nan), np.full(len(gallery), np.nan)
+        self._at_once = PAIRS if query.device.type == "cpu" else PAIRS_ON_GPU
         if metric == "euclidean":
             length = lengths(query)
             # The product omits the query's term, and its error grows with the lengths.
@@ -172,42 +163,31 @@ class Scores:
 
     def _each(self, row: IntArray, column: IntArray) -> FloatArray:
         score = np.empty(len(row))
+        combine = products if self.metric == "cosine" else squared_gaps
         # Reads neighbouring memory together.
         order = np.lexsort((row, column))
-        for begin in range(0, len(row), PAIRS):
-            part = order[begin : begin + PAIRS]
+        for begin in range(0, len(row), self._at_once):
+            part = order[begin : begin + self._at_once]
             query, gallery = self._rows(0, row[part]), self._rows(1, column[part])
-            if query.device.type != "cpu":
-                score[part] = pair_scores(query, gallery, self.metric)
-            elif self.metric == "euclidean":
-                score[part] = -self._workspace.squared_distances(query.numpy(), gallery.numpy())
-            else:
-                score[part] = self._workspace.products(query.numpy(), gallery.numpy())
-        if self.metric == "cosine" and self.query.device.type == "cpu":
-            score = _cosine(score, self._squared(0, row), self._squared(1, column))
-        return score
+            score[part] = pair_sums(query, gallery, combine)
+        if self.metric == "euclidean":
+            return -score
+        return _cosine(score, self._squared(0, row), self._squared(1, column))
 
     def _squared(self, side: int, positions: IntArray) -> FloatArray:
         known = self._squares[side]
         missing = np.unique(positions[np.isnan(known[positions])])
-        for begin in range(0, len(missing), PAIRS):
-            part = missing[begin : begin + PAIRS]
-            rows = self._rows(side, part).numpy()
-            known[part] = self._workspace.products(rows, rows)
+        for begin in range(0, len(missing), self._at_once):
+            part = missing[begin : begin + self._at_once]
+            rows = self._rows(side, part)
+            known[part] = pair_sums(rows, rows, products)
         squared: FloatArray = known[positions]
         return squared
 
     def _rows(self, side: int, positions: IntArray) -> Tensor:
         """Features of queries (0) or gallery (1)."""
         own = torch.from_numpy(positions).to(self.query.device)
-        return self.gallery.rows(positions) if side else self.query[own]
-
-    @property
-    def _workspace(self) -> Workspace:
-        if not hasattr(self._own, "workspace"):
-            self._own.workspace = Workspace(self.query.shape[1])
-        workspace: Workspace = self._own.workspace
-        return workspace
+        return self.gallery.rows(positions) if side else self.query.index_select(0, own)
 
 
 class Bound:
