@@ -98,6 +98,7 @@ def test_bots_recipe(composed):
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (3.5e-4, 5e-4)
     assert (list(config.schedule.milestones), config.schedule.warmup_epochs) == ([40, 70], 10)
     assert (config.loss.identity.label_smoothing, config.loss.triplet.margin) == (0.1, 0.3)
+    assert (config.model.backbone.name, config.decay_norm_and_bias) == ("resnet50.tv_in1k", True)
     assert (config.model.backbone.last_stride, config.model.aelm.neck, config.trainer.max_epochs) == ("auto", True, 120)
 
 

@@ -205,21 +205,33 @@ def test_identical_pictures_give_the_weighted_triplet_no_gradient_rather_than_na
     assert not features.grad.any()
 
 
-def test_centers_draw_features_by_the_weight_and_move_by_the_whole_gradient():
-    out, loss = outputs(), CenterLoss(num_ids=4, embed_dim=12, weight=0.1)
-    torch.nn.init.normal_(loss.centers)
+def test_features_that_are_no_numbers_give_no_loss_of_zero():
+    for value in (torch.nan, 1e38):
+        features = torch.full((6, 3), value) * torch.arange(6.0)[:, None]
+        assert not batch_hard_triplet(features, PIDS).isfinite()
+
+
+def test_centers_draw_features_by_the_weight_and_move_by_the_rule_of_wen():
+    out, loss = outputs(), CenterLoss(num_ids=4, embed_dim=12, weight=0.1, rate=0.5)
+    before = torch.nn.init.normal_(loss.centers).clone()
     features = torch.cat([h.pooled for stage in out for h in stage], 1)
     for stage in out:
         for head in stage:
             head.pooled.requires_grad_()
     value = loss(out, PIDS)
-    apart = [features[i] - loss.centers[pid] for i, pid in enumerate(PIDS)]
+    apart = [features[i] - before[pid] for i, pid in enumerate(PIDS)]
     torch.testing.assert_close(value, 0.1 * sum(d @ d for d in apart) / 6)
     value.backward()
     pulled = torch.cat([h.pooled.grad for stage in out for h in stage], 1)
     torch.testing.assert_close(pulled, 0.1 * 2 * torch.stack(apart).detach() / 6)
-    moved = [-2 * sum(d for d, pid in zip(apart, PIDS, strict=True) if pid == n) / 6 for n in range(4)]
-    torch.testing.assert_close(loss.centers.grad, torch.stack(moved).detach())
+    for n in range(4):
+        own = [d.detach() for d, pid in zip(apart, PIDS, strict=True) if pid == n]
+        moved = before[n] + 0.5 * sum(own, torch.zeros(12)) / (1 + len(own))
+        torch.testing.assert_close(loss.centers[n], moved)
+    loss.eval()
+    rest = loss.centers.clone()
+    loss(out, PIDS)
+    assert torch.equal(loss.centers, rest)
     with pytest.raises(ValueError, match=r"labels must lie in 0 \.\. 2"):
         CenterLoss(3, 12)(out, PIDS)
 

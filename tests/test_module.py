@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from aelm.losses import IdentityLoss, TripletLoss
 from aelm.models import AELM, IFCN, CoAM, RandomAELM, ReIDNetwork
@@ -13,6 +13,7 @@ from aelm.module import ReIDModule
 from aelm.retrieval import rank_metrics
 from aelm.schedules import cosine, multistep
 from aelm.types import Batch
+from tests.fake_gpu import Crossings
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -281,9 +282,28 @@ def test_a_step_on_a_fake_gpu_reads_nothing_back(head, neck):
         model = ReIDModule(network, {"identity": IdentityLoss(0.1), "triplet": TripletLoss()}, torch.optim.SGD)
         logged = {}
         model.log = lambda name, value, **_: logged.update({name: value})
-        loss = model.training_step(Batch(images, pids, pids, pids, pids.bool()), 0)
+        with Crossings() as crossings:
+            loss = model.training_step(Batch(images, pids, pids, pids, pids.bool()), 0)
+    assert crossings.count == 0
     assert loss.device.type == "cuda"
     assert {value.device.type for value in logged.values()} == {"cuda"}
+
+
+def test_a_few_batches_of_validation_are_not_ranked():
+    """Lightning's check before training and its trial of one batch see queries and no gallery."""
+    for options in ({"num_sanity_val_steps": 2}, {"fast_dev_run": True}):
+        trial = pl.Trainer(accelerator="cpu", max_epochs=1, **QUIET, **options)
+        trial.fit(module(), pictures(), DataLoader(batches(sizes=(3, 3, 15)), batch_size=None))
+        assert trial.global_step > 0
+
+
+def test_a_loader_without_a_length_is_an_error_before_the_first_step():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(batches(junk=None))
+
+    with pytest.raises(ValueError, match=r"the training loader has no length, .* `limit_train_batches`, or schedule=N"):
+        trainer().fit(module(schedule=partial(multistep, milestones=(1,))), DataLoader(Stream(), batch_size=None))
 
 
 def endless(schedule):

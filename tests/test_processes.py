@@ -110,6 +110,17 @@ def test_a_sweep_with_several_processes_a_job_is_refused_with_what_works(in_a_sw
     assert build().world_size == 1
 
 
+def test_callbacks_and_plugins_of_the_user_join_ours(composed, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    rates = "+trainer.callbacks=[{_target_:pytorch_lightning.callbacks.LearningRateMonitor,logging_interval:step}]"
+    cluster = "+trainer.plugins={_target_:pytorch_lightning.plugins.environments.KubeflowEnvironment}"
+    overrides = ["trainer.accelerator=cpu", *TWO, rates, cluster]
+    found = trainer.build_trainer(composed("train", *overrides), True, History())
+    kinds = {type(part).__name__ for part in found.callbacks}
+    assert {"LearningRateMonitor", "History", "ModelCheckpoint"} <= kinds
+    assert type(found.strategy.cluster_environment).__name__ == "KubeflowEnvironment"
+
+
 def test_a_sweep_may_have_processes_that_slurm_started(in_a_sweep, composed, monkeypatch):
     place = {
         "NTASKS": 2,

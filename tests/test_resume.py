@@ -135,8 +135,12 @@ def test_another_number_of_processes_is_refused(loader):
         one.load_state_dict({"epoch": 0, "batches": 1, "processes": 2})
 
 
-def test_a_frozen_backbone_is_frozen_also_where_a_run_goes_on_within_an_epoch(trained, monkeypatch):
-    options = ["figures=false", "frozen_epochs=2", "checkpoint_every_n_steps=1", "trainer.max_epochs=3"]
+BRIEF = ["figures=false", "checkpoint_every_n_steps=1", "trainer.max_epochs=3"]
+
+
+@pytest.mark.parametrize("options", [["frozen_epochs=2"], ["erasing=ramp", "erasing.full=0.9", "erasing.stop=1"]])
+def test_what_an_epoch_begins_with_holds_also_where_a_run_goes_on_within_it(options, trained, monkeypatch):
+    options = [*BRIEF, *options]
     whole, _ = trained(*options, name="whole")
     plain, stopped = train.ReIDModule.training_step, []
 

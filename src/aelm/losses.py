@@ -99,15 +99,17 @@ class WeightedTripletLoss(nn.Module):
 
 
 class CenterLoss(nn.Module):
-    """Squared distance of the joined embedding before the BNNeck to the learned center of its identity.
+    """Squared distance of the joined embedding before the BNNeck to the center of its identity.
 
-    As in BoT (Luo et al. 2019) ``weight`` scales only the gradient of the embeddings, not that of the centers. BoT
-    starts centers at random and trains them with their own SGD; here they start at 0 and use the training's optimizer.
+    Centers are no parameters: at each training step those of the identities seen move towards the mean of their
+    pictures, over all processes, by the rule of Wen et al.: ``rate * n / (1 + n)`` of the way for ``n`` pictures. They
+    start at 0. (BoT starts them at random and trains them with an SGD of their own.)
 
     Args:
         num_ids: Number N of identities.
         embed_dim: Length D of the concatenated embeddings of all classifiers.
         weight: Factor of the term.
+        rate: Share of the way that centers move; Wen's alpha.
 
     Shape:
         outputs of a network, pids ``(B,)`` labels in 0 .. N-1 -> scalar.
@@ -115,24 +117,38 @@ class CenterLoss(nn.Module):
     Reference: Wen et al. 2016, A Discriminative Feature Learning Approach for Deep Face Recognition.
     """
 
-    def __init__(self, num_ids: int, embed_dim: int, weight: float = 0.0005) -> None:
+    centers: Tensor
+
+    def __init__(self, num_ids: int, embed_dim: int, weight: float = 0.0005, rate: float = 0.5) -> None:
         super().__init__()
-        self.centers = nn.Parameter(torch.zeros(num_ids, embed_dim))
+        self.register_buffer("centers", torch.zeros(num_ids, embed_dim))
         self.weight = weight
+        self.rate = rate
 
     def forward(self, outputs: StageOutputs, pids: Tensor) -> Tensor:
         check_label_range(pids, len(self.centers))
-        features, centers = pooled(outputs), self.centers[pids]  # (B, D)
-        pull = (features - centers.detach()).square().sum(1).mean()
-        move = (features.detach() - centers).square().sum(1).mean()
-        return self.weight * pull + (move - move.detach())  # the second term is 0, but has a gradient
+        features = pooled(outputs)
+        apart = (features - self.centers[pids]).square().sum(1).mean()
+        if self.training:
+            self._move(features.detach().to(self.centers.dtype), pids)
+        return self.weight * apart
+
+    @torch.no_grad()
+    def _move(self, features: Tensor, pids: Tensor) -> None:
+        with precise(pids.device):
+            seen = pids == torch.arange(len(self.centers), device=pids.device)[:, None]  # (N, B)
+            sums = seen.to(features.dtype) @ torch.cat([features, torch.ones_like(features[:, :1])], 1)  # (N, D + 1)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(sums)
+            total, count = sums[:, :-1], sums[:, -1:]
+            self.centers += self.rate * (total - count * self.centers) / (1 + count)
 
 
 class MetricLoss(nn.Module):
-    """A loss of pytorch-metric-learning, or one with the same signature, on the embeddings that are ranked.
+    """A loss of pytorch-metric-learning, or one with the same signature, on the embeddings of all stages.
 
     These are the concatenated unit embeddings of all classifiers of all stages, after the BNNeck if there is one
-    (:func:`aelm.models.network.joined`). Computed in float32.
+    (:func:`aelm.models.network.joined`): what ``join=all`` ranks by. Computed in float32.
 
     Args:
         loss: Maps embeddings ``(B, D)`` and labels ``(B,)`` to a scalar. A loss without parameters (class weights)
@@ -245,9 +261,9 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
         distances = torch.cdist(fixed, fixed, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
         same = pids[:, None] == pids[None, :]
         itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
-        farthest, positive = distances.masked_fill(~same | itself, -torch.inf).max(1)
-        nearest, negative = distances.masked_fill(same, torch.inf).min(1)
-        valid = torch.isfinite(farthest) & torch.isfinite(nearest)
+        positive = distances.masked_fill(~same | itself, -torch.inf).argmax(1)
+        negative = distances.masked_fill(same, torch.inf).argmin(1)
+        valid = (same & ~itself).any(1) & ~same.all(1)
         # The norm of a zero difference has gradient 0.
         pulled, pushed = (wide - wide[positive]).norm(dim=1), (wide - wide[negative]).norm(dim=1)
         gap = torch.where(valid, pulled, 0) - torch.where(valid, pushed, 0)

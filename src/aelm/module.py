@@ -136,7 +136,8 @@ class ReIDModule(pl.LightningModule):
     def compile_training(self) -> None:
         """Compiles the forward pass of training with ``torch.compile``.
 
-        Evaluation is not compiled: it gives the same bits as a network loaded from the checkpoint.
+        Evaluation is not compiled: without ``channels_last`` and half precision it gives the same bits as a network
+        loaded from the checkpoint.
         """
         self._in_training = torch.compile(self.network.forward)
 
@@ -182,6 +183,11 @@ class ReIDModule(pl.LightningModule):
         sampler = getattr(self.trainer.train_dataloader, "sampler", None)
         if sampler is not None and hasattr(sampler, "step_labels"):  # a sampler of aelm
             self.check_steps(sampler.step_labels())
+        if self.schedule is not None and math.isinf(self.trainer.num_training_batches):
+            raise InputError(
+                "the training loader has no length, and `schedule` needs the number of steps of an epoch: "
+                "give the trainer `limit_train_batches`, or schedule=None"
+            )
         self.on_train_epoch_start()  # Lightning skips it when a run resumes within an epoch
 
     def check_steps(self, steps: Sequence[Sequence[int]]) -> None:
@@ -317,6 +323,8 @@ class ReIDModule(pl.LightningModule):
             self.collected[name] = in_order(metric)
 
     def _finish_metrics(self) -> None:
+        if self.trainer.sanity_checking or getattr(self.trainer, "fast_dev_run", False):  # a few batches: no gallery
+            return
         for prefix, metric in self.metrics.items():
             result = self.results[prefix] = metric.compute()
             for name, value in result.scalars().items():

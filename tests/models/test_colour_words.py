@@ -4,10 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.func import functional_call
 
 from aelm.models import ColourWords, ReIDNetwork, StripeHead, TimmBackbone
 from aelm.models.colour_words import lab
 from aelm.models.similarity import position_maps
+from tests.fake_gpu import Crossings
 
 
 def network(words=8, **options):
@@ -48,6 +51,15 @@ def test_a_place_has_the_shares_of_the_words_near_its_pixels(size):
                 near = np.exp(-((seen - words) ** 2).sum(1) / (2 * 9.0**2))
                 shares.append(near / near.sum())
         assert np.allclose(found[1, :, row, column].detach(), np.mean(shares, 0), atol=1e-4)
+
+
+def test_nothing_is_copied_to_a_gpu_at_each_step():
+    model = network()
+    with FakeTensorMode(), Crossings() as crossings, torch.device("cuda"):
+        own = {name: torch.empty(part.shape) for name, part in (*model.named_parameters(), *model.named_buffers())}
+        outputs = functional_call(model, own, torch.empty(2, 3, 64, 32, dtype=torch.uint8))
+    assert crossings.count == 0
+    assert outputs[0][0].embedding.device.type == "cuda"
 
 
 def test_stripes_are_weighted_means_and_what_is_compared_their_roots():

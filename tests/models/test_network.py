@@ -126,6 +126,17 @@ def test_explaining_changes_no_embedding():
         assert shown[s][1].mask.shape == shown[s][1].heatmap.shape
 
 
+def test_embedding_is_in_evaluation_mode_and_leaves_the_mode_as_it_was():
+    net, images = network(), torch.rand(3, 3, 64, 32)
+    wanted = net.eval().embed(images)
+    net.train()
+    net.heads[0].eval()
+    modes, before = [m.training for m in net.modules()], {k: v.clone() for k, v in net.state_dict().items()}
+    assert torch.equal(net.embed(images), wanted)
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_on_a_real_backbone():
     net = network(trunk=TimmBackbone("resnet10t", pretrained=False), coam=partial(CoAM, reduction=16)).eval()
     assert net.embed(torch.zeros(2, 3, 128, 64)).shape == (2, 12)

@@ -90,6 +90,8 @@ class Embedder:
     def to(self, device: torch.device | str) -> "Embedder":
         """Moves the network to ``device``; returns the embedder itself."""
         self.network.to(device)
+        if torch.device(device).type == "cuda" and self.precision in HALVES:  # tensor cores want channels last
+            self.network.to(memory_format=torch.channels_last)
         return self
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from aelm.models.layouts import PooledHead
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 
 # Of linear sRGB to XYZ, each row divided by the white of daylight (D65).
-XYZ = ((0.4338, 0.3764, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1095, 0.8727))
+XYZ = torch.tensor([[0.4338, 0.3764, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1095, 0.8727]])[:, :, None, None]
 TINY = 1e-12
 
 
@@ -42,6 +42,7 @@ class ColourWords(nn.Module):
 
     inner_mean: Tensor
     inner_std: Tensor
+    xyz: Tensor
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
 
@@ -57,12 +58,13 @@ class ColourWords(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.softness = softness
         colours = torch.rand(words, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("xyz", XYZ, persistent=False)  # made on the device at each step, it would wait for it
         self.words = nn.Parameter(lab(colours).flatten(1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         with precise(images.device):
             words = self.words.float()
-            seen = lab(untinted(F.avg_pool2d(images.float(), 4)))  # (B, 3, H / 4, W / 4)
+            seen = lab(untinted(F.avg_pool2d(images.float(), 4)), self.xyz)  # (B, 3, H / 4, W / 4)
             # Minus half the squared distance in standard deviations, up to what all words share; channels last: faster.
             near = F.linear(seen.permute(0, 2, 3, 1), words, -words.square().sum(1) / 2) / self.softness**2
             maps = [F.avg_pool2d(torch.softmax(near, 3).permute(0, 3, 1, 2), 2)]
@@ -140,13 +142,13 @@ def untinted(images: Tensor) -> Tensor:
     return (images * (mean.mean(1, keepdim=True) / mean)).clamp(0.0, 1.0)
 
 
-def lab(images: Tensor) -> Tensor:
-    """CIELAB of sRGB in 0..1, ``(B, 3, H, W)``, its lightness times 0.35.
+def lab(images: Tensor, xyz: Tensor = XYZ) -> Tensor:
+    """CIELAB of sRGB in 0..1, ``(B, 3, H, W)``, its lightness times 0.35; ``xyz`` is ``XYZ`` on the pictures' device.
 
     >>> lab(torch.ones(1, 3, 1, 1)).flatten().round().tolist()
     [35.0, 0.0, 0.0]
     """
     linear = torch.where(images > 0.04045, ((images.clamp_min(0.0) + 0.055) / 1.055) ** 2.4, images / 12.92)
-    x, y, z = F.conv2d(linear, images.new_tensor(XYZ)[:, :, None, None]).unbind(1)
+    x, y, z = F.conv2d(linear, xyz.to(linear.dtype)).unbind(1)
     x, y, z = (torch.where(v > 0.008856, v.clamp_min(TINY) ** (1 / 3), 7.787 * v + 16 / 116) for v in (x, y, z))
     return torch.stack([40.6 * y - 5.6, 500 * (x - y), 200 * (y - z)], 1)

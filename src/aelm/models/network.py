@@ -1,6 +1,7 @@
 """The whole network: a backbone, with attention (CoAM) and classifiers (IFCN or AELM) on each of its last stages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -99,7 +100,14 @@ class ReIDNetwork(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Unit embeddings ``(B, D)``: the concatenated unit embeddings of the classifiers that `join` selects."""
+        """Unit embeddings ``(B, D)``: the concatenated unit embeddings of the classifiers that `join` selects.
+
+        In evaluation mode; the mode of the network is restored. On a GPU torch's settings for TF32 hold, while
+        :func:`aelm.load_embedder` computes in full float32.
+        """
+        if self.training:
+            with evaluation(self):
+                return self.embed(images)
         return joined(tuple(as_heads(head(attention(maps))) for maps, attention, head in self.in_use(images)))
 
     def in_use(self, images: Tensor) -> list[tuple[Tensor, nn.Module, nn.Module]]:
@@ -118,14 +126,21 @@ class ReIDNetwork(nn.Module):
             images: ``(B, 3, H, W)``.
             pids: ``(B,)`` labels 0 .. N-1 of the heat maps; None for the best identity of each stage's A.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluation(self):
             outputs: StageOutputs = self(images, pids, explain=True)
-        finally:
-            for module, training in modes.items():
-                module.training = training
         return outputs
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; then each part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def cascade(
@@ -143,7 +158,7 @@ def as_heads(output: HeadOutput | tuple[HeadOutput, ...]) -> tuple[HeadOutput, .
 
 
 def joined(outputs: StageOutputs) -> Tensor:
-    """The embedding for ranking, ``(B, D)``: concatenated unit embeddings of all classifiers, scaled to unit length."""
+    """Concatenated unit embeddings of all classifiers of some stages, scaled to unit length, ``(B, D)``."""
     return unit(torch.cat([unit(head.embedding.float()) for stage in outputs for head in stage], 1))
 
 

@@ -50,7 +50,10 @@ class Average(AveragedModel):
             for average, current in pairs:
                 average.copy_(current)
         else:
-            for kind in {average.dtype for average, _ in pairs}:  # one call per dtype needs few kernels
+            for average, current in pairs:
+                if not average.is_floating_point():  # counters of batch norms
+                    average.copy_(current)
+            for kind in {average.dtype for average, _ in pairs if average.is_floating_point()}:  # few kernels
                 own, new = zip(*(pair for pair in pairs if pair[0].dtype == kind), strict=True)
                 self.move(list(own), list(new), None)
         self.n_averaged += 1
@@ -130,6 +133,8 @@ class ErasingSchedule(Callback):
         for head in erasing_heads(pl_module):
             head.set_strength(strength)
 
+    on_train_start = on_train_epoch_start  # Lightning skips the latter when a run resumes within an epoch
+
 
 def erasing_heads(module: nn.Module) -> list[AELM]:
     """The classifiers that erase."""
@@ -146,11 +151,17 @@ class History(Callback):
     def __init__(self, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
         self.values: dict[str, list[tuple[int, float]]] = {}
+        self._done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._done = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        # Under gradient accumulation most batches take no step.
+        stepped, self._done = trainer.global_step != self._done, trainer.global_step
+        if stepped and self.every_n_steps and self._done % self.every_n_steps == 0:
             self._note(trainer, "train/")
             for group in trainer.optimizers[0].param_groups:
                 self._append(f"lr-{group.get('name', 'all')}", trainer.global_step, group["lr"])

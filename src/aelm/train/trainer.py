@@ -54,10 +54,15 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
         parts.append(ErasingSchedule(built(config.erasing), config.trainer.max_epochs))
     if config.trainer.enable_progress_bar:
         parts.append(Progress())
-    extra: dict[str, Any] = {"callbacks": parts, "logger": logger, "plugins": [AtomicCheckpointIO()]}
-    # Lightning ignores `max_time` if there is another Timer.
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    trainer: pl.Trainer = built({**wanted, "max_time": None, **extra})
+    for key, own in (("callbacks", parts), ("plugins", [AtomicCheckpointIO()])):
+        more = wanted.get(key) or []
+        wanted[key] = [*own, *(more if isinstance(more, list) else [more])]
+    # Lightning ignores `max_time` if there is another Timer.
+    trainer: pl.Trainer = built({**wanted, "max_time": None, "logger": logger})
+    if trainer.strategy.root_device.type == "cuda":
+        # By torch's older interface: with the newer one Lightning could not read it.
+        torch.set_float32_matmul_precision("high")
     refuse_processes_in_a_sweep(trainer)
     return trainer
 
