@@ -71,7 +71,8 @@ def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...
         queries |= {f"{prefix}_{more}": pictures for more, pictures in benchmark.more_queries.items()}
         sets = []
         for name, asked in queries.items():
-            tracks = first_of_track(asked, benchmark.gallery, benchmark.tracks) if benchmark.tracks else ()
+            has_tracks = any(picture.path in benchmark.tracks for picture in (*asked, *benchmark.gallery))
+            tracks = first_of_track(asked, benchmark.gallery, benchmark.tracks) if has_tracks else ()
             sets.append(EvaluationSet(name, asked, benchmark.gallery, tracks, benchmark.names))
         if not sets:
             raise InputError(

@@ -30,7 +30,10 @@ class Pooled(NamedTuple):
 
 
 def pool_people(features: Array, pids: Any, camids: Any) -> Pooled:
-    """Averages all pictures of one identity and camera, for multi-query evaluation as in Market-1501.
+    """Averages all pictures of one identity and camera, for multi-query evaluation.
+
+    Market-1501 averages the pictures of ``gt_bbox/`` that are of a query's identity and camera; its queries themselves
+    are one for each identity and camera.
 
     Args:
         features: ``(B, D)``; normalised to unit length before averaging.
