@@ -272,6 +272,9 @@ class ReIDDataModule(pl.LightningDataModule):
         shared = self.shared_galleries
         return [self._ranking(one, () if one.name in shared else one.gallery) for one in self.test_sets]
 
+    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+        return self.test_dataloader()
+
     def _benchmarks_for(self, stage: str | None) -> tuple[list[Benchmark], list[Benchmark]]:
         """Benchmarks to train on and to test on in ``stage``; calls only the readers that are needed."""
         testing = stage in ("test", "predict")
