@@ -143,6 +143,18 @@ def test_one_name_to_allow_is_not_its_letters():
     assert build({"_target_": "math.gcd"} | {}, allow="math.gcd") == 0
 
 
+@pytest.mark.parametrize("key", ["_args_", "_convert_", "_recursive_"])
+def test_other_keys_of_hydra_are_refused_by_name(key):
+    with pytest.raises(ValueError, match=f"builtins.dict: unknown key `{key}`"):
+        build({"_target_": "builtins.dict", key: [1]}, allow=None)
+
+
+def test_a_target_may_be_a_method_of_a_class():
+    assert build({"_target_": "datetime.date.fromordinal", "_partial_": True}, allow=None)(1).year == 1
+    with pytest.raises(ModuleNotFoundError, match="No module named 'not_there'"):
+        build({"_target_": "not_there.Net"}, allow=None)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

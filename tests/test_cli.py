@@ -47,6 +47,30 @@ def test_what_is_no_path_is_left_to_hydra():
         assert quoted([argument]) == [argument]
 
 
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("model.backbone.name=resnet18,resnet34", ["resnet18", "resnet34"]),
+        ("model.backbone.name=choice(resnet18,resnet34)", ["resnet18", "resnet34"]),
+        ("checkpoint=it's (1).ckpt, b.ckpt", ["it's (1).ckpt", "b.ckpt"]),
+        ("checkpoint='a,b',c d", ["a,b", "c d"]),
+        ("name=1e-3,true", ["1e-3", "true"]),
+        ("runs=[a b,c],[d]", [["a b", "c"], ["d"]]),
+    ],
+)
+def test_commas_separate_the_values_of_a_sweep(argument, values):
+    for mode in ("-m", "--multirun"):
+        override = OverridesParser.create().parse_override(quoted([argument, mode])[0])
+        assert override.is_sweep_override()
+        assert [parsed(f"x={text}") for text in override.sweep_string_iterator()] == values
+
+
+@pytest.mark.parametrize("text", [text for text in NASTY if "," not in text] + [r"(?P<pid>\d{1,4})_c(?P<camid>\d)"])
+def test_any_single_text_arrives_in_a_sweep(text):
+    (argument, _) = quoted([f"+x.pattern={text}", "-m"])
+    assert str(parsed(argument)) == text
+
+
 @pytest.mark.parametrize("key", ["name", "images", "gallery", "+x.root"])
 @pytest.mark.parametrize(
     "text", ["1e-3", "3.10", "007", "1_000", "-1", "inf", "NaN", "true", "1.", ".5", "[crops]", "[a, b]"]

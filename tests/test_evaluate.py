@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 
 import h5py
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import scipy.io
 import torch
 
-from aelm.data.benchmarks import with_distractors
+from aelm.data.benchmarks import MARKET_NAME, read_folder, with_distractors, with_multi_queries
+from aelm.data.datamodule import evaluation_sets
 from aelm.embed.folder import read_features
 from aelm.evaluate import task as evaluate
 from aelm.evaluate.task import Ways
@@ -59,6 +61,12 @@ def test_further_ways_equal_the_engine_called_by_hand():
     assert (found["test_multi_query"].mAP, found["test_multi_query"].num_queries) == (multi.mAP, 6)
     assert found["test_expanded"].mAP == rank_metrics(expand_queries(test[0], test[1], 2), test[1], *labels).mAP
     assert evaluate.further("test", test, Ways()) == {}
+
+
+def test_multi_query_says_where_it_changes_nothing(caplog):
+    test = world(Q=6)
+    evaluate.further("test", test, Ways(multi_query=True))
+    assert "test: `multi_query` changes nothing" in caplog.text
 
 
 def test_intervals_and_thresholds_carry_their_names():
@@ -205,6 +213,25 @@ def test_checkpoint_or_features_but_not_both(composed):
             evaluate.run(composed("evaluate", *overrides))
 
 
+def test_multi_queries_are_the_boxes_of_each_query(tmp_path):
+    for name in ("query/0001_c1s1_000001_00.jpg", "query/0002_c2s1_000001_00.jpg", "gt_bbox/0001_c1s1_000001_00.jpg",
+                 "gt_bbox/0001_c1s1_000002_00.jpg", "gt_bbox/0001_c2s1_000002_00.jpg",
+                 "gt_bbox/0003_c1s1_000001_00.jpg"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    query = read_folder(tmp_path / "query", MARKET_NAME)
+    before = Benchmark("market", (), query, (Picture("g.jpg", 1, 3), Picture("h.jpg", 2, 3)))
+    plain, pooled = evaluation_sets([with_multi_queries(lambda: before)])
+    assert (plain.name, plain.query, plain.tracks) == ("test", query, ())
+    assert pooled.name == "test_multi_query"
+    assert [path.removeprefix(f"{tmp_path}/") for path, _, _ in pooled.query] == [
+        "gt_bbox/0001_c1s1_000001_00.jpg", "gt_bbox/0001_c1s1_000002_00.jpg", "query/0002_c2s1_000001_00.jpg",
+    ]  # fmt: skip
+    assert pooled.tracks == (0, 0, 2, 3, 4)
+    before = before._replace(query=before.gallery)
+    assert with_multi_queries(before) is before
+
+
 def test_distractors_join_the_gallery_and_match_nobody(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("a.jpg", "deep/b.png", "notes.txt"):
@@ -244,6 +271,22 @@ def test_a_checkpoint_is_scored_in_every_way(trained, composed, people, tmp_path
     kinds = ("", "_reranked", "_multi_query", "_expanded")
     assert names == {f"{name}{kind}" for name in ("test", "test_occluded") for kind in kinds}
     assert {key: every[key] for key in scores} == scores
+    # Boxes that are copies of the queries give the very scores of the queries.
+    (boxes := gallery.parent / "gt_bbox").mkdir()
+    try:
+        for file in gallery.parent.glob("query/*.jpg"):
+            (boxes / file.name).write_bytes(file.read_bytes())
+        boxed = evaluate.run(composed("evaluate", best, "multi_query=true", "figures=false", *quiet))
+    finally:
+        shutil.rmtree(boxes)
+    assert {name.split("/")[0] for name in boxed} == {
+        "test",
+        "test_multi_query",
+        "test_occluded",
+        "test_occluded_multi_query",
+    }
+    assert {key: boxed[key] for key in scores} == scores
+    assert boxed["test_multi_query/mAP"] == every["test_multi_query/mAP"]
     flipped = evaluate.run(composed("evaluate", best, "flip=true", "figures=false", *quiet))
     assert flipped["test/mAP"] != scores["test/mAP"]
     crowded = evaluate.run(composed("evaluate", best, f"distractors={tmp_path}/crowd", "figures=false", *quiet))

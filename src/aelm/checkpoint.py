@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -162,7 +163,8 @@ def network_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
     """Builds a plain ``_target_`` description, for configurations as well as checkpoints.
 
-    As in Hydra, ``_partial_`` gives a ``functools.partial``, and nested descriptions are built first.
+    As in Hydra, ``_partial_`` gives a ``functools.partial``, and nested descriptions are built first. Other keys of
+    Hydra's, such as ``_args_``, are refused.
 
     Args:
         node: Plain data, without unresolved interpolations.
@@ -170,7 +172,7 @@ def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
             untrusted file must not call arbitrary functions. None: every name, for the user's own configuration.
 
     Raises:
-        ValueError: If a name is not allowed, or a part rejects its values.
+        ValueError: If a name is not allowed, a key such as ``_args_`` is unknown, or a part rejects its values.
         Exception: Errors of aelm's parts or of the system, unchanged.
 
     >>> build({"_target_": "aelm.models.CoAM", "_partial_": True, "reduction": 2})(channels=8).mode
@@ -189,7 +191,9 @@ def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
     if "_target_" not in node:
         return values
     name = str(node["_target_"])
-    target = _locate(name, allow)
+    if unknown := [key for key in values if re.fullmatch("_[a-z]+_", str(key))]:
+        raise InputError(f"{name}: unknown key `{unknown[0]}`; there are `_target_`, `_partial_` and named arguments")
+    target = _allowed(name, allow)
     if node.get("_partial_"):
         return partial(target, **values)
     try:
@@ -202,11 +206,27 @@ def build(node: Any, allow: Sequence[str] | None = ()) -> Any:
         raise InputError(f"{name} cannot be built as configured: {type(error).__name__}: {error}") from error
 
 
-def _locate(name: str, allow: Sequence[str] | None) -> Any:
+def _allowed(name: str, allow: Sequence[str] | None) -> Any:
     module, _, attribute = name.rpartition(".")
     own = module in OWN and attribute in importlib.import_module(module).__all__
     if allow is not None and not own and name not in ALLOWED and name not in allow:
         raise InputError(
             f"the checkpoint asks for `{name}`, not one of aelm's models; if you trust it: allow=['{name}']"
         )
-    return getattr(importlib.import_module(module), attribute)
+    return locate(name)
+
+
+def locate(name: str) -> Any:
+    """The object of a dotted name, such as a class, or a method of a class.
+
+    Raises:
+        ImportError: If there is no such module.
+        AttributeError: If it has no such attribute.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module or "." not in module:
+            raise
+        return getattr(locate(module), attribute)  # of a class

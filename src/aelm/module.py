@@ -303,6 +303,12 @@ class ReIDModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._collect(batch, dataloader_idx)
 
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Unit-length embeddings ``(B, D)`` of a batch, as in a test."""
+        with full_precision():
+            features: Tensor = self(batch.image)
+        return features
+
     def _collect(self, batch: Batch, loader: int) -> None:
         if not len(batch.image):  # none of its pictures could be read, and `on_bad_image` allows that
             return

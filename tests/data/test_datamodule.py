@@ -23,6 +23,8 @@ from aelm.data.datamodule import EvaluationSet, ReIDDataModule, evaluation_sets
 from aelm.data.loader import Loader, default_workers
 from aelm.data.sampler import IdentitySampler, ShuffleSampler
 from aelm.data.transforms import recipe
+from aelm.models import AELM, ReIDNetwork
+from aelm.module import ReIDModule
 from aelm.types import Benchmark, Picture
 
 SAMPLER = partial(IdentitySampler, identities=2, images=2)
@@ -252,6 +254,23 @@ def test_a_trainer_drives_it_and_each_epoch_differs(make):
     assert watch.seen == plain
     assert len({tuple(positions) for positions, _ in plain}) > len(loader)
     assert watch.tested == [(0, [0, 1, 2, 3, 4]), (0, [5, 6]), (1, [0, 1, 2])]
+
+
+def test_predict_gives_the_embeddings_of_queries_then_gallery(make):
+    torch.manual_seed(0)
+    backbone = torch.nn.Conv2d(3, 4, 4, stride=4)
+    model = ReIDModule(
+        ReIDNetwork(backbone, 4, lambda c: torch.nn.Identity(), partial(AELM, embed_dim=6)), {}, torch.optim.SGD
+    )
+    data = module(make("a", more=["occluded"]), loader=HERE)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    found = [torch.cat(batches) for batches in trainer.predict(model, data)]
+    trainer.test(model, data, verbose=False)
+    assert torch.equal(found[0], model.collected["test"].features)
+    assert torch.equal(found[1], model.collected["test_occluded"].features[:3])
 
 
 class Deadly:

@@ -48,6 +48,21 @@ def test_names_tell_what_the_pattern_says(crops):
         find_items(crops, r"(\d+)")
 
 
+def test_a_pattern_with_a_slash_reads_the_folders_of_globs_lists_and_tables(crops, monkeypatch, caplog):
+    pattern = r"(?P<camid>[^/]+)/(?P<pid>\w+)\."
+    (crops / "list.txt").write_text(f"./a/same.jpg\n{crops}/b/same.jpg")
+    (crops / "list.csv").write_text("path\na/same.jpg\nb/../b/same.jpg")
+    monkeypatch.chdir(crops.parent)
+    for source in ("*/same.jpg", "**/same.jpg", "list.txt", "list.csv"):
+        for place in (crops, crops.name):
+            assert [item[1:3] for item in find_items(f"{place}/{source}", pattern)] == [("same", "a"), ("same", "b")]
+    monkeypatch.chdir(crops)
+    assert [item[1:3] for item in find_items("[ab]/same.jpg", pattern)] == [("same", "a"), ("same", "b")]
+    assert not caplog.records
+    find_items(crops, r"person(?P<pid>\d+)")
+    assert "`pattern` matches none of the 4 names of `images`" in caplog.text
+
+
 def test_a_text_list_starts_from_its_own_folder(crops, tmp_path):
     (crops / "list.txt").write_bytes("﻿a/same.jpg\r\n\r\n0007_c2s1_1.jpg\r\na/same.jpg\r\n/abs/x.jpg".encode())
     found = find_items(crops / "list.txt")

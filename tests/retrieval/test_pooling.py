@@ -46,6 +46,14 @@ def test_expansion_averages_the_query_with_its_neighbours():
             )
 
 
+def test_a_query_that_is_in_the_gallery_is_its_own_first_neighbour():
+    features = unit(np.random.default_rng(2).standard_normal((9, 4)))
+    np.testing.assert_allclose(expand_queries(features, features, 1), features, atol=1e-12)
+    others = np.where(np.eye(9, dtype=bool), -1, features @ features.T).argmax(axis=1)
+    for found in (expand_queries(features, features, 2), centralise(features, features, 2)[0]):
+        np.testing.assert_allclose(found, unit(2 * features + features[others]), atol=1e-12)
+
+
 def test_pooling_and_expansion_help_where_pictures_are_noisy():
     r = np.random.default_rng(3)
     pids = np.repeat(np.arange(50), 6)

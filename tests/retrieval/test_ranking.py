@@ -93,6 +93,11 @@ def test_ready_distances_rank_as_their_table(form):
         assert_equals_scores(result, scores.tolist(), world.labels)
 
 
+def test_distances_that_were_read_before_are_called_so():
+    with pytest.raises(ValueError, match="`distances` is an iterable without blocks; has an iterator been used up"):
+        rank_metrics(None, None, [0], [0], [0], [1], distances=iter(()))
+
+
 def test_comparing_counts_as_sorting_does(monkeypatch):
     """What runs on a GPU, run on a CPU."""
     monkeypatch.setattr(ranking, "each_rows", lambda table, work: work(0, len(table), table))

@@ -10,7 +10,7 @@ import torch
 import wandb
 
 from aelm.compare.task import compare
-from aelm.data.sampler import IdentitySampler, ShuffleSampler
+from aelm.data.sampler import Dealer, IdentitySampler, ShuffleSampler
 from aelm.embed.embedder import load_embedder
 from aelm.embed.job import Settings, embed_items
 from aelm.evaluate import task as evaluate
@@ -117,6 +117,15 @@ def test_the_last_smaller_step_is_among_those_that_are_looked_at():
     sampler = ShuffleSampler(list(range(101)), [0] * 101, batch_size=4, drop_last=False)
     assert [len(step) for step in sampler.step_labels(most=3)] == [4, 4, 4, 1]
     assert [len(step) for step in ShuffleSampler([0] * 8, [0] * 8, batch_size=4).step_labels(most=3)] == [4, 4]
+
+
+def test_no_more_of_an_epoch_is_planned_than_is_looked_at(monkeypatch):
+    sampler = IdentitySampler([0, 0, 1, 1] * 100, [0, 1] * 200, identities=2, images=2)
+    planned = []
+    draw = Dealer.draw
+    monkeypatch.setattr(Dealer, "draw", lambda self, count: planned.append(count) or draw(self, count))
+    assert [sorted(step) for step in sampler.step_labels(most=3)] == [[0, 0, 1, 1]] * 3
+    assert len(planned) == 6
 
 
 def test_a_last_step_of_one_picture_is_refused_before_the_first(trained, monkeypatch):

@@ -179,6 +179,8 @@ def is_no_advertisement(record: logging.LogRecord) -> bool:
 def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
     """Quotes text values for Hydra's grammar where they need it; quoted values stay as they are.
 
+    In a sweep (``-m``) commas separate values, outside of brackets and patterns, and ``choice(a,b)`` is Hydra's.
+
     Args:
         arguments: The command line.
         needed: Text keys that cannot be null: there ``null`` is a word like any other.
@@ -186,27 +188,42 @@ def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
     >>> quoted(["data_dir=/data/it's (1)", "seed=1,2", "output=~/x", "name=1e-3"]) == [
     ...     'data_dir="/data/it\\'s (1)"', "seed=1,2", f"output={os.path.expanduser('~/x')}", "name='1e-3'"]
     True
+    >>> quoted(["name=a,b c"]), quoted(["-m", "name=a,b c"])
+    (["name='a,b c'"], ['-m', "name=a,'b c'"])
     """
+    is_sweep = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
     result = []
     for argument in arguments:
         key, separator, value = argument.partition("=")
         place, _, last = key.lstrip("+~").rpartition(".")
         is_text = last in (INNER_KEYS if place else TEXT_KEYS)
-        if separator and is_text and last in PATH_KEYS and value.startswith("~"):
-            value = os.path.expanduser(value)
-        # Plain words and Hydra's syntax: quoted strings, interpolations, lists for keys that take one, null.
-        plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\$\{.*\}", value, re.ASCII | re.DOTALL)
-        if value.lower() == "null":
-            plain = None if key in needed else plain
-        elif re.fullmatch(_NO_TEXT, value, re.IGNORECASE):
-            plain = None
-        is_list = value.startswith("[") and value.endswith("]") and last in LIST_KEYS
-        if separator and is_text and not plain and not is_list:
-            value = quote(value)
-        if separator and is_list:
-            value = quoted_list(value)
+        if separator and (is_text or last in LIST_KEYS):
+            parts = [value]
+            if is_sweep and last != "pattern":
+                parts = [] if re.fullmatch(_SWEEP, value, re.DOTALL) else [found[1] for found in _PART.finditer(value)]
+            value = ",".join(_quoted_value(part, last, is_text, last in needed) for part in parts) if parts else value
         result.append(f"{key}{separator}{value}")
     return result
+
+
+_SWEEP = r"(?:choice|range|interval|glob|shuffle|sort|tag)\(.*\)"  # Hydra's functions of a sweep
+_PART = re.compile(
+    r"""(?:^|,)\s*((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[[^]]*\]|\$\{[^}]*\})(?=\s*(?:,|$))|[^,]*?)\s*(?=,|$)"""
+)
+
+
+def _quoted_value(value: str, name: str, is_text: bool, is_needed: bool) -> str:
+    if is_text and name in PATH_KEYS and value.startswith("~"):
+        value = os.path.expanduser(value)
+    # Plain words and Hydra's syntax: quoted strings, interpolations, lists for keys that take one, null.
+    plain = re.fullmatch(r"[\w./:@%+-]*|'.*'|\".*\"|\$\{.*\}", value, re.ASCII | re.DOTALL)
+    if value.lower() == "null":
+        plain = None if is_needed else plain
+    elif re.fullmatch(_NO_TEXT, value, re.IGNORECASE):
+        plain = None
+    if value.startswith("[") and value.endswith("]") and name in LIST_KEYS:
+        return quoted_list(value)
+    return quote(value) if is_text and not plain else value
 
 
 # What Hydra's grammar reads as a number or a boolean.

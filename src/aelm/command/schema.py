@@ -65,12 +65,14 @@ def located(target: str) -> Any:
         ValueError: If it does not exist.
         ModuleNotFoundError: If it is in a package that one of aelm's extras installs.
     """
-    module, _, name = target.rpartition(".")
-    extra = EXTRAS.get(module.partition(".")[0])
-    if extra and importlib.util.find_spec(module.partition(".")[0]) is None:
+    package = target.partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra and importlib.util.find_spec(package) is None:
         raise MissingPackageError(f"`{target}` needs a package that is not installed: pip install 'aelm[{extra}]'")
+    from aelm.checkpoint import locate  # imports torch, which --help does without
+
     try:
-        return getattr(importlib.import_module(module), name)
+        return locate(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"`_target_: {target}` cannot be found: {error}") from error
 
@@ -353,7 +355,7 @@ def check_keys(config: DictConfig) -> None:
         target = located(str(node["_target_"]))
         known, takes = parameters(target), annotations(target)
         for key, value in node.items():
-            if known is not None and not key.startswith("_") and key not in known:
+            if known is not None and key not in {*known, "_target_", "_partial_"}:
                 raise InputError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{suggestion(key, known)}")
             is_open = isinstance(value, str) and (value == "???" or "${" in value)
             if key in takes and not is_open and (wanted := expected(takes[key], value)):

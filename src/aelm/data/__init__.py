@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from aelm.data.sampler import IdentitySampler, ShardSampler, ShuffleSampler
     from aelm.data.transforms import Augment, Transforms, recipe
 
-__all__ = [
+__all__ = [  # written out: the API reference reads it without running the module
     "Augment",
     "BadImageError",
     "IdentitySampler",

@@ -281,3 +281,28 @@ def with_distractors(given: Benchmark | Callable[[], Benchmark], folder: str | P
     called = benchmark.names._replace(pids={**benchmark.names.pids, pid: "distractor"})
     doubts = (*benchmark.doubts, *[doubt] * bool(same))
     return benchmark._replace(gallery=benchmark.gallery + extra, official=official, names=called, doubts=doubts)
+
+
+def with_multi_queries(given: Benchmark | Callable[[], Benchmark]) -> Benchmark:
+    """A benchmark with the further query set ``multi_query`` if ``gt_bbox/`` lies beside its queries (Market-1501).
+
+    The pictures there of one query's identity and camera are one track, so their features are averaged. A query without
+    such pictures stays as it is.
+
+    Args:
+        given: The benchmark, or its reader.
+
+    Raises:
+        ValueError: If file names in ``gt_bbox/`` do not give identity and camera.
+    """
+    benchmark = given if isinstance(given, Benchmark) else given()
+    boxes = Path(benchmark.query[0].path).parent.parent / "gt_bbox" if benchmark.query else Path()
+    if boxes.name != "gt_bbox" or not boxes.is_dir():
+        return benchmark
+    groups = {picture[1:]: number for number, picture in enumerate(benchmark.query)}
+    pictures = [picture for picture in read_folder(boxes, MARKET_NAME) if picture[1:] in groups]
+    tracks = {picture.path: groups[picture[1:]] for picture in pictures}
+    found = {picture[1:] for picture in pictures}
+    pictures += [picture for picture in benchmark.query if picture[1:] not in found]
+    more = {**benchmark.more_queries, "multi_query": tuple(pictures)}
+    return benchmark._replace(more_queries=more, tracks={**benchmark.tracks, **tracks})

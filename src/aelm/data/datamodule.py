@@ -71,7 +71,8 @@ def evaluation_sets(benchmarks: Sequence[Benchmark]) -> tuple[EvaluationSet, ...
         queries |= {f"{prefix}_{more}": pictures for more, pictures in benchmark.more_queries.items()}
         sets = []
         for name, asked in queries.items():
-            tracks = first_of_track(asked, benchmark.gallery, benchmark.tracks) if benchmark.tracks else ()
+            has_tracks = any(picture.path in benchmark.tracks for picture in (*asked, *benchmark.gallery))
+            tracks = first_of_track(asked, benchmark.gallery, benchmark.tracks) if has_tracks else ()
             sets.append(EvaluationSet(name, asked, benchmark.gallery, tracks, benchmark.names))
         if not sets:
             raise InputError(
@@ -270,6 +271,9 @@ class ReIDDataModule(pl.LightningDataModule):
             raise RunError(f"There is nothing to test on: no queries in {names}, or setup() was not called")
         shared = self.shared_galleries
         return [self._ranking(one, () if one.name in shared else one.gallery) for one in self.test_sets]
+
+    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+        return self.test_dataloader()
 
     def _benchmarks_for(self, stage: str | None) -> tuple[list[Benchmark], list[Benchmark]]:
         """Benchmarks to train on and to test on in ``stage``; calls only the readers that are needed."""

@@ -98,6 +98,8 @@ class Sample(NamedTuple):
 class ReIDDataset(Dataset[Sample]):
     """Reads, decodes and transforms pictures.
 
+    A plain ``DataLoader`` needs ``collate_fn=aelm.data.collate``, since ``__getitems__`` already builds a batch.
+
     Items are indexed by ``index``, or by ``(epoch, index)`` as samplers yield it. Each batch seeds the transform once,
     with a hash of seed, epoch and the batch's indices: the result does not depend on the number or start method of
     workers, and persistent workers see the epoch change.

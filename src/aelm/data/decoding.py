@@ -126,7 +126,7 @@ MOST_PIXELS = 100_000_000  # 300 MB decoded; no crop of a person is that large
 
 
 log = logging.getLogger(__name__)
-_told: set[int] = set()  # bit depths already reported in this process
+_told: list[str] = []  # the first dark 16-bit picture of this process
 
 
 class BadImageError(InputError):
@@ -149,9 +149,9 @@ def read_bytes(path: str) -> Pixels:
 def decode(encoded: Pixels, name: str) -> Pixels:
     """Decodes a picture to ``(H, W, 3)`` uint8 RGB.
 
-    Grey pictures get three equal channels, transparency is dropped. 16 bits are reduced to the upper 8; if only 8, 10,
-    12 or 14 bits are used, as by thermal cameras, to the upper 8 of these (logged once). EXIF rotation is applied, as
-    image viewers do; no benchmark uses it.
+    Grey pictures get three equal channels, transparency is dropped. 16 bits are reduced to the upper 8, as
+    OpenCV does, whatever a picture's own values are; the first one that stays dark is logged. EXIF rotation is applied,
+    as image viewers do; no benchmark uses it.
 
     Args:
         encoded: ``(length,)`` uint8, content of the file.
@@ -183,12 +183,15 @@ def decode(encoded: Pixels, name: str) -> Pixels:
 
 
 def upper_bits(image: NDArray[np.uint16], name: str) -> Pixels:
-    """The upper 8 of the used bits of a 16-bit picture."""
-    depth = next(depth for depth in (8, 10, 12, 14, 16) if int(image.max()) < 2**depth)
-    if depth < 16 and depth not in _told:
-        _told.add(depth)
-        log.warning("The 16-bit picture %r uses no more than %d bits and is read so, as are others", name, depth)
-    return (image >> (depth - 8)).astype(np.uint8)
+    """The upper 8 bits of a 16-bit picture; the first one that uses 14 bits or fewer is logged."""
+    if not _told and int(image.max()) < 2**14:
+        _told.append(name)
+        log.warning(
+            "The 16-bit picture %r has no value above %d of 65535 and is read as dark, as are others like it. If they "
+            "hold fewer bits, as thermal cameras write, scale them to 16 bits, all by one factor",
+            name, image.max(),
+        )  # fmt: skip
+    return (image >> 8).astype(np.uint8)
 
 
 def check_header(content: bytes, name: str) -> Header:

@@ -1,6 +1,7 @@
 """Samplers: P identities with K pictures each, or all pictures in random order, split over processes."""
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
@@ -65,7 +66,8 @@ def by_camera(indices: NDArray[np.int64], camids: NDArray[np.int64]) -> list[lis
 class TrainSampler(Sampler[tuple[int, int]]):
     """Base of training samplers: the epoch, rank and number of processes.
 
-    Each pass advances the epoch, so a plain loop does not repeat one epoch; :meth:`set_epoch`, which Lightning calls,
+    It yields ``(epoch, index)`` pairs, as :class:`aelm.data.ReIDDataset` takes them. Each pass advances the epoch, so a
+    plain loop does not repeat one epoch; :meth:`set_epoch`, which Lightning calls,
     sets the epoch of the next pass.
 
     Args:
@@ -126,14 +128,18 @@ class TrainSampler(Sampler[tuple[int, int]]):
         """Description of a batch as text."""
 
     def step_labels(self, epoch: int = 0, most: int = 20) -> list[list[int]]:
-        """Labels of this process's first steps in ``epoch``, and of the last one, which may be smaller."""
-        labels = [self.labels[index] for index in self.plan(epoch)]
-        steps = [labels[i : i + self.batch_size] for i in range(0, len(labels), self.batch_size)]
-        return steps[:most] + steps[most:][-1:]
+        """Labels of this process's first steps in ``epoch``, and of the last one if it is smaller."""
+        plan, left = self.plan(epoch), len(self) % self.batch_size
+        first = list(islice(plan, most * self.batch_size))
+        last = deque(plan, maxlen=left) if left else ()
+        labels = [self.labels[index] for index in (*first, *last)]
+        return [labels[i : i + self.batch_size] for i in range(0, len(labels), self.batch_size)]
 
 
 class IdentitySampler(TrainSampler):
     """Steps of P identities with K pictures each, for losses that compare pictures.
+
+    It yields ``(epoch, index)`` pairs: give :class:`aelm.data.ReIDDataset` to the loader, with ``collate_fn=collate``.
 
     Identities take turns: each appears once before any appears twice, in a new random order each time, and no identity
     appears twice in a step over all processes. The epoch length is BoT's: an identity counts once for every K pictures
@@ -220,7 +226,7 @@ class IdentitySampler(TrainSampler):
 
 
 class ShuffleSampler(TrainSampler):
-    """Every picture once per epoch, in random order.
+    """Every picture once per epoch, in random order, as ``(epoch, index)`` pairs.
 
     Args:
         labels: Identity of each picture.

@@ -6,6 +6,7 @@ Tables and lists may be CSV of any program, in any usual encoding.
 import codecs
 import csv
 import io
+import logging
 import math
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 from aelm.data.listing import EXTENSIONS, first_few, is_picture, passed_over, plain, walk_pictures
 from aelm.files import kind_of, matching, on_disk
 from aelm.types import InputError, InputTypeError
+
+log = logging.getLogger(__name__)
 
 # Longer marks first: the one of UTF-32 starts like that of UTF-16.
 MARKS = {
@@ -139,8 +142,9 @@ def find_items(
             the column ``path`` and optionally ``pid``, ``camid``, ``track`` and ``time``. Paths of a list are relative
             to its folder.
         pattern: Regular expression with some of the groups ``pid``, ``camid``, ``track`` and ``time``, matched at the
-            start of base names or, if it contains ``/``, of paths relative to the folder; names that do not match are
-            ignored. None parses no names. Columns of a table take precedence.
+            start of base names or, if it contains ``/``, of paths relative to the folder, the list's folder, or a
+            glob's part before its first wildcard. Names that do not match are ignored, with a warning if none does.
+            None parses no names. Columns of a table take precedence.
         key: Name of ``source`` in errors.
         quality: Column of the table with a picture's weight in its track, such as ``confidence``; None for equal
             weights.
@@ -149,7 +153,16 @@ def find_items(
         FileNotFoundError: If the source does not exist, or holds no pictures.
         ValueError: If a file is neither picture nor list, a list is broken, or ``pattern`` is invalid.
     """
-    names = _compiled(pattern)
+    items = _found(source, _compiled(pattern), key, quality)
+    told = any(item.pid or item.camid or item.track for item in items)
+    if pattern not in (None, NAMES) and len(items) > 1 and not told:
+        log.warning(
+            "`pattern` matches none of the %d names of `%s`, such as %r: %r", len(items), key, items[0].path, pattern
+        )
+    return items
+
+
+def _found(source: str | Path, names: re.Pattern[str] | None, key: str, quality: str | None) -> tuple[Item, ...]:
     path = on_disk(source)
     if (path / TABLE).is_file():
         path /= TABLE
@@ -182,7 +195,8 @@ def find_items(
             f"`{key}`: nothing at {str(source)!r}; expected a folder, a picture, a pattern that matches some, or a list"
             + f" (found {others}: convert them to JPEG or PNG)" * bool(others)
         )
-    return _once(Item(name, *_told(os.path.basename(name), names)) for name in fitting)
+    fixed = os.path.dirname(re.split(r"[*?[]", str(source))[0]) or "."
+    return _once(Item(name, *_told(os.path.relpath(name, fixed), names)) for name in fitting)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
@@ -206,6 +220,11 @@ def _told(name: str, names: re.Pattern[str] | None) -> tuple[str, str, str, floa
     return pid, camid, track, time, time
 
 
+def _below(file: Path, path: str) -> str:
+    """The path of an entry relative to the folder of its list."""
+    return os.path.relpath(os.path.join(file.parent, path), file.parent)
+
+
 def _number(text: str, what: str) -> float:
     try:
         value = float(text)
@@ -221,7 +240,7 @@ def _listed(file: Path, names: re.Pattern[str] | None, key: str, quality: str | 
         items = _table(file, names, quality)
     else:
         paths = [line.removesuffix("\r") for line in read_text(file).split("\n") if line.strip()]
-        items = [Item(path, *_told(os.path.basename(path), names)) for path in paths]
+        items = [Item(path, *_told(_below(file, path), names)) for path in paths]
     if not items:
         raise FileNotFoundError(f"`{key}`: the list {file} is empty; expected a picture a line")
     return [item._replace(path=str(on_disk(os.path.join(file.parent, item.path)))) for item in items]
@@ -241,7 +260,7 @@ def _table(file: Path, names: re.Pattern[str] | None, quality: str | None) -> Se
         row = dict(zip(table.columns, values, strict=False))
         if not row["path"]:
             raise InputError(f"{file}: line {line} has no path")
-        told = _told(os.path.basename(row["path"]), names)
+        told = _told(_below(file, row["path"]), names)
         pid, camid, track = (
             plain(row.get(what)) or before for what, before in zip(("pid", "camid", "track"), told[:3], strict=True)
         )

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from aelm.checkpoint import STARTER
 from aelm.command.build import build_test_data, built, check_loops, training_of
-from aelm.data.benchmarks import with_distractors
+from aelm.data.benchmarks import with_distractors, with_multi_queries
 from aelm.data.datamodule import EvaluationSet
 from aelm.data.dataset import printable
 from aelm.devices import full_precision
@@ -52,7 +52,8 @@ class Ways(NamedTuple):
         k1: See :func:`aelm.retrieval.rerank`.
         k2: Likewise.
         lambda_value: Likewise.
-        multi_query: Whether to average the queries of one identity and camera.
+        multi_query: Whether to average the pictures in ``gt_bbox/`` of each query's identity and camera, as
+            Market-1501's protocol does; without that folder, the queries of one identity and camera.
         expand_queries: Number of gallery neighbours averaged with each query; 0 for none.
         centralise: Number of gallery neighbours averaged with each query and gallery item; 0 for none.
     """
@@ -115,6 +116,9 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
     if config.distractors is not None:
         for name, reader in data.benchmarks.items():
             data.benchmarks[name] = partial(with_distractors, reader, config.distractors)
+    if config.multi_query:
+        for name, reader in data.benchmarks.items():
+            data.benchmarks[name] = partial(with_multi_queries, reader)
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer = built({**wanted, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
     trainer.test(module, data, verbose=False)
@@ -229,8 +233,10 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
     metrics.warn_of_support(
         EvaluationSet(name, tuple(test.query), tuple(test.gallery)) for name, test in tested.tests.items()
     )
+    from_boxes = {name for name in tested.tests if name.endswith("_multi_query")}
     for name, test in tested.tests.items():
-        results |= further(name, test, ways)
+        multi_query = ways.multi_query and not from_boxes & {name, f"{name}_multi_query"}
+        results |= further(name, test, ways._replace(multi_query=multi_query))
     limits = intervals(results, config.bootstrap)
     scores = metrics.scores(results) | limits | dict(tested.further)
     for name, test in tested.tests.items():
@@ -255,6 +261,11 @@ def further(name: str, test: Test, ways: Ways) -> dict[str, RankResult]:
         results[f"{name}_reranked"] = rank_metrics(None, None, *labels, distances=blocks)
     if ways.multi_query:
         pooled = pool_people(query, query_pids, query_camids)
+        if len(pooled.pids) == len(query_pids):
+            log.warning(
+                "%s: `multi_query` changes nothing: no identity and camera has two queries, and no gt_bbox/, as of "
+                "Market-1501, lies beside them", name,
+            )  # fmt: skip
         pooled_labels = pooled.pids, gallery_pids, pooled.camids, gallery_camids
         results[f"{name}_multi_query"] = rank_metrics(pooled.features, gallery, *pooled_labels)
     if ways.expand_queries:

@@ -30,7 +30,10 @@ class Pooled(NamedTuple):
 
 
 def pool_people(features: Array, pids: Any, camids: Any) -> Pooled:
-    """Averages all pictures of one identity and camera, for multi-query evaluation as in Market-1501.
+    """Averages all pictures of one identity and camera, for multi-query evaluation.
+
+    Market-1501 averages the pictures of ``gt_bbox/`` that are of a query's identity and camera; its queries themselves
+    are one for each identity and camera.
 
     Args:
         features: ``(B, D)``; normalised to unit length before averaging.
@@ -81,6 +84,9 @@ def pool_tracks(features: Array, tracks: Any, pids: Any, camids: Any) -> Pooled:
 def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *, alpha: float = 0.0) -> Tensor:
     """Average query expansion: each query is averaged with its k nearest gallery features, by cosine.
 
+    If a query's own picture is also in the gallery, it is one of the k: the query counts twice, with k - 1 others. Take
+    k + 1 where query and gallery are one list of pictures.
+
     Args:
         query_features: ``(Q, D)``.
         gallery_features: ``(G, D)``.
@@ -107,7 +113,8 @@ def expand_queries(query_features: Array, gallery_features: Array, k: int = 5, *
 def centralise(query_features: Array, gallery_features: Array, k: int = 2) -> tuple[Tensor, Tensor]:
     """Neighbour centralisation: averages each query and gallery item with its k nearest gallery features, by cosine.
 
-    Queries are not used as neighbours, so each query's result does not depend on the others.
+    Queries are not used as neighbours, so each query's result does not depend on the others. A query whose own picture
+    is in the gallery counts twice, with k - 1 others, as in :func:`expand_queries`; gallery items count once, with k.
 
     Args:
         query_features: ``(Q, D)``.

@@ -265,7 +265,7 @@ def _rank_distances(distances: Features, labels: Labels, pairs: PidPairs) -> Int
     """Ranks every match by given distances, some rows at a time."""
     rank = np.zeros(len(pairs.query), dtype=np.int64)
     junk = np.flatnonzero(labels.gallery_pids == JUNK)
-    done = 0
+    done, block = 0, None
     for block in [distances] if isinstance(distances, (Tensor, np.ndarray)) else distances:
         check_features("distances", block)
         first, done = done, done + len(block)
@@ -284,6 +284,8 @@ def _rank_distances(distances: Features, labels: Labels, pairs: PidPairs) -> Int
 
         with threads(CPU) as team:
             team.each(piece, spans(len(block), max(1, CACHED // (block.shape[1] * 4))))
+    if block is None:
+        raise InputError("`distances` is an iterable without blocks; has an iterator been used up before?")
     if done != len(labels.query_pids) or block.shape[1] != len(labels.gallery_pids):
         raise InputError(
             f"`distances` must have shape {len(labels.query_pids), len(labels.gallery_pids)} to fit the ids, "
