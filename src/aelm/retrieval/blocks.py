@@ -189,6 +189,11 @@ class GalleryBlocks:
     def __len__(self) -> int:
         return len(self.source) if self._chosen is None else len(self._chosen)
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether blocks are parts of a table that already lies on the queries' GPU."""
+        return isinstance(self.source, Tensor) and self.source.device.type != "cpu"
+
     def numbers(self, positions: IntArray) -> IntArray:
         """Row numbers in the source of positions among the used rows."""
         return positions if self._chosen is None else self._chosen[positions]
@@ -283,7 +288,10 @@ def visit_blocks(
     """
     room = int(memory * 2**20) // query.element_size()
     rows = max(1, min(len(query), room // COLUMNS))
-    width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2, 4 * COLUMNS))
+    width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2))
+    if not gallery.is_on_gpu:
+        # Blocks must not fill the main memory, where they may be copied on the way to a GPU.
+        width = min(width, 4 * COLUMNS)
     buffer = query.new_empty(0)
     for number, (first, row_numbers, block) in enumerate(gallery.blocks(width)):
         if number % share.size != share.rank:

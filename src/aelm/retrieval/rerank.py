@@ -215,16 +215,14 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
     """
     N = len(items)
     squared = squared_lengths(items)
-    dtype = items.new_empty(0).cpu().numpy().dtype
-    best, largest = BestOfRows(N, min(k + SPARE, N), dtype), np.zeros(N, dtype=dtype)
+    best, largest = BestOfRows(N, min(k + SPARE, N), items), items.new_zeros(N)
 
     def visit(rows: Tensor, begin: int, first: int) -> None:
         """Merges minus squared distances of items from ``begin`` on to items from ``first`` on."""
 
         def work(low: int, high: int, values: Any) -> None:
             low, high = begin + low, begin + high
-            farthest = -values.min(axis=1) if isinstance(values, np.ndarray) else -values.amin(dim=1).cpu().numpy()
-            largest[low:high] = np.maximum(largest[low:high], farthest)
+            largest[low:high] = torch.maximum(largest[low:high], -torch.as_tensor(values).amin(dim=1))
             best.visit(low, high, first, values)
 
         each_rows(rows, work)
@@ -247,7 +245,7 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
 
             team.each(piece, spans(high - low, -(-(high - low) // team.threads)))
             if first > low:
-                team.each(turned, spans(last - first, TURNED))
+                team.each(turned, spans(last - first, TURNED if items.device.type == "cpu" else TILE))
 
     def attempt(certified: Certified) -> Neighbours:
         score, index = best.in_order(certified, everything=False)
@@ -255,11 +253,12 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
         if len(rows):
             found = nearest(items[torch.from_numpy(rows).to(items.device)], items, k, metric="euclidean")
             score[rows, :k], index[rows, :k] = -(found.scores.astype(np.float64) ** 2), found.indices
-        return Neighbours(index[:, :k], np.maximum(-score[:, :k], 0).astype(dtype), largest)
+        distance = np.maximum(-score[:, :k], 0).astype(best.value.dtype)
+        return Neighbours(index[:, :k], distance, largest.cpu().numpy())
 
     scores = Scores(items, GalleryBlocks(items, items), "euclidean")
-    for low, high in spans(N, TILE):  # stored values are products minus their shift
-        best.value[low:high] += scores.shift[low:high, None].astype(dtype)
+    best.fetch()
+    best.value += scores.shift[:, None].astype(best.value.dtype)  # stored values are products minus their shift
     return certify(scores, attempt)
 
 
