@@ -33,6 +33,8 @@ from aelm.retrieval.product import Metric, check_metric, gallery_weights, minus_
 from aelm.retrieval.score import Certified, Scores, certify, lengths
 from aelm.types import InputError
 
+CPU = torch.device("cpu")
+
 # Queries whose distances are computed at once.
 ROWS = 1152
 # Queries whose codes one thread compares at once.
@@ -134,8 +136,9 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
 
 def _to_unit(items: Tensor) -> None:
     """Normalises rows in place, with bit-identical lengths on every machine."""
-    for part in torch.split(items, TURNED):
-        part.copy_(part.double() / torch.from_numpy(lengths(part)).to(part.device)[:, None])
+    length = torch.from_numpy(lengths(items)).to(items.device)
+    for part, divisor in zip(items.split(TURNED), length.split(TURNED), strict=True):
+        part.copy_(part.double() / divisor[:, None])
 
 
 def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 20, k2: int = 6) -> sparse.csr_array:
@@ -331,24 +334,22 @@ def _distances(
     largest = np.where(near.largest > 0, near.largest, 1)
     for begin, end in spans(Q, ROWS):
         values = items.new_empty(end - begin, len(items) - Q)
-        distances = values.numpy() if values.device.type == "cpu" else np.empty(values.shape, largest.dtype)
 
-        def piece(
-            span: tuple[int, int], begin: int = begin, values: Tensor = values, distances: Values = distances
-        ) -> None:
-            part, first = values[span[0] : span[1]], begin + span[0]
-            rows = slice(first, begin + span[1])
+        def multiply_rows(span: tuple[int, int], begin: int = begin, values: Tensor = values) -> None:
+            rows, part = slice(begin + span[0], begin + span[1]), values[span[0] : span[1]]
             minus_squared_distances(items[rows], items[Q:], squared[rows], squared[Q:], part)
-            table = distances[span[0] : span[1]]
-            if part.device.type != "cpu":
-                table[:] = part.cpu().numpy()
-            for low, high in spans(len(table), AT_ONCE):
-                queries = slice(first + low, first + high)
-                table[low:high] *= -lambda_value / largest[queries, None]
-                table[low:high] += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[queries]), by_neighbour)
 
         with torch.no_grad(), full_precision(), threads(items.device) as team:
-            team.each(piece, spans(end - begin, -(-(end - begin) // team.threads)))
+            team.each(multiply_rows, spans(end - begin, -(-(end - begin) // team.threads)))
+        distances = values.cpu().numpy()
+
+        def correct(span: tuple[int, int], begin: int = begin, distances: Values = distances) -> None:
+            table, queries = distances[span[0] : span[1]], slice(begin + span[0], begin + span[1])
+            table *= -lambda_value / largest[queries, None]
+            table += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[queries]), by_neighbour)
+
+        with threads(CPU) as team:
+            team.each(correct, spans(end - begin, AT_ONCE))
         yield distances
 
 
