@@ -137,7 +137,7 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
 def _to_unit(items: Tensor) -> None:
     """Normalises rows in place, with bit-identical lengths on every machine."""
     length = torch.from_numpy(lengths(items)).to(items.device)
-    for part, divisor in zip(items.split(TURNED), length.split(TURNED), strict=True):
+    for part, divisor in zip(torch.split(items, TURNED), torch.split(length, TURNED), strict=True):
         part.copy_(part.double() / divisor[:, None])
 
 

@@ -115,7 +115,7 @@ def lengths(features: Tensor) -> FloatArray:
     >>> lengths(torch.tensor([[3.0, 4.0]]))
     array([5.])
     """
-    parts = (part.double() for part in features.split(_pairs_at_once(features)))
+    parts = (part.double() for part in torch.split(features, _pairs_at_once(features)))
     length: FloatArray = np.sqrt(np.concatenate([pair_sums(part, part, products) for part in parts]))
     return length
 
