@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from aelm.retrieval import blocks, rank_metrics, ranking
 from aelm.retrieval.counting import count_above
@@ -137,6 +138,18 @@ def test_a_gpu_counts_and_scores_as_a_cpu_does(monkeypatch, dtype, at_once):
         assert results[:half] == results[half:]
         num_scored += half - 1
     assert num_scored > 50
+
+
+def test_a_gallery_that_fits_is_copied_to_the_gpu_once():
+    array = np.ones((64, 1024), np.float16)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        query = torch.empty(2, 1024, device="cuda")
+        for source in (array, torch.from_numpy(array)):
+            gallery = blocks.GalleryBlocks(source, query, memory=0.25)
+            assert gallery.is_on_gpu
+            assert (gallery.source.dtype, gallery.source.device) == (query.dtype, query.device)
+        assert not blocks.GalleryBlocks(array, query, memory=0.24).is_on_gpu
+    assert blocks.GalleryBlocks(array, torch.empty(2, 1024), memory=256).source is array
 
 
 def test_open_reid_case_has_its_known_cmc():

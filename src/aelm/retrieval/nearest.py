@@ -79,7 +79,7 @@ def nearest(
     features = query_tensor(query, gallery)
     room = block_memory(features.device) if memory is None else memory
     with torch.no_grad(), full_precision(), threads(features.device) as team:
-        blocks = GalleryBlocks(gallery, features)
+        blocks = GalleryBlocks(gallery, features, memory=room)
         if not len(blocks):
             raise InputError("`gallery` has no rows, so there is nothing to find")
         k = min(k, len(blocks))

@@ -143,7 +143,7 @@ def rank_pairs(
     # Processes share blocks, so all must be of one size.
     room = -share.largest(-block_memory(query.device)) if memory is None else memory
     with torch.no_grad(), full_precision(), threads(query.device) as team:
-        gallery = GalleryBlocks(gallery_features, query, taking_part)
+        gallery = GalleryBlocks(gallery_features, query, taking_part, room)
         rows = int(room * 2**20) // (query.element_size() * len(gallery))
 
         def attempt(certified: Certified) -> IntArray:
