@@ -1,5 +1,7 @@
 """The device policy: what has been set for training does not reach what is computed in full precision."""
 
+import threading
+
 import pytest
 import torch
 
@@ -51,6 +53,27 @@ def test_an_error_leaves_settings_as_they_were():
     assert precisions() == before
 
 
+def test_full_precision_lasts_until_the_last_thread_leaves():
+    newer_interface()
+    before, inside = precisions(), []
+    entered, left = threading.Event(), threading.Event()
+
+    def stay_longer():
+        with full_precision():
+            entered.set()
+            left.wait(10)
+            inside.append(precisions())
+
+    thread = threading.Thread(target=stay_longer)
+    with full_precision():
+        thread.start()
+        assert entered.wait(10)
+    left.set()
+    thread.join()
+    assert inside == [["ieee"] * 4]
+    assert precisions() == before
+
+
 def test_one_thread_issues_work_on_a_gpu():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -63,6 +86,12 @@ def test_one_thread_issues_work_on_a_gpu():
 
 
 def test_blocks_take_a_share_of_what_a_gpu_has_free(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 10 * 2**30))
+    """What torch holds and does not use is free too."""
+    cuda = {"mem_get_info": (5 * 2**30, 10 * 2**30), "memory_reserved": 4 * 2**30, "memory_allocated": 2**30}
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert block_memory(torch.device("cuda", 1)) == 2048
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**30)
+    assert block_memory(torch.device("cuda", 1)) == 32  # not one row at a time
     assert block_memory(torch.device("cpu")) == 256

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Megabytes for one block on a CPU; on a GPU it is a share of the free memory.
+# Megabytes for one block on a CPU; on a GPU it is a share of the free memory, and at least some rows.
 CPU_MEMORY = 256.0
 GPU_SHARE = 0.25
+GPU_LEAST = 32.0
+
+# The settings from before `full_precision`, once for each thread that is in it.
+_before: list[list[str]] = []
+_lock = RLock()  # an iterator left behind may end here while its own thread holds it
 
 
 @contextmanager
@@ -17,19 +23,24 @@ def full_precision() -> Iterator[None]:
     """Computes float32 products and convolutions in full float32, regardless of the training's settings.
 
     Turns off TF32 (CUDA, cuDNN) and bfloat16 (oneDNN on a CPU) in torch's settings per backend, which can be read after
-    either of torch's two interfaces was used. Restores them afterwards.
+    either of torch's two interfaces was used. The settings are those of the process: the first thread that enters sets
+    them, the last one that leaves restores them.
     """
     cuda, cudnn, mkldnn = (getattr(torch.backends, name) for name in ("cuda", "cudnn", "mkldnn"))
     # One by one: torch cannot read a library's common setting if its parts differ.
     backends: list[Any] = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
+    with _lock:
+        _before.append(_before[0] if _before else [backend.fp32_precision for backend in backends])
+        for backend in backends:
+            backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        with _lock:
+            before = _before.pop()
+            if not _before:
+                for backend, precision in zip(backends, before, strict=True):
+                    backend.fp32_precision = precision
 
 
 def issuing_threads(device: torch.device) -> int:
@@ -46,13 +57,16 @@ def issuing_threads(device: torch.device) -> int:
 def block_memory(device: torch.device) -> float:
     """Megabytes that a block of similarities may take: 256 on a CPU, a quarter of the free memory on a CUDA device.
 
+    Memory that torch holds without using it is free.
+
     >>> block_memory(torch.device("cpu"))
     256.0
     """
     if device.type != "cuda":
         return CPU_MEMORY
     free, _ = torch.cuda.mem_get_info(device)
-    return float(free * GPU_SHARE / 2**20)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(GPU_LEAST, free * GPU_SHARE / 2**20)
 
 
 def async_copy(values: Tensor) -> tuple[Tensor, Any]:

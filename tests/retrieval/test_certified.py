@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, rerank
+from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, rerank, verification
 from aelm.retrieval.counting import count_above
 from aelm.retrieval.score import STRIP, Scores, first_bound, pair_scores, pair_sums, products
 from tests.reference import rank_scores
@@ -277,3 +277,60 @@ def test_a_gpu_gives_the_same_to_the_last_bit(metric, memory):
     near, far = nearest(query.cuda(), gallery.cuda(), 30, metric=metric), nearest(query, gallery, 30, metric=metric)
     np.testing.assert_array_equal(near.indices, far.indices)
     np.testing.assert_array_equal(near.scores, far.scores)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", [None, 1])
+def test_the_metric_of_lightning_gives_the_same_on_a_gpu(memory):
+    query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = larger_world(Q=300, G=5000, D=700)
+    gallery[::7] = gallery[0]
+    batch = (
+        torch.cat([query, gallery]),
+        torch.from_numpy(np.concatenate([query_pids, gallery_pids])),
+        torch.from_numpy(np.concatenate([query_camids, gallery_camids])),
+        torch.arange(5300) < 300,
+        torch.cat([torch.arange(300), torch.arange(5000)]),
+    )
+    results = []
+    for device in ("cpu", "cuda"):
+        metric = RankMetrics(memory=memory).to(device)
+        metric.update(*(part.to(device) for part in batch))
+        results.append(metric.compute())
+    for by_cpu, by_gpu in zip(*results, strict=True):
+        np.testing.assert_array_equal(by_cpu, by_gpu)
+
+
+def whole_numbers(Q=300, G=5000, D=16, seed=0):
+    """Features whose products have no rounding, so that all that is computed from them is the same to the last bit."""
+    r = np.random.default_rng(seed)
+    centres = r.integers(-9, 9, (200, D))
+    pids = r.integers(0, 200, Q + G)
+    features = torch.from_numpy(centres[pids] + r.integers(-2, 3, (Q + G, D))).float()
+    return features[:Q], features[Q:], pids[:Q], pids[Q:], r.integers(0, 3, Q), r.integers(0, 3, G)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("place", [torch.Tensor.cuda, torch.Tensor.numpy])
+def test_a_gpu_verifies_to_the_last_bit(monkeypatch, memory, place):
+    monkeypatch.setattr(sys.modules["aelm.retrieval.verification"], "AT_ONCE", 100_000)
+    query, gallery, *labels = whole_numbers()
+    slow = verification(query, gallery, *labels, metric="euclidean")
+    fast = verification(query.cuda(), place(gallery), *labels, metric="euclidean", memory=memory)
+    for by_cpu, by_gpu in zip(slow, fast, strict=True):
+        np.testing.assert_array_equal(by_cpu, by_gpu)
+    # Cosines are rounded; impostor pairs are counted by products, within the bound.
+    slow, fast = (verification(part, gallery, *labels) for part in (query, query.cuda()))
+    np.testing.assert_allclose(fast.threshold, slow.threshold, atol=1e-5)
+    np.testing.assert_allclose(fast.tar, slow.tar, atol=0.02)
+
+
+@pytest.mark.gpu
+def test_a_gpu_reranks_to_the_last_bit(monkeypatch):
+    monkeypatch.setattr(RERANK, "TILE", 2000)
+    monkeypatch.setattr(RERANK, "ROWS", 128)
+    query, gallery, *_ = whole_numbers()
+    slow, fast = (rerank(part, gallery, metric="euclidean") for part in (query, query.cuda()))
+    np.testing.assert_array_equal(slow, fast)
+    slow, fast = (rerank(part, gallery) for part in (query, query.cuda()))
+    np.testing.assert_allclose(fast, slow, atol=1e-5)

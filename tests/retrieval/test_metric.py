@@ -62,13 +62,15 @@ def test_threads_rank_in_inference_mode_as_outside_of_it(monkeypatch, memory):
 
 
 # Whole rows; streamed blocks; and a last process that never saw a picture.
-CASES = [(256.0, 0), (0.01, 0), (256.0, 1), (0.01, 1)]
+CASES = [(256.0, 0), (0.01, 0), (None, 0), (256.0, 1), (0.01, 1)]
 
 
 def run_process(rank, size, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     torch.set_num_threads(1 + rank)
     small_blocks()
+    # As on GPUs of which more or less is free.
+    ranking.block_memory = lambda device: 0.02 / (1 + rank)
     for module in users():  # as processors of several makes would: each errs in its own way
         module.multiply = NoisyProduct(1e-6 * rank, seed=rank)
     data = dataset()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from aelm.retrieval import blocks, nearest, ranked_rows
 from aelm.retrieval.blocks import as_tensor
@@ -37,10 +38,21 @@ def test_equals_a_stable_sort(metric, on_device, monkeypatch):
 def test_many_rows_in_many_blocks():
     r = np.random.default_rng(0)
     table = r.integers(0, 4000, (50, 9000)).astype(np.float32)
-    best = BestOfRows(50, 30, table.dtype)
+    best, on_device = (BestOfRows(50, 30, torch.from_numpy(table)) for _ in range(2))
     for first in range(0, 9000, 2500):
-        best.visit(0, 50, first, table[:, first : first + 2500].copy())
+        block = table[:, first : first + 2500].copy()
+        on_device.visit(0, 50, first, torch.from_numpy(block))
+        best.visit(0, 50, first, block)
     np.testing.assert_array_equal(best.index, np.argsort(-table, axis=1, kind="stable")[:, :30])
+    np.testing.assert_array_equal(best.value, on_device.value)
+
+
+def test_a_gpu_keeps_the_best_and_reads_nothing_back():
+    best = BestOfRows(50, 30, torch.empty(0))
+    with FakeTensorMode():
+        best._value = torch.empty(50, 30, device="cuda")
+        best._index = torch.empty(50, 30, dtype=torch.int64, device="cuda")
+        best.visit(10, 50, 900, torch.empty(40, 100, device="cuda"))
 
 
 def test_scores_are_the_same_bits_however_the_work_is_cut(tmp_path, monkeypatch):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from aelm.retrieval import blocks, rank_metrics, ranking
+from aelm.retrieval.counting import count_above
 from tests.reference import rank_scores, similarity
 from tests.retrieval.worlds import World, random_world
 
@@ -98,7 +100,7 @@ def test_distances_that_were_read_before_are_called_so():
         rank_metrics(None, None, [0], [0], [0], [1], distances=iter(()))
 
 
-def test_comparing_counts_as_sorting_does(monkeypatch):
+def test_a_gpu_ranks_as_a_cpu_does(monkeypatch):
     """What runs on a GPU, run on a CPU."""
     monkeypatch.setattr(ranking, "each_rows", lambda table, work: work(0, len(table), table))
     monkeypatch.setattr(blocks, "each_rows", lambda table, work: work(0, len(table), table))
@@ -109,6 +111,50 @@ def test_comparing_counts_as_sorting_does(monkeypatch):
             for memory in (256, 1e-4):
                 result = rank_metrics(*map(torch.from_numpy, world), metric=metric, memory=memory)
                 assert_equals_reference(result, world, metric)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("at_once", [1, 100, 2**24])
+def test_a_gpu_counts_and_scores_as_a_cpu_does(monkeypatch, dtype, at_once):
+    """Rows without and with many thresholds, ignored entries, bands that overlap, thresholds of other blocks."""
+    monkeypatch.setattr("aelm.retrieval.counting.AT_ONCE", at_once)
+    num_scored = 0
+    for seed in range(100):
+        r = np.random.default_rng(seed)
+        R, N, T = (int(n) for n in r.integers(1, (7, 60, 30)))
+        values = r.integers(-9, 9, (R, N + 3)).astype(dtype)[:, :N]  # as the last block lies in its buffer
+        values[r.random((R, N)) < 0.2] = -np.inf
+        values[r.integers(0, R, 3), r.integers(0, N, 3)] = 4
+        row = np.sort(r.integers(0, R, T))
+        column = (values[row] == 4).argmax(axis=1)
+        inside = values[row, column] == 4
+        threshold = np.where(inside, 4, r.integers(-9, 9, T)).astype(dtype)
+        width, known = r.choice([0, 1.5, 30], T), threshold + r.standard_normal(T)
+        results = []
+        for kind in (np.asarray, torch.from_numpy):
+
+            def score(*close, results=results):
+                results.append([part.tolist() for part in close])
+                return close[2] + np.sin(close[0] + 7 * close[1])
+
+            counted = count_above(kind(values), row, np.where(inside, column, -1), threshold, width, score, known)
+            results.append(counted.tolist())
+        half = len(results) // 2
+        assert results[:half] == results[half:]
+        num_scored += half - 1
+    assert num_scored > 50
+
+
+def test_a_gallery_that_fits_is_copied_to_the_gpu_once():
+    array = np.ones((64, 1024), np.float16)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        query = torch.empty(2, 1024, device="cuda")
+        for source in (array, torch.from_numpy(array)):
+            gallery = blocks.GalleryBlocks(source, query, memory=0.25)
+            assert gallery.is_on_gpu
+            assert (gallery.source.dtype, gallery.source.device) == (query.dtype, query.device)
+        assert not blocks.GalleryBlocks(array, query, memory=0.24).is_on_gpu
+    assert blocks.GalleryBlocks(array, torch.empty(2, 1024), memory=256).source is array
 
 
 def test_open_reid_case_has_its_known_cmc():

@@ -1,5 +1,7 @@
 """Operating points against counting every pair."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,21 @@ def test_many_pairs_agree_with_sorting_them_all():
         bound = impostor[int(far * len(impostor))]
         assert abs(threshold - bound) < 1e-12
         assert tar == pytest.approx((table[own_pair] > bound + 1e-12).double().mean().item())
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_a_gpu_counts_as_a_cpu_does(metric, monkeypatch):
+    """What runs on a GPU, run on a CPU; thresholds lie between two float32 numbers."""
+    r = np.random.default_rng(1)
+    pids = r.integers(0, 30, 1200)
+    features = torch.from_numpy(r.standard_normal((1200, 16)).astype(np.float32))
+    world = features[:400], features[400:], pids[:400], pids[400:], np.zeros(400, int), np.ones(800, int)
+    results = [verification(*world, metric=metric)]
+    monkeypatch.setattr(blocks, "each_rows", lambda table, work: work(0, len(table), table))
+    monkeypatch.setattr(sys.modules["aelm.retrieval.verification"], "AT_ONCE", 9000)
+    results.append(verification(*world, metric=metric))
+    for by_array, by_tensor in zip(*results, strict=True):
+        np.testing.assert_array_equal(by_array, by_tensor)
 
 
 def test_one_rate_needs_no_list():

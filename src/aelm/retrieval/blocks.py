@@ -169,13 +169,16 @@ class GalleryBlocks:
             list, a data loader, a generator), which is first copied to a temporary file.
         like: ``(Q, D)`` queries; blocks get their device and dtype, and must have their D.
         taking_part: ``(G,)`` bool; other rows are left out. None for all rows.
+        memory: A gallery of at most this many megabytes is copied to the queries' GPU once, a larger one in blocks.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
         ValueError: If the rows are not G in all, not D wide, or on another GPU than the queries.
     """
 
-    def __init__(self, source: Features, like: Tensor, taking_part: NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self, source: Features, like: Tensor, taking_part: NDArray[np.bool_] | None = None, memory: float = 0
+    ) -> None:
         self.like = like
         self.source = source if isinstance(source, (Tensor, np.ndarray)) else self._written(source)
         self._check(self.source)
@@ -183,11 +186,18 @@ class GalleryBlocks:
             raise InputError(
                 f"`gallery_features` has {len(self.source)} rows but `gallery_pids` {len(taking_part)} entries"
             )
+        if like.device.type != "cpu" and len(self.source) * like[:1].nbytes <= memory * 2**20:
+            self.source = self._place(self.source)
         self._representatives: IntArray | None = None
         self._chosen = None if taking_part is None or taking_part.all() else np.flatnonzero(taking_part)
 
     def __len__(self) -> int:
         return len(self.source) if self._chosen is None else len(self._chosen)
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether blocks are parts of a table that already lies on the queries' GPU."""
+        return isinstance(self.source, Tensor) and self.source.device.type != "cpu"
 
     def numbers(self, positions: IntArray) -> IntArray:
         """Row numbers in the source of positions among the used rows."""
@@ -283,7 +293,10 @@ def visit_blocks(
     """
     room = int(memory * 2**20) // query.element_size()
     rows = max(1, min(len(query), room // COLUMNS))
-    width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2, 4 * COLUMNS))
+    width = max(COLUMNS, min(room // rows, room // query.shape[1] // 2))
+    if not gallery.is_on_gpu:
+        # Blocks must not fill the main memory, where they may be copied on the way to a GPU.
+        width = min(width, 4 * COLUMNS)
     buffer = query.new_empty(0)
     for number, (first, row_numbers, block) in enumerate(gallery.blocks(width)):
         if number % share.size != share.rank:

@@ -17,8 +17,8 @@ Score = Callable[[IntArray, IntArray, Values], FloatArray]
 # If a sample shows that less than this share of a row can be above any match, the rest is dropped before sorting.
 SPARSE = 0.2
 SAMPLE = 256
-# Entries that a GPU compares at once; each needs a few bytes of temporary memory.
-AT_ONCE = 2**25
+# Entries that a GPU sorts at once; each needs about 12 bytes for the result, and as many while sorting.
+AT_ONCE = 2**24
 
 
 class Close(NamedTuple):
@@ -92,9 +92,9 @@ def count_above(
     low = np.where(low > wide - width, np.nextafter(low, -np.inf, dtype=dtype), low)
     high = np.where(high < wide + width, np.nextafter(high, np.inf, dtype=dtype), high)
     if isinstance(values, Tensor):
-        above, near, close = _count_by_comparing(values, row, column, low, high)
+        above, near, close = _count_on_device(values, row, column, low, high)
     else:
-        above, near, close = _count_by_sorting(values, row, column, low, high)
+        above, near, close = _count_on_cpu(values, row, column, low, high)
     if not len(near):
         return above
     scores = score(*close)
@@ -121,10 +121,10 @@ def _before(row: IntArray, keys: tuple[Values, ...], other_row: IntArray, other_
     return counted
 
 
-def _count_by_sorting(
+def _count_on_cpu(
     values: Values, row: IntArray, column: IntArray, low: Values, high: Values
 ) -> tuple[IntArray, IntArray, Close]:
-    # On a CPU, sorting a row with vector instructions is faster than comparing it with about ten thresholds.
+    # Sorting a row with vector instructions is faster than comparing it with about ten thresholds.
     rows, begin = np.unique(row, return_index=True)
     end = np.append(begin[1:], len(row))
     lowest = np.minimum.reduceat(low, begin)
@@ -164,33 +164,33 @@ def _ordered_rows(values: Values, rows: IntArray, lowest: Values) -> Iterator[tu
             yield r, line
 
 
-def _count_by_comparing(
+def _count_on_device(
     values: Tensor, row: IntArray, column: IntArray, low: Values, high: Values
 ) -> tuple[IntArray, IntArray, Close]:
     R, N = values.shape
-    device = values.device
     place = place_within(row) - 1
-    width = int(place.max()) + 1
-    # One line of thresholds for each row, padded with +inf, which no entry exceeds.
-    limits, own = np.full((2, width, R), np.inf, dtype=low.dtype), np.zeros((width, R), dtype=np.int64)
-    limits[:, place, row] = low, high
-    own[place, row] = (column >= 0) & (column < N)
-    lows, highs = torch.from_numpy(limits).to(device)[:, :, :, None]
-    owns = torch.from_numpy(own).to(device)
-    above, near = (torch.zeros(width, R, dtype=torch.int64, device=device) for _ in range(2))
-    found = [torch.zeros(2, 0, dtype=torch.int64, device=device)]
+    # One line of thresholds for each row. No entry is near the padding, which counts itself N times.
+    limits = np.full((2, R, int(place.max()) + 1), np.inf, dtype=low.dtype)
+    own = np.full(limits.shape[1:], N, dtype=np.int64)
+    limits[:, row, place] = low, high
+    own[row, place] = (column >= 0) & (column < N)
+    lows, highs = torch.from_numpy(limits).to(values.device)
+    itself = torch.from_numpy(own).to(values.device)
+    counts, found = [], []
     step = max(1, AT_ONCE // N)
     for begin in range(0, R, step):
         part = slice(begin, begin + step)
-        close = torch.zeros_like(values[part], dtype=torch.bool)
-        for k in range(width):
-            over = values[part] > highs[k, part]
-            band = (values[part] >= lows[k, part]) & ~over
-            above[k, part] = over.sum(dim=1)
-            near[k, part] = band.sum(dim=1) > owns[k, part]
-            close |= band & near[k, part, None].bool()
-        rows, columns = torch.nonzero(close, as_tuple=True)
-        found.append(torch.stack([rows + begin, columns]))
-    where, entry = torch.cat(found, dim=1).cpu().numpy()
-    counts, is_near = torch.stack([above, near]).cpu().numpy()[:, place, row]
-    return counts, np.flatnonzero(is_near), Close(where, entry, take(values, where, entry))
+        ordered, order = values[part].sort(dim=1)
+        first, end = torch.searchsorted(ordered, lows[part]), torch.searchsorted(ordered, highs[part], right=True)
+        near = end - first > itself[part]
+        counts.append(torch.stack([N - end, near]))
+        # In order, the near entries of a threshold are a run: 1 more where it begins, 1 less where it ends.
+        some = torch.nonzero(near.any(dim=1))[:, 0]
+        change = near[some].to(torch.int32)
+        runs = change.new_zeros(len(some), N + 1)
+        runs.scatter_add_(1, first[some], change).scatter_add_(1, end[some], -change)
+        rows, places = torch.nonzero(runs.cumsum(dim=1, dtype=torch.int32), as_tuple=True)
+        found.append((begin + some[rows]) * N + order[some[rows], places])
+    where, entry = np.divmod(torch.cat(found).sort().values.cpu().numpy(), N)
+    above, is_near = torch.cat(counts, dim=1).cpu().numpy()[:, row, place]
+    return above, np.flatnonzero(is_near), Close(where, entry, take(values, where, entry))

@@ -79,7 +79,7 @@ def nearest(
     features = query_tensor(query, gallery)
     room = block_memory(features.device) if memory is None else memory
     with torch.no_grad(), full_precision(), threads(features.device) as team:
-        blocks = GalleryBlocks(gallery, features)
+        blocks = GalleryBlocks(gallery, features, memory=room)
         if not len(blocks):
             raise InputError("`gallery` has no rows, so there is nothing to find")
         k = min(k, len(blocks))
@@ -96,8 +96,9 @@ def _nearest(certified: Certified, k: int, memory: float, team: Threads) -> tupl
     scores = certified.scores
     prepared, gallery = scores.prepared, scores.gallery
     kept = min(k + SPARE, len(gallery))
-    best = BestOfRows(len(prepared), kept, prepared.new_empty(0).cpu().numpy().dtype)
+    best = BestOfRows(len(prepared), kept, prepared)
     visit_blocks(prepared, gallery, scores.metric, best.visit, memory, team)
+    best.fetch()
     score, index = best.in_order(certified, everything=True)
     for row in best.undecided(certified, k):
         score[row, :k], index[row, :k] = _one_by_one(certified, int(row), k, float(best.value[row, k - 1]))
@@ -127,16 +128,24 @@ class BestOfRows:
     Args:
         rows: Number of rows.
         kept: Number of entries to keep.
-        dtype: Dtype of the entries.
+        like: A tensor with the dtype and device of the entries.
 
     Attributes:
         value: ``(rows, kept)``, ``-inf`` where there is no entry yet.
         index: ``(rows, kept)`` int64 column numbers, -1 where there is no entry yet.
+
+    On a GPU both are kept there until :meth:`fetch`.
     """
 
-    def __init__(self, rows: int, kept: int, dtype: np.dtype[np.floating]) -> None:
-        self.value: Values = np.full((rows, kept), -np.inf, dtype=dtype)
+    def __init__(self, rows: int, kept: int, like: Tensor) -> None:
+        self.value: Values = like.new_full((rows, kept), -np.inf, device="cpu").numpy()
         self.index: IntArray = np.full((rows, kept), -1, dtype=np.int64)
+        # On a CPU these share the memory of the arrays.
+        self._value, self._index = (torch.from_numpy(part).to(like.device) for part in (self.value, self.index))
+
+    def fetch(self) -> None:
+        """Copies the entries from the GPU, after the last visit."""
+        self.value[:], self.index[:] = self._value.cpu().numpy(), self._index.cpu().numpy()
 
     def visit(self, begin: int, end: int, first: int, values: Values | Tensor) -> None:
         """Merges a block: rows ``begin`` to ``end``, columns from ``first`` on. Blocks come in column order."""
@@ -173,11 +182,10 @@ class BestOfRows:
     def _merge_on_device(self, begin: int, end: int, first: int, values: Tensor) -> None:
         kept = self.value.shape[1]
         top = values.topk(min(kept, values.shape[1]), dim=1)
-        value = np.concatenate([self.value[begin:end], top.values.cpu().numpy()], axis=1)
-        index = np.concatenate([self.index[begin:end], top.indices.cpu().numpy() + first], axis=1)
-        order = np.argsort(-value, axis=1, kind="stable")[:, :kept]
-        self.value[begin:end] = np.take_along_axis(value, order, axis=1)
-        self.index[begin:end] = np.take_along_axis(index, order, axis=1)
+        value, order = torch.cat([self._value[begin:end], top.values], dim=1).sort(dim=1, descending=True, stable=True)
+        index = torch.cat([self._index[begin:end], top.indices + first], dim=1)
+        self._value[begin:end] = value[:, :kept]
+        self._index[begin:end] = index.gather(1, order[:, :kept])
 
     def undecided(self, certified: Certified, k: int) -> IntArray:
         """Rows in which entries that were not kept may belong to the k best."""

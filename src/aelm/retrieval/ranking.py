@@ -140,9 +140,10 @@ def rank_pairs(
     taking_part = labels.gallery_pids != JUNK
     # Junk is dropped, so columns are renumbered.
     pairs = pairs._replace(gallery=(np.cumsum(taking_part) - 1)[pairs.gallery])
-    room = block_memory(query.device) if memory is None else memory
+    # Processes share blocks, so all must be of one size.
+    room = -share.largest(-block_memory(query.device)) if memory is None else memory
     with torch.no_grad(), full_precision(), threads(query.device) as team:
-        gallery = GalleryBlocks(gallery_features, query, taking_part)
+        gallery = GalleryBlocks(gallery_features, query, taking_part, room)
         rows = int(room * 2**20) // (query.element_size() * len(gallery))
 
         def attempt(certified: Certified) -> IntArray:

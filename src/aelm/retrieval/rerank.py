@@ -33,6 +33,8 @@ from aelm.retrieval.product import Metric, check_metric, gallery_weights, minus_
 from aelm.retrieval.score import Certified, Scores, certify, lengths
 from aelm.types import InputError
 
+CPU = torch.device("cpu")
+
 # Queries whose distances are computed at once.
 ROWS = 1152
 # Queries whose codes one thread compares at once.
@@ -134,8 +136,9 @@ def _all_items(query_features: Array, gallery_features: Array, metric: Metric) -
 
 def _to_unit(items: Tensor) -> None:
     """Normalises rows in place, with bit-identical lengths on every machine."""
-    for part in torch.split(items, TURNED):
-        part.copy_(part.double() / torch.from_numpy(lengths(part)).to(part.device)[:, None])
+    length = torch.from_numpy(lengths(items)).to(items.device)
+    for part, divisor in zip(torch.split(items, TURNED), torch.split(length, TURNED), strict=True):
+        part.copy_(part.double() / divisor[:, None])
 
 
 def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 20, k2: int = 6) -> sparse.csr_array:
@@ -215,16 +218,14 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
     """
     N = len(items)
     squared = squared_lengths(items)
-    dtype = items.new_empty(0).cpu().numpy().dtype
-    best, largest = BestOfRows(N, min(k + SPARE, N), dtype), np.zeros(N, dtype=dtype)
+    best, largest = BestOfRows(N, min(k + SPARE, N), items), items.new_zeros(N)
 
     def visit(rows: Tensor, begin: int, first: int) -> None:
         """Merges minus squared distances of items from ``begin`` on to items from ``first`` on."""
 
         def work(low: int, high: int, values: Any) -> None:
             low, high = begin + low, begin + high
-            farthest = -values.min(axis=1) if isinstance(values, np.ndarray) else -values.amin(dim=1).cpu().numpy()
-            largest[low:high] = np.maximum(largest[low:high], farthest)
+            largest[low:high] = torch.maximum(largest[low:high], -torch.as_tensor(values).amin(dim=1))
             best.visit(low, high, first, values)
 
         each_rows(rows, work)
@@ -247,7 +248,7 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
 
             team.each(piece, spans(high - low, -(-(high - low) // team.threads)))
             if first > low:
-                team.each(turned, spans(last - first, TURNED))
+                team.each(turned, spans(last - first, TURNED if items.device.type == "cpu" else TILE))
 
     def attempt(certified: Certified) -> Neighbours:
         score, index = best.in_order(certified, everything=False)
@@ -255,11 +256,12 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
         if len(rows):
             found = nearest(items[torch.from_numpy(rows).to(items.device)], items, k, metric="euclidean")
             score[rows, :k], index[rows, :k] = -(found.scores.astype(np.float64) ** 2), found.indices
-        return Neighbours(index[:, :k], np.maximum(-score[:, :k], 0).astype(dtype), largest)
+        distance = np.maximum(-score[:, :k], 0).astype(best.value.dtype)
+        return Neighbours(index[:, :k], distance, largest.cpu().numpy())
 
     scores = Scores(items, GalleryBlocks(items, items), "euclidean")
-    for low, high in spans(N, TILE):  # stored values are products minus their shift
-        best.value[low:high] += scores.shift[low:high, None].astype(dtype)
+    best.fetch()
+    best.value += scores.shift[:, None].astype(best.value.dtype)  # stored values are products minus their shift
     return certify(scores, attempt)
 
 
@@ -332,24 +334,22 @@ def _distances(
     largest = np.where(near.largest > 0, near.largest, 1)
     for begin, end in spans(Q, ROWS):
         values = items.new_empty(end - begin, len(items) - Q)
-        distances = values.numpy() if values.device.type == "cpu" else np.empty(values.shape, largest.dtype)
 
-        def piece(
-            span: tuple[int, int], begin: int = begin, values: Tensor = values, distances: Values = distances
-        ) -> None:
-            part, first = values[span[0] : span[1]], begin + span[0]
-            rows = slice(first, begin + span[1])
+        def multiply_rows(span: tuple[int, int], begin: int = begin, values: Tensor = values) -> None:
+            rows, part = slice(begin + span[0], begin + span[1]), values[span[0] : span[1]]
             minus_squared_distances(items[rows], items[Q:], squared[rows], squared[Q:], part)
-            table = distances[span[0] : span[1]]
-            if part.device.type != "cpu":
-                table[:] = part.cpu().numpy()
-            for low, high in spans(len(table), AT_ONCE):
-                queries = slice(first + low, first + high)
-                table[low:high] *= -lambda_value / largest[queries, None]
-                table[low:high] += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[queries]), by_neighbour)
 
         with torch.no_grad(), full_precision(), threads(items.device) as team:
-            team.each(piece, spans(end - begin, -(-(end - begin) // team.threads)))
+            team.each(multiply_rows, spans(end - begin, -(-(end - begin) // team.threads)))
+        distances = values.cpu().numpy()
+
+        def correct(span: tuple[int, int], begin: int = begin, distances: Values = distances) -> None:
+            table, queries = distances[span[0] : span[1]], slice(begin + span[0], begin + span[1])
+            table *= -lambda_value / largest[queries, None]
+            table += (1 - lambda_value) * _jaccard(sparse.csr_array(codes[queries]), by_neighbour)
+
+        with threads(CPU) as team:
+            team.each(correct, spans(end - begin, AT_ONCE))
         yield distances
 
 

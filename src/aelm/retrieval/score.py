@@ -115,9 +115,13 @@ def lengths(features: Tensor) -> FloatArray:
     >>> lengths(torch.tensor([[3.0, 4.0]]))
     array([5.])
     """
-    parts = (part.double() for part in torch.split(features, PAIRS))
+    parts = (part.double() for part in torch.split(features, _pairs_at_once(features)))
     length: FloatArray = np.sqrt(np.concatenate([pair_sums(part, part, products) for part in parts]))
     return length
+
+
+def _pairs_at_once(features: Tensor) -> int:
+    return PAIRS if features.device.type == "cpu" else PAIRS_ON_GPU
 
 
 class Scores:
@@ -144,7 +148,7 @@ class Scores:
         self.scale = np.ones(len(query))
         # Squared lengths of queries and gallery, cached; NaN if not computed yet.
         self._squares = np.full(len(query), np.nan), np.full(len(gallery), np.nan)
-        self._at_once = PAIRS if query.device.type == "cpu" else PAIRS_ON_GPU
+        self._at_once = _pairs_at_once(query)
         if metric == "euclidean":
             length = lengths(query)
             # The product omits the query's term, and its error grows with the lengths.

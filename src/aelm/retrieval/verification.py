@@ -15,8 +15,8 @@ from torch import Tensor
 
 from aelm.devices import block_memory, full_precision
 from aelm.retrieval.blocks import Array, Features, GalleryBlocks, query_tensor, threads, visit_blocks
-from aelm.retrieval.counting import Values, mask
-from aelm.retrieval.labels import JUNK, FloatArray, PidPairs, check_labels, pid_pairs, require_matches
+from aelm.retrieval.counting import AT_ONCE, Values, mask
+from aelm.retrieval.labels import JUNK, FloatArray, IntArray, PidPairs, check_labels, pid_pairs, require_matches
 from aelm.retrieval.product import Metric, check_metric
 from aelm.retrieval.score import Scores, first_bound
 from aelm.types import InputError
@@ -99,7 +99,8 @@ def verification(
     if len(query) != len(labels.query_pids):
         raise InputError(f"`query_features` has {len(query)} rows but `query_pids` {len(labels.query_pids)} entries")
     with torch.no_grad(), full_precision(), threads(query.device) as team:
-        gallery = GalleryBlocks(gallery_features, query, taking_part)
+        room = block_memory(query.device) if memory is None else memory
+        gallery = GalleryBlocks(gallery_features, query, taking_part, room)
         scores = Scores(query, gallery, metric)
         match = np.flatnonzero(pairs.is_match)
         genuine = np.sort(scores.of(pairs.query[match], pairs.gallery[match]))
@@ -107,8 +108,7 @@ def verification(
         # Full squared distances are needed to compare different queries. Entries within `near` of a threshold count as
         # equal to it.
         near = first_bound(scores) * float(scores.scale.max())
-        impostors = _Impostors(pairs, scores.shift, curve - near, int(wanted.max() * num_impostor) + 1)
-        room = block_memory(query.device) if memory is None else memory
+        impostors = _Impostors(pairs, scores, curve - near, int(wanted.max() * num_impostor) + 1)
         visit_blocks(scores.prepared, gallery, metric, impostors.visit, room, team)
     # Strictly above the first impostor that must be rejected.
     limit = impostors.highest()[(wanted * num_impostor).astype(np.int64)].astype(np.float64) + near
@@ -130,8 +130,12 @@ def verification(
 class _Impostors:
     """Counts impostor pairs above given thresholds, and keeps the most similar ones."""
 
-    def __init__(self, pairs: PidPairs, shift: FloatArray, curve: Values, most: int) -> None:
-        self.pairs, self.shift, self.curve, self.most = pairs, shift, curve, most
+    def __init__(self, pairs: PidPairs, scores: Scores, curve: FloatArray, most: int) -> None:
+        self.pairs, self.shift, self.most = pairs, scores.shift, most
+        # Rounded up to the dtype of the products, which changes no count.
+        dtype = scores.prepared.new_empty(0).cpu().numpy().dtype
+        self.curve = curve.astype(dtype)
+        self.curve = np.where(self.curve < curve, np.nextafter(self.curve, np.inf, dtype=dtype), self.curve)
         self.accepted = np.zeros(len(curve), dtype=np.int64)
         self.kept: list[Values] = []
         self.size, self.bar = 0, -np.inf
@@ -143,16 +147,20 @@ class _Impostors:
         row, column = self.pairs.query[own] - begin, self.pairs.gallery[own] - first
         inside = (column >= 0) & (column < values.shape[1])
         mask(values, row[inside], column[inside])
-        shift = self.shift[begin:end, None].astype(str(values.dtype).removeprefix("torch."))
+        shift = self.shift[begin:end, None].astype(self.curve.dtype)
         if isinstance(values, Tensor):
-            on_device = (values - torch.from_numpy(shift).to(values.device)).flatten().sort().values
-            curve = torch.from_numpy(self.curve.astype(shift.dtype)).to(values.device)
-            above = len(on_device) - torch.searchsorted(on_device, curve).cpu().numpy()
-            tail = on_device[-self.most :].cpu().numpy()
+            shifts, curve = (torch.from_numpy(part).to(values.device) for part in (shift, self.curve))
+            step = max(1, AT_ONCE // values.shape[1])
+            for low in range(0, len(values), step):
+                part = slice(low, low + step)
+                on_device = (values[part] - shifts[part]).flatten().sort().values
+                above = len(on_device) - torch.searchsorted(on_device, curve).cpu().numpy()
+                self._merge(above, on_device[-self.most :].cpu().numpy())
         else:
             ordered = np.sort((values - shift).reshape(-1))
-            above = len(ordered) - np.searchsorted(ordered, self.curve)
-            tail = ordered[-self.most :]
+            self._merge(len(ordered) - np.searchsorted(ordered, self.curve), ordered[-self.most :])
+
+    def _merge(self, above: IntArray, tail: Values) -> None:
         with self.lock:
             self.accepted += above
             tail = tail[np.searchsorted(tail, self.bar) :].copy()
