@@ -1,6 +1,7 @@
 """Exact neighbours against sorting everything."""
 
 import sys
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_scores_are_the_same_bits_however_the_work_is_cut(tmp_path, monkeypatch)
                 found = nearest(query[rows], gallery, 20, memory=1)
                 np.testing.assert_array_equal(found.scores, whole.scores[rows])
                 np.testing.assert_array_equal(found.indices, whole.indices[rows])
+
+
+def test_teams_at_once_are_as_large_as_alone_and_leave_torchs_threads_as_they_were():
+    def team():
+        with blocks.threads(torch.device("cpu")) as found:
+            inside.wait()
+            sizes.append(found.threads)
+            inside.wait()
+        after.append(torch.get_num_threads())
+
+    inside, sizes, after = threading.Barrier(2), [], []
+    with torch_threads(2):
+        helpers = [threading.Thread(target=team) for _ in range(2)]
+        for helper in helpers:
+            helper.start()
+        for helper in helpers:
+            helper.join()
+        assert torch.get_num_threads() == 2
+    assert (sizes, after) == ([2, 2], [2, 2])
 
 
 @contextmanager

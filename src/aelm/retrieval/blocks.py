@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
+from threading import RLock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 # Bytes that one thread processes at a time, about the size of its cache.
 CACHED = 2**21
+
+# Torch's number of threads from before the teams that are at work, once for each.
+_before: list[int] = []
+_lock = RLock()  # an iterator left behind may end here while its own thread holds it
 
 
 class Threads:
@@ -78,16 +83,21 @@ class Threads:
 @contextmanager
 def threads(device: torch.device) -> Iterator[Threads]:
     """As many threads as torch uses, one for a GPU; meanwhile torch itself uses one."""
-    before = torch.get_num_threads()
-    count = issuing_threads(device)
-    # New threads inherit this setting.
-    torch.set_num_threads(1)
-    team = Threads(count)
+    with _lock:
+        # Of several teams at once, each is as large as if it were alone.
+        before = _before[0] if _before else torch.get_num_threads()
+        _before.append(before)
+        torch.set_num_threads(before)
+        team = Threads(issuing_threads(device))
+        # New threads inherit this setting.
+        torch.set_num_threads(1)
     try:
         yield team
     finally:
         team.pool.shutdown()
-        torch.set_num_threads(before)
+        with _lock:
+            _before.pop()
+            torch.set_num_threads(before)
 
 
 class Share(NamedTuple):
