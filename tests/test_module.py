@@ -23,11 +23,11 @@ class Trunk(nn.Sequential):
         super().__init__(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
 
 
-def module(**options):
+def module(losses=None, **options):
     torch.manual_seed(0)
     network = ReIDNetwork(Trunk(), 4, lambda c: nn.Identity(), partial(AELM, embed_dim=6))
     options = {"optimizer": partial(torch.optim.SGD, lr=0.1, weight_decay=0.01), **options}
-    return ReIDModule(network, {"identity": IdentityLoss(), "triplet": TripletLoss()}, **options)
+    return ReIDModule(network, {"identity": IdentityLoss(), "triplet": TripletLoss(), **(losses or {})}, **options)
 
 
 def batches(seed=0, sizes=(8, 8, 5), queries=6, junk=20):

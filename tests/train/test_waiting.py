@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import aelm
+from aelm.losses import CenterLoss, DistillationLoss
 from aelm.train.callbacks import Average, Averaging, FiniteTraining, History, Progress
 from tests.fake_gpu import Crossings
 from tests.test_module import batches, module
@@ -169,7 +170,9 @@ def test_the_average_reads_nothing_from_its_device_and_sends_nothing_there(kind)
 
 
 @pytest.mark.gpu
-def test_no_step_on_a_gpu_waits_for_it(tmp_path):
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("more", [{}, {"center": CenterLoss(4, 12), "distillation": DistillationLoss()}])
+def test_no_step_on_a_gpu_waits_for_it(tmp_path, precision, more):
     """torch itself raises where the CPU waits, from the second step on: the first makes what lasts."""
 
     class Watch(pl.Callback):
@@ -183,10 +186,13 @@ def test_no_step_on_a_gpu_waits_for_it(tmp_path):
     parts = [FiniteTraining(tmp_path / "last.ckpt"), Averaging(0.9), Progress(1e9), History(1000), Watch()]
     run = pl.Trainer(
         accelerator="gpu", devices=1, max_epochs=1, num_sanity_val_steps=0, log_every_n_steps=1000, callbacks=parts,
-        precision="bf16-mixed", logger=False, enable_checkpointing=False, enable_model_summary=False,
+        precision=precision, logger=False, enable_checkpointing=False, enable_model_summary=False,
     )  # fmt: skip
     try:
-        run.fit(module(optimizer=torch.optim.Adam), DataLoader(batches(sizes=(8,) * STEPS, junk=None), batch_size=None))
+        run.fit(
+            module(more, optimizer=torch.optim.Adam),
+            DataLoader(batches(sizes=(8,) * STEPS, junk=None), batch_size=None),
+        )
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.global_step == STEPS
