@@ -66,9 +66,19 @@ def test_commas_separate_the_values_of_a_sweep(argument, values):
 
 
 @pytest.mark.parametrize("text", [text for text in NASTY if "," not in text] + [r"(?P<pid>\d{1,4})_c(?P<camid>\d)"])
-def test_any_single_text_arrives_in_a_sweep(text):
-    (argument, _) = quoted([f"+x.pattern={text}", "-m"])
-    assert str(parsed(argument)) == text
+@pytest.mark.parametrize("key", ["+x.pattern", "+x.name"])
+def test_any_single_text_arrives_in_a_sweep(key, text):
+    if "," not in text or key == "+x.pattern":
+        (argument, _) = quoted([f"{key}={text}", "-m"])
+        assert str(parsed(argument)) == text
+
+
+def test_null_is_a_word_where_a_key_needs_one_and_nowhere_below():
+    for mode in ([], ["-m"]):
+        assert quoted(["name=null", "model.backbone.name=null", *mode], {"name"})[:2] == [
+            "name='null'",
+            "model.backbone.name=null",
+        ]
 
 
 @pytest.mark.parametrize("key", ["name", "images", "gallery", "+x.root"])

@@ -205,6 +205,19 @@ def test_identical_pictures_give_the_weighted_triplet_no_gradient_rather_than_na
     assert not features.grad.any()
 
 
+def test_centers_move_by_the_pictures_of_all_processes(monkeypatch):
+    """As if another process had the same pictures."""
+    torch.manual_seed(1)
+    (first, *_), alone, shared = outputs(), CenterLoss(4, 6), CenterLoss(4, 6)
+    twice = tuple(head._replace(pooled=head.pooled.repeat(2, 1)) for head in first)
+    alone((twice,), PIDS.repeat(2))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.mul_(2))
+    shared((first,), PIDS)
+    assert alone.centers.any()
+    torch.testing.assert_close(alone.centers, shared.centers)
+
+
 def test_features_that_are_no_numbers_give_no_loss_of_zero():
     for value in (torch.nan, 1e38):
         features = torch.full((6, 3), value) * torch.arange(6.0)[:, None]

@@ -1,4 +1,4 @@
-"""Precision, number of threads and memory limits, for every device."""
+"""Precision and memory limits, for every device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Megabytes for one block on a CPU; on a GPU it is a share of the free memory, and at least some rows.
+# Megabytes for one block on a CPU; on a GPU it is a share of the free memory, and at least GPU_LEAST.
 CPU_MEMORY = 256.0
 GPU_SHARE = 0.25
 GPU_LEAST = 32.0
 
 # The settings from before `full_precision`, once for each thread that is in it.
-_before: list[list[str]] = []
+_saved: list[list[str]] = []
 _lock = RLock()  # an iterator left behind may end here while its own thread holds it
 
 
@@ -30,28 +30,17 @@ def full_precision() -> Iterator[None]:
     # One by one: torch cannot read a library's common setting if its parts differ.
     backends: list[Any] = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     with _lock:
-        _before.append(_before[0] if _before else [backend.fp32_precision for backend in backends])
+        _saved.append(_saved[0] if _saved else [backend.fp32_precision for backend in backends])
         for backend in backends:
             backend.fp32_precision = "ieee"
     try:
         yield
     finally:
         with _lock:
-            before = _before.pop()
-            if not _before:
+            before = _saved.pop()
+            if not _saved:
                 for backend, precision in zip(backends, before, strict=True):
                     backend.fp32_precision = precision
-
-
-def issuing_threads(device: torch.device) -> int:
-    """Number of Python threads that issue work to a device: torch's number on a CPU, otherwise one.
-
-    A GPU runs its work in order; more threads would only split it into smaller pieces.
-
-    >>> issuing_threads(torch.device("cuda"))
-    1
-    """
-    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def block_memory(device: torch.device) -> float:

@@ -161,7 +161,7 @@ def encoded_with_pil(array, kind):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_16_bit_pictures_are_read_alike_whatever_their_brightest_pixel_is(kind, bits, caplog, monkeypatch):
-    monkeypatch.setattr(decoding, "_told", [])
+    monkeypatch.setattr(decoding, "_dark", [])
     deep = np.arange(64 * 32, dtype=np.uint16).reshape(64, 32) * 32 >> (16 - bits)
     for _ in range(2):
         assert np.array_equal(decode(encoded_with_pil(deep, kind), "thermal.png")[..., 0], deep >> 8)

@@ -201,7 +201,7 @@ def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
             parts = [value]
             if is_sweep and last != "pattern":
                 parts = [] if re.fullmatch(_SWEEP, value, re.DOTALL) else [found[1] for found in _PART.finditer(value)]
-            value = ",".join(_quoted_value(part, last, is_text, last in needed) for part in parts) if parts else value
+            value = ",".join(_quoted_value(part, last, is_text, key in needed) for part in parts) if parts else value
         result.append(f"{key}{separator}{value}")
     return result
 

@@ -126,7 +126,7 @@ MOST_PIXELS = 100_000_000  # 300 MB decoded; no crop of a person is that large
 
 
 log = logging.getLogger(__name__)
-_told: list[str] = []  # the first dark 16-bit picture of this process
+_dark: list[str] = []  # the first dark 16-bit picture of this process
 
 
 class BadImageError(InputError):
@@ -184,8 +184,8 @@ def decode(encoded: Pixels, name: str) -> Pixels:
 
 def upper_bits(image: NDArray[np.uint16], name: str) -> Pixels:
     """The upper 8 bits of a 16-bit picture; the first one that uses 14 bits or fewer is logged."""
-    if not _told and int(image.max()) < 2**14:
-        _told.append(name)
+    if not _dark and int(image.max()) < 2**14:
+        _dark.append(name)
         log.warning(
             "The 16-bit picture %r has no value above %d of 65535 and is read as dark, as are others like it. If they "
             "hold fewer bits, as thermal cameras write, scale them to 16 bits, all by one factor",

@@ -154,8 +154,8 @@ def find_items(
         ValueError: If a file is neither picture nor list, a list is broken, or ``pattern`` is invalid.
     """
     items = _found(source, _compiled(pattern), key, quality)
-    told = any(item.pid or item.camid or item.track for item in items)
-    if pattern not in (None, NAMES) and len(items) > 1 and not told:
+    known = any(item.pid or item.camid or item.track for item in items)
+    if pattern not in (None, NAMES) and len(items) > 1 and not known:
         log.warning(
             "`pattern` matches none of the %d names of `%s`, such as %r: %r", len(items), key, items[0].path, pattern
         )
@@ -177,10 +177,10 @@ def _found(source: str | Path, names: re.Pattern[str] | None, key: str, quality:
                 f"`{key}`: no picture in the folder {path}, nor in those beneath; expected files that end in "
                 f"{', '.join(sorted(EXTENSIONS))}" + f", found {others}: convert them to JPEG or PNG" * bool(others)
             ) from None
-        return _once(Item(str(path / name), *_told(name, names)) for name in found)
+        return _once(Item(str(path / name), *_parsed(name, names)) for name in found)
     if path.is_file():
         if is_picture(path.name):
-            return (Item(str(path), *_told(path.name, names)),)
+            return (Item(str(path), *_parsed(path.name, names)),)
         if path.suffix.lower() in LISTS:
             return _once(_listed(path, names, key, quality))
         raise InputError(
@@ -196,7 +196,7 @@ def _found(source: str | Path, names: re.Pattern[str] | None, key: str, quality:
             + f" (found {others}: convert them to JPEG or PNG)" * bool(others)
         )
     fixed = os.path.dirname(re.split(r"[*?[]", str(source))[0]) or "."
-    return _once(Item(name, *_told(os.path.relpath(name, fixed), names)) for name in fitting)
+    return _once(Item(name, *_parsed(name, names, fixed)) for name in fitting)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
@@ -209,20 +209,20 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
     return names
 
 
-def _told(name: str, names: re.Pattern[str] | None) -> tuple[str, str, str, float | None, float | None]:
-    """Identity, camera, track and time (as start and end) parsed from a name."""
+def _parsed(
+    path: str, names: re.Pattern[str] | None, folder: str | Path = "."
+) -> tuple[str, str, str, float | None, float | None]:
+    """Identity, camera, track and time (as start and end) from a base name, or from a path relative to ``folder``."""
     if names is None:
         return "", "", "", None, None
-    match = names.match(name if "/" in names.pattern else name.rsplit("/", 1)[-1])
+    name = os.path.basename(path)
+    if "/" in names.pattern:
+        name = os.path.relpath(path, folder).replace(os.sep, "/")
+    match = names.match(name)
     groups = match.groupdict() if match else {}
     pid, camid, track = (plain(groups.get(what) or "") for what in ("pid", "camid", "track"))
     time = _number(groups["time"], f"the time in the name {name}") if groups.get("time") else None
     return pid, camid, track, time, time
-
-
-def _below(file: Path, path: str) -> str:
-    """The path of an entry relative to the folder of its list."""
-    return os.path.relpath(os.path.join(file.parent, path), file.parent)
 
 
 def _number(text: str, what: str) -> float:
@@ -240,7 +240,7 @@ def _listed(file: Path, names: re.Pattern[str] | None, key: str, quality: str | 
         items = _table(file, names, quality)
     else:
         paths = [line.removesuffix("\r") for line in read_text(file).split("\n") if line.strip()]
-        items = [Item(path, *_told(_below(file, path), names)) for path in paths]
+        items = [Item(path, *_parsed(os.path.join(file.parent, path), names, file.parent)) for path in paths]
     if not items:
         raise FileNotFoundError(f"`{key}`: the list {file} is empty; expected a picture a line")
     return [item._replace(path=str(on_disk(os.path.join(file.parent, item.path)))) for item in items]
@@ -260,12 +260,12 @@ def _table(file: Path, names: re.Pattern[str] | None, quality: str | None) -> Se
         row = dict(zip(table.columns, values, strict=False))
         if not row["path"]:
             raise InputError(f"{file}: line {line} has no path")
-        told = _told(_below(file, row["path"]), names)
+        parsed = _parsed(os.path.join(file.parent, row["path"]), names, file.parent)
         pid, camid, track = (
-            plain(row.get(what)) or before for what, before in zip(("pid", "camid", "track"), told[:3], strict=True)
+            plain(row.get(what)) or before for what, before in zip(("pid", "camid", "track"), parsed[:3], strict=True)
         )
         place = f"{file}: line {line}:"
-        time = _number(row["time"], f"{place} time") if row.get("time") else told[3]
+        time = _number(row["time"], f"{place} time") if row.get("time") else parsed[3]
         weight = 1.0 if weight_column is None else _number(row.get(weight_column) or "", f"{place} {quality}")
         if weight < 0:
             raise InputError(f"{place} {quality} must not be negative, got {weight:g}")

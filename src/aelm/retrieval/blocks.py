@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from aelm.devices import issuing_threads
 from aelm.retrieval.labels import IntArray
 from aelm.retrieval.product import Metric, finish, gallery_weights, multiply, squared_lengths
 from aelm.types import InputError, InputTypeError
@@ -31,8 +30,8 @@ T = TypeVar("T")
 # Bytes that one thread processes at a time, about the size of its cache.
 CACHED = 2**21
 
-# Torch's number of threads from before the teams that are at work, once for each.
-_before: list[int] = []
+# The teams at work: the Python thread that asked for it, and torch's number of threads before the first one.
+_teams: list[tuple[int, int]] = []
 _lock = RLock()  # an iterator left behind may end here while its own thread holds it
 
 
@@ -48,7 +47,8 @@ class Threads:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self.pool = ThreadPoolExecutor(threads)
+        # What a thread does, it does alone, also while another Python thread leaves a team of its own.
+        self.pool = ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
 
     def each(self, work: Callable[[T], None], items: Iterable[T]) -> None:
         """Calls ``work`` for every item and waits for all; few items are fetched ahead, since they may be large."""
@@ -83,21 +83,22 @@ class Threads:
 @contextmanager
 def threads(device: torch.device) -> Iterator[Threads]:
     """As many threads as torch uses, one for a GPU; meanwhile torch itself uses one."""
+    own = get_ident()
     with _lock:
         # Of several teams at once, each is as large as if it were alone.
-        before = _before[0] if _before else torch.get_num_threads()
-        _before.append(before)
-        torch.set_num_threads(before)
-        team = Threads(issuing_threads(device))
-        # New threads inherit this setting.
+        count = _teams[0][1] if _teams else torch.get_num_threads()
+        after = 1 if any(holder == own for holder, _ in _teams) else count
+        _teams.append((own, count))
         torch.set_num_threads(1)
+    # A GPU runs its work in order; more threads would only split it into smaller pieces.
+    team = Threads(count if device.type == "cpu" else 1)
     try:
         yield team
     finally:
         team.pool.shutdown()
         with _lock:
-            _before.pop()
-            torch.set_num_threads(before)
+            _teams.remove((own, count))
+            torch.set_num_threads(after)
 
 
 class Share(NamedTuple):

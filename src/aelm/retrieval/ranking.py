@@ -89,7 +89,8 @@ def rank_metrics(
         distances: Replaces both features (then None): ``(Q, G)`` distances, smaller is closer, for example from
             :func:`rerank`; or an iterable of ``(b, G)`` blocks in query order.
         max_rank: Length of the CMC curve; may exceed the gallery.
-        memory: Megabytes for similarities; None for the device's default. Results do not depend on it.
+        memory: Megabytes for similarities; None for the device's default. Results do not depend on it. On a GPU a
+            gallery that fits takes as much again, and sorting 0.5 GB.
 
     Raises:
         TypeError: If ids are not integers or features not floating-point.
