@@ -9,7 +9,7 @@ import torch
 
 from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, rerank, verification
 from aelm.retrieval.counting import count_above
-from aelm.retrieval.score import STRIP, Scores, first_bound, pair_scores, pair_sums, products
+from aelm.retrieval.score import STRIP, Scores, cosine, first_bound, pair_sums, products, squared_gaps
 from tests.reference import rank_scores
 from tests.retrieval.noise import NoisyProduct, users
 from tests.retrieval.worlds import World, random_world
@@ -26,6 +26,15 @@ def near_ties(seed, metric, dtype):
     step = np.finfo(dtype).eps * r.choice([0, 1, 8, 64], (len(gallery), 1))
     gallery = (gallery * (1 + step * r.standard_normal(gallery.shape))).astype(dtype)
     return World(world.query, gallery, *world.labels)
+
+
+def pair_scores(left, right, metric):
+    """The score of each pair of rows by its definition."""
+    left, right = left.double(), right.double()
+    if metric == "euclidean":
+        return -pair_sums(left, right, squared_gaps)
+    squares = pair_sums(left, left, products), pair_sums(right, right, products)
+    return cosine(pair_sums(left, right, products), *squares)
 
 
 def exact_scores(world, metric):

@@ -67,8 +67,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
     """Base of training samplers: the epoch, rank and number of processes.
 
     It yields ``(epoch, index)`` pairs, as :class:`aelm.data.ReIDDataset` takes them. Each pass advances the epoch, so a
-    plain loop does not repeat one epoch; :meth:`set_epoch`, which Lightning calls,
-    sets the epoch of the next pass.
+    plain loop does not repeat one epoch; :meth:`set_epoch`, which Lightning calls, sets the epoch of the next pass.
 
     Args:
         labels: Identity of each picture.

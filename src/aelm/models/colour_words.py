@@ -58,9 +58,8 @@ class ColourWords(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.softness = softness
         colours = torch.rand(words, 3, 1, 1, generator=torch.Generator().manual_seed(0))
-        self.register_buffer(
-            "xyz", XYZ.clone(), persistent=False
-        )  # made on the device at each step, it would wait for it
+        # A buffer, since copying it to a GPU would make each step wait.
+        self.register_buffer("xyz", XYZ.clone(), persistent=False)
         self.words = nn.Parameter(lab(colours).flatten(1))
 
     def forward(self, images: Tensor) -> list[Tensor]:

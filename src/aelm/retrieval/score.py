@@ -81,32 +81,12 @@ def squared_gaps(left: Any, right: Any) -> Any:
     return gap
 
 
-def pair_scores(left: Tensor, right: Tensor, metric: Metric) -> FloatArray:
-    """The defined score of each pair of rows: the cosine, or minus the squared Euclidean distance.
-
-    Args:
-        left: ``(n, D)`` features of any float dtype; converted to float64, which is exact.
-        right: ``(n, D)``.
-        metric: The score.
-
-    Returns:
-        ``(n,)`` float64.
-
-    >>> pair_scores(torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]]), "cosine")
-    array([1.])
-    """
-    left, right = left.double(), right.double()
-    if metric == "euclidean":
-        return -pair_sums(left, right, squared_gaps)
-    squares = pair_sums(left, left, products), pair_sums(right, right, products)
-    return _cosine(pair_sums(left, right, products), *squares)
-
-
-def _cosine(product: FloatArray, mine: FloatArray, theirs: FloatArray) -> FloatArray:
+def cosine(product: FloatArray, mine: FloatArray, theirs: FloatArray) -> FloatArray:
+    """Cosines from sums of products and of squares, ``(n,)`` each."""
     # numpy uses the processor's exact square root; torch may use a library's, whose last bit can differ.
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        cosine: FloatArray = product / (np.sqrt(mine) * np.sqrt(theirs))
-    return cosine
+        found: FloatArray = product / (np.sqrt(mine) * np.sqrt(theirs))
+    return found
 
 
 def lengths(features: Tensor) -> FloatArray:
@@ -176,7 +156,7 @@ class Scores:
             score[part] = pair_sums(query, gallery, combine)
         if self.metric == "euclidean":
             return -score
-        return _cosine(score, self._squared(0, row), self._squared(1, column))
+        return cosine(score, self._squared(0, row), self._squared(1, column))
 
     def _squared(self, side: int, positions: IntArray) -> FloatArray:
         known = self._squares[side]
