@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from onnx import TensorProto
 
 from aelm.command.schema import check_keys
 from aelm.data.decoding import decode, read_bytes
+from aelm.data.sources import Item
 from aelm.data.synthetic import synthetic
 from aelm.data.transforms import recipe
 from aelm.embed.embedder import load_embedder
@@ -295,6 +297,18 @@ def test_openvino_says_what_onnxruntime_says(checkpoint, exported, reduced):
         for count in (1, 3):
             images = exporting.sample_pictures(embedder, count, "outside", seed=count).numpy()
             np.testing.assert_allclose(model(images)["output0"], run(file.path, images), atol=bound)
+
+
+@pytest.mark.parametrize(("there", "taken"), [(5, 5), (256, 256), (257, 256), (900, 256)])
+def test_calibration_takes_256_pictures_from_the_first_to_the_last(monkeypatch, there, taken):
+    seen = []
+    monkeypatch.setattr(export, "find_items", lambda *_, **__: [Item(f"{i}.jpg") for i in range(there)])
+    monkeypatch.setattr(export, "preparation", lambda embedder: None)
+    monkeypatch.setattr(export, "ReIDDataset", lambda kept, *_, **__: seen.extend(int(p.path[:-4]) for p in kept))
+    monkeypatch.setattr(export, "loaded", lambda *_: iter([SimpleNamespace(image=None)]))
+    export.calibration(None, "crops")
+    assert len(set(seen)) == taken
+    assert (seen[0], seen[-1]) == (0, there - 1)
 
 
 def test_int8_from_a_folder_with_what_it_costs(checkpoint, people, composed, tmp_path, capsys):

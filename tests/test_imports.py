@@ -21,7 +21,7 @@ MAY = {
     "retrieval": "devices",
     "data": "files",
     "figures": "files",
-    "module": "devices models retrieval",
+    "module": "devices schedules models retrieval",
     "checkpoint": "files models",
     "report": "files models retrieval data figures module checkpoint",
     "command": "data checkpoint",
@@ -33,7 +33,7 @@ MAY = {
     "compare": "files report",
     "crop": "data",
     "evaluate": "devices models retrieval data figures module report embed",
-    "train": "files devices checkpoint models data module report command",
+    "train": "files devices schedules checkpoint models data module report command",
     "__init__": "models retrieval data module checkpoint embed search",
 }
 ROWS = {part: set(below.split()) for parts, below in MAY.items() for part in parts.split()}

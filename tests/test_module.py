@@ -306,16 +306,20 @@ def test_a_loader_without_a_length_is_an_error_before_the_first_step():
         trainer().fit(module(schedule=partial(multistep, milestones=(1,))), DataLoader(Stream(), batch_size=None))
 
 
-def endless(schedule):
-    ends = pl.Trainer(accelerator="cpu", max_epochs=-1, max_steps=4, num_sanity_val_steps=0, **QUIET)
+def endless(schedule, **limit):
+    ends = pl.Trainer(accelerator="cpu", max_epochs=-1, num_sanity_val_steps=0, **(limit or {"max_steps": 4}), **QUIET)
     model = module(schedule=schedule)
     ends.fit(model, pictures())
     return ends.optimizers[0].param_groups[0]["lr"]
 
 
 def test_a_cosine_without_an_end_is_an_error_before_the_first_step():
-    with pytest.raises(ValueError, match=r"the cosine schedule needs a known number of epochs: give `trainer.max_ep"):
-        endless(partial(cosine, warmup_epochs=0))
+    with pytest.raises(ValueError, match=r"the cosine schedule needs a known end: give `trainer.max_epochs` or "):
+        endless(partial(cosine, warmup_epochs=0), max_time={"seconds": 1})
+
+
+def test_a_cosine_ends_with_the_steps():
+    assert endless(partial(cosine, warmup_epochs=0, final_factor=0.25)) == pytest.approx(0.025)
 
 
 def test_steps_of_the_rate_need_no_end():

@@ -1,9 +1,11 @@
 """``python -m aelm.search``: the right pictures, the filters, and every kind of output, the page in a real browser."""
 
+import dataclasses
 import html
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -101,6 +103,15 @@ def test_filters(searched, embedded):
         assert found.query.camid not in {hit.camid for hit in found.hits}
     (found,) = searched(embedded[0], "paths='000[1-3]*'")
     assert {Path(hit.path).name[:4] for hit in found.hits} == {"0001", "0002", "0003"}
+
+
+def test_other_cameras_of_a_query_whose_camera_is_unknown_are_told(searched, embedded, world, tmp_path, caplog):
+    shutil.copy(world[1][0], tmp_path / "who.jpg")
+    searched(tmp_path / "who.jpg", "other_cameras=true")
+    assert "`other_cameras`: the camera of 1 of 1 queries is unknown" in caplog.text
+    caplog.clear()
+    searched(embedded[0], "other_cameras=true")
+    assert "other_cameras" not in caplog.text
 
 
 def test_no_match(searched, embedded, tmp_path, capsys):
@@ -205,6 +216,20 @@ def test_the_heat_of_a_pair_sums_to_its_score(world):
         assert one.on_query.sum() == pytest.approx(score, abs=1e-4)
         assert one.on_result.sum() == pytest.approx(score, abs=1e-4)
     assert pair_heat(embedder, None, results) == [None] * 4
+
+
+def test_a_heat_map_lies_over_the_picture_and_not_over_its_padding(world):
+    """A wide picture is in the middle of the network's tall input."""
+    embedder = load_embedder(world[0])
+    padded = dataclasses.replace(embedder, preprocess="resize_pad")
+    wide = np.zeros((24, 96, 3), np.uint8)
+    (heat,) = pair_heat(padded, wide, [read_pictures(world[1][:1])[0]])
+    height = padded.width * 24 // 96
+    assert heat.on_query.shape == (height, padded.width)
+    (whole,) = pair_heat(padded, recipe(embedder.height, embedder.width, preprocess="resize_pad").test(wide), [wide])
+    full = cv2.resize(whole.on_query, (padded.width, padded.height), interpolation=cv2.INTER_LINEAR)
+    top = (padded.height - height) // 2
+    np.testing.assert_allclose(whole.on_result, full[top : top + height], atol=1e-6)
 
 
 @pytest.fixture

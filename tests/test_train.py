@@ -16,6 +16,7 @@ from aelm.checkpoint import read_checkpoint
 from aelm.command.cli import quote
 from aelm.evaluate import task as evaluate
 from aelm.train import task as train
+from aelm.train.trainer import StepTimer
 from tests.runs import P_X_K, SCORES, SMALL
 
 
@@ -134,6 +135,76 @@ def test_resume_goes_on_where_a_run_stopped(trained, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def killed_at(step, monkeypatch):
+    """Lets the next training die at an optimizer step, once."""
+    died, plain = [], train.ReIDModule.training_step
+
+    def die(self, batch, batch_idx):
+        if self.global_step == step and not died:
+            died.append(True)
+            raise KeyError("killed")
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(train.ReIDModule, "training_step", die)
+
+
+EIGHT = ["figures=false", "sampler.steps_per_epoch=4", "schedule=cosine", "erasing=ramp", "erasing.stop=1.0"]
+
+
+def all_equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("held_out", [0.4, 0])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_run_that_time_stopped_within_an_epoch_goes_on_there(trained, monkeypatch, batches, held_out):
+    """It takes no step less than one that was not stopped, also if gradients are accumulated."""
+    steps = 4 // batches
+    options = [*EIGHT, f"trainer.accumulate_grad_batches={batches}", f"dataset.val_fraction={held_out}"]
+    whole, scores = trained(*options, name="whole")
+    stopped = []
+
+    def run_out(self, trainer):
+        if trainer.global_step == steps + 1 and not stopped:
+            stopped.append(trainer.fit_loop.epoch_loop.batch_idx)
+            trainer.should_stop = True
+
+    monkeypatch.setattr(StepTimer, "_check_time_remaining", run_out)
+    parts, _ = trained(*options, "trainer.max_time=00:01:00:00", name="parts")
+    assert stopped == [batches - 1]
+    assert not all_equal(weights(whole), weights(parts))
+    resumed, again = trained(*options, "resume=auto", "trainer.max_time=00:02:00:00", name="parts")
+    assert all_equal(weights(whole), weights(resumed))
+    assert held_out or again == scores
+
+
+@pytest.mark.parametrize("ends", [["+trainer.max_steps=7"], ["+trainer.max_steps=100"]])
+def test_a_run_that_counts_steps_goes_on_with_the_next_epoch(trained, monkeypatch, ends):
+    whole, _ = trained(*EIGHT, *ends, name="whole")
+    killed_at(5, monkeypatch)
+    with pytest.raises(KeyError, match="killed"):
+        trained(*EIGHT, *ends, name="parts")
+    parts, _ = trained(*EIGHT, *ends, "resume=auto", name="parts")
+    steps = [torch.load(f"{one}/checkpoints/last.ckpt", weights_only=True)["global_step"] for one in (whole, parts)]
+    assert steps == [min(8, int(ends[0].rpartition("=")[2]))] * 2
+    assert all_equal(weights(whole), weights(parts))
+
+
+def test_a_kill_after_a_validation_within_an_epoch_forgets_no_score(trained, monkeypatch):
+    options = [*EIGHT, "+trainer.val_check_interval=0.5", "checkpoint_every_n_steps=2", "optimizer.lr=0.1"]
+    whole, _ = trained(*options, name="whole")
+    killed_at(3, monkeypatch)
+    with pytest.raises(KeyError, match="killed"):
+        trained(*options, name="parts")
+    parts, _ = trained(*options, "resume=auto", name="parts")
+    histories = [
+        torch.load(f"{one}/checkpoints/last.ckpt", weights_only=True)["callbacks"]["History"] for one in (whole, parts)
+    ]
+    assert len(histories[0]["values"]["val/mAP"]) == 4
+    assert histories[0] == histories[1]
+    assert all_equal(weights(whole, "best"), weights(parts, "best"))
+
+
 def test_a_run_directory_in_use_is_refused_before_training(trained, monkeypatch):
     run_dir, _ = trained("figures=false")
     before = weights(run_dir)
@@ -177,13 +248,18 @@ def test_wandb_gets_pictures_and_configuration_offline(trained, monkeypatch):
         log_hyperparams(self, params)
         told.update(dict(self.experiment.config))
         finish = type(self.experiment).finish
-        monkeypatch.setattr(type(self.experiment), "finish", lambda run: finished.append(run.id) or finish(run))
+
+        def note(run, exit_code=None):
+            finished.append((run.id, exit_code))
+            finish(run, exit_code=exit_code)
+
+        monkeypatch.setattr(type(self.experiment), "finish", note)
 
     monkeypatch.setattr(train.WandbLogger, "log_hyperparams", listen)
     run_dir, _ = trained("logger=wandb", "logger.mode=offline", "trainer.max_epochs=1")
     assert told["model"]["aelm"]["threshold"] == 0.7
     (kept,) = glob.glob(f"{run_dir}/wandb/offline-run-*")
-    assert finished == [kept.rsplit("-", 1)[-1]]
+    assert finished == [(kept.rsplit("-", 1)[-1], 0)]
     sent = {os.path.basename(p).split("_0_")[0] for p in glob.glob(f"{kept}/files/media/images/figures/*.png")}
     assert len(sent) >= 8
     assert os.environ["WANDB_MODE"] == "offline"

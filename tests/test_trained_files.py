@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from aelm.command.build import build_test_data
+from aelm.command.cli import quoted
 from aelm.data.decoding import decode, read_bytes
 from aelm.data.transforms import recipe
 from aelm.embed import task as embed
@@ -248,9 +249,10 @@ def test_a_file_that_says_its_size_or_has_no_cameras_takes_no_other(tmp_path):
 
 def test_a_training_starts_from_backbone_and_neck_and_needs_the_file_no_more(tmp_path, trained):
     """With hardly a step: then the weights are still the file's, whatever the statistics of batch norms are."""
-    path = write(tmp_path, "osnet.pth.tar")
+    (tmp_path / "it's, (1)").mkdir()
+    path = write(tmp_path / "it's, (1)", "osnet.pth.tar")
     tensors = torch.load(path, weights_only=False)["state_dict"]
-    weights = [f"model.backbone.weights={path}", f"neck_weights={path}", "model.aelm.embed_dim=512"]
+    weights = [*quoted([f"model.backbone.weights={path}", f"neck_weights={path}"]), "model.aelm.embed_dim=512"]
     options = ["model.backbone.name=osnet_x0_25", *weights, "optimizer.lr=1e-9", "new_lr_factor=1", "figures=false"]
     run, _ = trained(*options, "trainer.max_epochs=1")
     best = load_embedder(run).network

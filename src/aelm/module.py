@@ -19,6 +19,7 @@ from torchmetrics.utilities import dim_zero_cat
 from aelm.devices import full_precision
 from aelm.models.network import ReIDNetwork, StageOutputs
 from aelm.retrieval import RankMetrics, RankResult
+from aelm.schedules import training_length
 from aelm.types import Batch, InputError
 
 log = logging.getLogger(__name__)
@@ -250,10 +251,8 @@ class ReIDModule(pl.LightningModule):
         trainer = self.trainer
         # Step 0 comes before the loaders exist. `trainer.estimated_stepping_batches` would build them before Lightning
         # knows where a resumed run continues.
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) if step else 1
-        epochs = trainer.max_epochs
-        endless = epochs is None or epochs < 0
-        return factor * self.schedule(step / max(steps, 1), math.inf if endless else float(max(epochs or 1, 1)))
+        steps = max(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches), 1) if step else 1
+        return factor * self.schedule(step / steps, training_length(trainer.max_epochs, trainer.max_steps, steps))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of backbone and new layers, each with and without weight decay; empty groups are left out.

@@ -6,6 +6,21 @@ from collections.abc import Sequence
 from aelm.types import InputError
 
 
+def training_length(max_epochs: int | None, max_steps: int, steps: int) -> float:
+    """Length of a training in epochs: the first that ends it of a Trainer's ``max_epochs`` and ``max_steps``.
+
+    Args:
+        max_epochs: None or negative for no limit.
+        max_steps: Optimizer steps; negative for no limit.
+        steps: Optimizer steps of an epoch.
+
+    >>> training_length(120, -1, 200), training_length(120, 5000, 200), training_length(-1, -1, 200)
+    (120.0, 25.0, inf)
+    """
+    epochs = math.inf if max_epochs is None or max_epochs < 0 else float(max(max_epochs, 1))
+    return epochs if max_steps < 0 else min(epochs, max_steps / steps)
+
+
 def multistep(
     epoch: float,
     epochs: float,
@@ -35,8 +50,8 @@ def cosine(
     """
     if not math.isfinite(epochs):
         raise InputError(
-            "the cosine schedule needs a known number of epochs: give `trainer.max_epochs` as well (beside `max_steps` "
-            "or `max_time`), or take `schedule=none` or `schedule=multistep`"
+            "the cosine schedule needs a known end: give `trainer.max_epochs` or `trainer.max_steps` as well (beside "
+            "`max_time`), or take `schedule=none` or `schedule=multistep`"
         )
     if epoch < warmup_epochs:
         return warmup(epoch, warmup_epochs, warmup_factor)

@@ -49,6 +49,11 @@ def test_arms_of_one_name_are_told_apart_by_their_configuration():
     assert [arm.name for arm in arms] == ["a, max_epochs=3", "a, max_epochs=9", "b"]
 
 
+def test_arms_whose_short_names_are_equal_get_full_ones():
+    arms = sort_into_arms([run(1, transform__flip__p=0.5), run(2, transform__blur__p=0.5)])
+    assert [arm.name for arm in arms] == ["transform.flip.p=0.5", "transform.blur.p=0.5"]
+
+
 def test_keys_that_are_ignored_make_no_arm():
     runs = [run(1, seed=0, trainer__accelerator="gpu"), run(2, seed=1, trainer__accelerator="cpu")]
     assert len(sort_into_arms(runs)) == 2

@@ -153,6 +153,26 @@ def test_several_videos_at_once_and_who_is_known(cut, tmp_path):
     assert told.startswith("40 crops of 2 tracks by 2 cameras in")
 
 
+def test_a_camera_may_be_a_number(cut):
+    rows, _ = cut(USUAL, "camera=1", "min_height=1")
+    assert {row["camid"] for row in rows} == {"1"}
+
+
+@pytest.mark.parametrize("kind", ["link", "empty", "here"])
+def test_an_output_may_be_a_link_or_an_empty_folder(cut, tmp_path, monkeypatch, kind):
+    (tmp_path / "disk").mkdir()
+    where = tmp_path / "crops"
+    if kind == "link":
+        where.symlink_to(tmp_path / "disk")
+    else:
+        where.mkdir()
+        monkeypatch.chdir(where)
+    rows, _ = cut(USUAL, "min_height=1", *(["output=."] if kind == "here" else []))
+    assert len(rows) == 20
+    assert {path.name for path in where.iterdir()} == {"crops.csv", *(row["path"] for row in rows)}
+    assert where.is_symlink() == (kind == "link")
+
+
 def test_what_gives_no_crop_is_counted_and_listed(cut, tmp_path):
     wrong = [
         (2, 8, 5, 5, -4, 50, 1), (2, 9, 5, 5, 4, 0, 1), (2, 10, 500, 5, 40, 80, 1), (2, 11, -90, 5, 40, 80, 1),

@@ -82,6 +82,18 @@ def test_training_pictures_get_labels_and_cameras_from_zero(make):
         assert f"/{10 * (label + 1)}_" in data.train_pictures[position].path
 
 
+def test_without_a_trainer_each_pass_is_a_new_epoch(make):
+    data = module(make("market"))
+    data.setup()
+    passes = [torch.cat([batch.image for batch in data.train_dataloader()]) for _ in range(3)]
+    assert not any(torch.equal(passes[0], later) for later in passes[1:])
+    loader = data.train_dataloader()
+    later = torch.cat([batch.image for batch in loader])
+    data.setup()
+    again = [torch.cat([batch.image for batch in data.train_dataloader()]) for _ in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip([*passes, later], again, strict=True))
+
+
 def test_several_benchmarks_are_joined_for_training_and_kept_apart_for_test(make):
     data = module(make("b", ids=3), make("a", ids=2, more=["occluded"]), make("c", more=["dark"]))
     data.setup()

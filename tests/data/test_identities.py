@@ -55,6 +55,15 @@ def test_what_is_neither_text_nor_number_is_refused_by_name(wrong):
         plain(wrong)
 
 
+@pytest.mark.parametrize("pattern", [r"(?P<pid>\d*)\w?_c(?P<camid>\d)", r"(?:(?P<pid>\d+))?\w?_c(?P<camid>\d)"])
+def test_a_name_without_an_identity_does_not_fit_the_pattern(tmp_path, pattern):
+    (tmp_path / "train").mkdir()
+    for name in ("1_c1.jpg", "_c2.jpg", "x_c2.jpg"):
+        (tmp_path / "train" / name).touch()
+    with pytest.raises(ValueError, match=r"2 of 3 .*(_c2|x_c2)\.jpg"):
+        folder(tmp_path, pattern=pattern)
+
+
 def test_long_numbers_stay_apart_and_fit_a_tensor():
     long = [str(10**30), str(10**30 + 1), "9223372036854775808", "12"]
     found = numbers_of(long)

@@ -139,6 +139,8 @@ def test_the_size_is_a_key_where_the_graph_leaves_it_open(tmp_path, images):
     open_to_any = write_onnx(tmp_path / "any.onnx", height="H", width="W")
     model = load_embedder(open_to_any, size=[HEIGHT, WIDTH])
     torch.testing.assert_close(model.embed(images), by_hand(images))
+    # Features of two sizes must not meet in a gallery.
+    assert load_embedder(open_to_any, size=[2 * HEIGHT, WIDTH]).sha256 != model.sha256
     with pytest.raises(ValueError, match=r"`size`: other\.onnx says itself how large pictures are, 24 x 16; leave it"):
         load_embedder(write_onnx(tmp_path / "other.onnx"), size=[48, 32])
 

@@ -143,6 +143,34 @@ def test_kept_corrections_of_tracks_that_are_gone_are_told(linked, world, caplog
     assert "1 of the corrections in" in caplog.text
     assert "door:1 same door:99" in caplog.text
     assert not (world / "people" / "people.html").exists()
+    (world / "c.csv").write_text("answer,a,b\nsame,door:1,door:2\n")
+    linked(good_threshold(world), "page_people=0", f"corrections={world}/c.csv")
+    assert [tuple(row.values()) for row in rows(world / "people" / "corrections.csv")] == [
+        ("same", "door:1", "door:99"), ("same", "door:1", "door:2"),
+    ]  # fmt: skip
+
+
+def test_nothing_of_an_earlier_run_stays_beside_a_new_one(linked, world):
+    linked(good_threshold(world))
+    items = world / "tracks" / "items.csv"
+    listed = rows(items)
+    with items.open("w", newline="") as file:
+        table = csv.DictWriter(file, listed[0])
+        table.writeheader()
+        table.writerows({**row, "pid": ""} for row in listed)
+    linked("threshold=0.9", "page_people=0")
+    assert sorted(path.name for path in (world / "people").glob("*.*")) == ["people.csv"]
+
+
+def test_a_track_that_was_added_later_has_no_single_picture_to_compare(linked, world):
+    gallery = Gallery.open(world / "tracks")
+    features = np.array(read_embeddings(world / "tracks").features[:1])
+    gallery.add(features, [gallery.items[0]._replace(path=str(world / "new.jpg"), track="77")])
+    gallery.save(world / "tracks")
+    linked(good_threshold(world), "page_people=0")
+    told = json.loads((world / "people" / "metrics.json").read_text())
+    assert "link/pairwise_f1" in told
+    assert "single/pairwise_f1" not in told
 
 
 def test_the_threshold_is_the_evaluations(linked, world):

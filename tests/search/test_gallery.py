@@ -140,6 +140,19 @@ def test_a_folder_is_opened_changed_and_saved_in_place(folder, tmp_path, monkeyp
     assert moved == [*(path.replace(str(crops), "moved") for path in paths[2:]), new]
 
 
+def test_a_pattern_finds_what_was_added_below_the_folder(folder):
+    embedder, _, crops = folder
+    gallery = Gallery.open(crops, embedder)
+    (new,) = write_people(crops / "day2", 1)
+    features = embed_files(embedder, [new])
+    gallery.add(features, [new])
+    (hits,) = gallery.search(features, paths="day2/*")
+    assert [hit.path for hit in hits] == [new]
+    gallery.save(crops)
+    assert Gallery.open(crops).search(features, paths="day2/*") == [hits]
+    assert gallery.remove(new) == 1
+
+
 def test_a_gallery_of_another_model_is_refused(folder, tmp_path):
     other = load_embedder(save_model(tmp_path / "other.ckpt", threshold=0.5))
     wider = load_embedder(save_model(tmp_path / "wider.ckpt", embed_dim=7))

@@ -97,6 +97,15 @@ def test_times_are_a_filter(people):
     assert [hit.path for hit in hits] == ["/g/3.jpg"]
 
 
+def test_a_folder_of_tracks_brings_its_times(people, embedder, tmp_path):
+    gallery = Gallery(embedder)
+    gallery.add(unit(2), [Item(f"/g/{i}.jpg", track=str(i), start=start) for i, start in enumerate((1.6e9, 1.7e9))])
+    gallery.save(tmp_path / "tracks")
+    people.add_folder(str(tmp_path / "tracks"))
+    (hits,) = people.search(unit(2)[:1], between=(1.65e9, 1.8e9))
+    assert [hit.path for hit in hits] == ["/g/1.jpg"]
+
+
 def test_the_command_searches_a_store(composed, embedder, tmp_path):
     paths = write_people(tmp_path / "crops", 6)
     fast = ["device=cpu", "workers=0", "progress=false", f"checkpoint='{tmp_path}/model.ckpt'"]

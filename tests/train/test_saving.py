@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aelm.train import trainer as saving
-from aelm.train.trainer import AtomicCheckpointIO, StepCheckpoint, save_atomically
+from aelm.train.trainer import AtomicCheckpointIO, LastCheckpoint, save_atomically
 
 
 def content(version, size=500_000):
@@ -136,7 +136,7 @@ def test_only_local_files():
 
 def test_the_interval_must_be_a_number_of_steps(tmp_path):
     with pytest.raises(ValueError, match="`checkpoint_every_n_steps` must be at least 1, or null; got 0"):
-        StepCheckpoint(tmp_path / "x", 0)
+        LastCheckpoint(tmp_path / "x", 0)
 
 
 def test_steps_are_counted_and_accumulated_ones_waited_for(trained, monkeypatch):
@@ -146,14 +146,14 @@ def test_steps_are_counted_and_accumulated_ones_waited_for(trained, monkeypatch)
         assert path.name == "last.ckpt"
         saved.append((self.current_epoch, self.global_step, self.fit_loop.epoch_loop.batch_idx))
 
-    kept = StepCheckpoint.on_train_batch_end
+    kept = LastCheckpoint.on_train_batch_end
 
     def through(self, trainer, *rest):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(trainer), "save_checkpoint", note)
             kept(self, trainer, *rest)
 
-    monkeypatch.setattr(StepCheckpoint, "on_train_batch_end", through)
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", through)
     steps = ["sampler.steps_per_epoch=8", "trainer.accumulate_grad_batches=2", "checkpoint_every_n_steps=1"]
     trained("figures=false", "trainer.max_epochs=2", *steps)
     # Four steps an epoch, each after its second batch; the fourth is left to the end of the epoch.

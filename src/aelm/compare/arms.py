@@ -61,9 +61,12 @@ def sort_into_arms(runs: Sequence[Run], ignore: Collection[str] = ()) -> list[Ar
     differs = [picked(group[0].config, varied) for group in groups.values()]
     names = [called(group, setting_keys, varied) for group in groups.values()]
     unclear = [not name or names.count(name) > 1 for name in names]
+    shown = [described(one) for one in differs]
+    if len(set(shown)) < len(shown):
+        shown = [", ".join(f"{key}={value}" for key, value in one.items()) for one in differs]
     full = [
-        ", ".join(filter(None, [name, described(one)])) if again else name
-        for name, one, again in zip(names, differs, unclear, strict=True)
+        ", ".join(filter(None, [name, more])) if again else name
+        for name, more, again in zip(names, shown, unclear, strict=True)
     ]
     return [
         Arm(name or "all runs", one, by_seed(name, group))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from aelm.crop.footage import Box, Choice, Cut, Footage, Omission, choose, open_footage, read_boxes
 from aelm.data.decoding import Pixels
+from aelm.data.listing import first_few
 from aelm.files import check_folder
 from aelm.types import InputError
 
@@ -47,8 +48,11 @@ def run(config: DictConfig) -> int:
         if value is not None and value < least:
             raise InputError(f"`{name}` must be at least {least}, got {value}")
     output = check_folder(config.output)
-    if output.is_dir() and any(output.iterdir()):
-        raise FileExistsError(f"`output`: {output} is not empty, and crops of two runs must not mix; name a new folder")
+    if output.is_dir() and (held := sorted(file.name for file in output.iterdir())):
+        raise FileExistsError(
+            f"`output`: {output} is not empty ({first_few(held, 2)}), and crops of two runs must not mix; name a new "
+            "folder"
+        )
     cameras = opened(config)
     pids = {} if config.truth is None else read_pids(Path(config.truth))
     rows: list[tuple[object, ...]] = []
@@ -116,7 +120,7 @@ def opened(config: DictConfig) -> list[Camera]:
 
 def listed(value: Any) -> list[str]:
     """A list of one or several paths or names."""
-    return [value] if isinstance(value, str) else [str(part) for part in value]
+    return [str(part) for part in value] if isinstance(value, Sequence) and not isinstance(value, str) else [str(value)]
 
 
 def read_pids(path: Path) -> dict[tuple[str, int], str]:
@@ -183,14 +187,19 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 @contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``output`` at the end; removed after an error."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    """A temporary folder that becomes ``output``, or its content if it is there, at the end; removed after an error."""
+    output = output.resolve()
+    is_there = output.is_dir()  # it may be a mounted folder, which cannot be replaced
+    home = output if is_there else output.parent
+    home.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=home))
     try:
         partial.chmod(0o755)
         yield partial
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
+        if is_there:
+            for file in partial.iterdir():
+                file.rename(output / file.name)
+        else:
+            partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

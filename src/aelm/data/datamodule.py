@@ -151,6 +151,7 @@ class ReIDDataModule(pl.LightningDataModule):
         self._read: dict[str, Benchmark] = {}
         self._datasets: dict[str, ReIDDataset] = {}
         self._told = False
+        self._sampler: TrainSampler | None = None  # of all passes without a Trainer
 
     @property
     def num_ids(self) -> int:
@@ -237,6 +238,7 @@ class ReIDDataModule(pl.LightningDataModule):
                     ]
                 )
                 self.val_sets = (EvaluationSet("val", joined.query, joined.gallery, names=joined.names),)
+        self._sampler = None
         self._tell(used, held_out if self.val_fraction else {})
 
     def teardown(self, stage: str | None = None) -> None:
@@ -260,7 +262,9 @@ class ReIDDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         if not self.train_pictures:
             raise RunError("There are no training pictures yet: call setup() or setup('fit') first")
-        return self._build("train", self.train_pictures, sampler=self.train_sampler())
+        if self.trainer or self._sampler is None:  # a Trainer sets the epoch of each sampler
+            self._sampler = self.train_sampler()
+        return self._build("train", self.train_pictures, sampler=self._sampler)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         return [self._ranking(one, one.gallery) for one in self.val_sets]

@@ -318,9 +318,6 @@ def _refuse_folders(name: str, root: Path, entries: Sequence[Entry], pattern: re
 def _matched(root: Path, split: str, pattern: re.Pattern[str]) -> list[Entry]:
     paths = walk_pictures(root)
     matches = [pattern.match(path if "/" in pattern.pattern else path.rsplit("/", 1)[-1]) for path in paths]
-    refuse_names(root, [path for path, match in zip(paths, matches, strict=True) if match is None], len(paths), pattern)
-    return [
-        Entry(root / path, split, match["pid"], match.groupdict().get("camid"))
-        for path, match in zip(paths, matches, strict=True)
-        if match is not None
-    ]
+    known = [(path, match) for path, match in zip(paths, matches, strict=True) if match and match["pid"]]
+    refuse_names(root, sorted(set(paths) - {path for path, _ in known}), len(paths), pattern)
+    return [Entry(root / path, split, match["pid"], match.groupdict().get("camid") or None) for path, match in known]

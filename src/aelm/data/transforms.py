@@ -100,6 +100,20 @@ Preprocess = Literal["resize", "resize_pad"]
 FILL = (124, 116, 104)  # ImageNet's mean, RGB
 
 
+def place_of(image: Pixels, height: int, width: int, preprocess: Preprocess) -> tuple[slice, slice]:
+    """Rows and columns of :func:`fitted`'s result that show the picture.
+
+    >>> place_of(np.zeros((100, 100, 3), np.uint8), 256, 128, "resize_pad")
+    (slice(64, 192, None), slice(0, 128, None))
+    """
+    if preprocess == "resize":
+        return slice(0, height), slice(0, width)
+    scale = min(width / image.shape[1], height / image.shape[0])
+    w, h = (max(int(side * scale), 1) for side in (image.shape[1], image.shape[0]))
+    top, left = (height - h) // 2, (width - w) // 2
+    return slice(top, top + h), slice(left, left + w)
+
+
 def fitted(image: Pixels, height: int, width: int, preprocess: Preprocess, fill: Sequence[int] = FILL) -> Pixels:
     """A picture ``(h, w, 3)`` at the size of a network, bilinear without antialiasing.
 
@@ -113,11 +127,10 @@ def fitted(image: Pixels, height: int, width: int, preprocess: Preprocess, fill:
     """
     if preprocess == "resize":
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    scale = min(width / image.shape[1], height / image.shape[0])
-    w, h = (max(int(side * scale), 1) for side in (image.shape[1], image.shape[0]))
     result = np.full((height, width, 3), fill, np.uint8)
-    top, left = (height - h) // 2, (width - w) // 2
-    result[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    place = place_of(image, height, width, preprocess)
+    size = result[place].shape[1::-1]
+    result[place] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return result
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -74,7 +75,8 @@ def test_data(config: DictConfig, embedder: Embedder) -> ReIDDataModule | None:
 def calibration(embedder: Embedder, source: str) -> Tensor:
     """At most 256 evenly spaced pictures ``(n, 3, height, width)`` uint8 of a folder, without unreadable ones."""
     paths = [item.path for item in find_items(source, None, key="calibrate")]
-    kept = [Picture(path, -1, 0) for path in paths[:: -(-len(paths) // MOST)]]
+    places = np.linspace(0, len(paths) - 1, min(len(paths), MOST)).round().astype(int)
+    kept = [Picture(paths[place], -1, 0) for place in places]
     data = ReIDDataset(kept, preparation(embedder), on_bad_image="skip")
     return next(loaded(data, len(kept), torch.get_num_threads())).image
 

@@ -63,7 +63,7 @@ def linked(config: DictConfig, output: Path, settings: Settings) -> People:
     """Links and writes to the locked output."""
     embeddings = tracks_in(config.embeddings)
     tracks = absolute(embeddings.items, embeddings.folder)
-    corrections = all_corrections(config.corrections, output / CORRECTIONS, tracks)
+    corrections, kept = all_corrections(config.corrections, output / CORRECTIONS, tracks)
     embedder = model(config, embeddings) if config.page_people and config.heatmaps else None
     people = link(np.asarray(embeddings.features), tracks, settings, corrections)
     scores = rated(people, tracks, embeddings.folder, settings)
@@ -75,8 +75,11 @@ def linked(config: DictConfig, output: Path, settings: Settings) -> People:
         gallery = Gallery.open(embeddings)
         html = render(people, tracks, gallery.pictures, embedder, facts, config.page_people)
     write_text(output / TABLE, people_table(people, embeddings.items, str(embeddings.folder), output))
-    if corrections:
-        write_text(output / CORRECTIONS, as_table(corrections))
+    if kept:
+        write_text(output / CORRECTIONS, as_table(kept))
+    for name_of, written in ((METRICS, scores), (PAGE, html)):
+        if not written:  # of an earlier run with other people
+            (output / name_of).unlink(missing_ok=True)
     if scores:
         write_metrics(scores, output / METRICS)
     if html:
@@ -135,16 +138,21 @@ def tracks_in(folder: str) -> Embeddings:
     return found
 
 
-def all_corrections(given: str | None, kept: Path, tracks: Sequence[Item]) -> tuple[Correction, ...]:
-    """Corrections of earlier runs and of this one; the later answer for a pair counts."""
+def all_corrections(
+    given: str | None, file: Path, tracks: Sequence[Item]
+) -> tuple[tuple[Correction, ...], tuple[Correction, ...]]:
+    """Corrections of earlier runs and of this one, the later answer for a pair: those to use now, and all to keep."""
     new = () if given is None else read_corrections(given)
-    before = read_corrections(kept) if kept.is_file() else ()
+    before = read_corrections(file) if file.is_file() else ()
     there = {name(item) for item in tracks}
     usable = [one for one in before if {one.a, one.b} <= there]
     if len(usable) < len(before):
         gone = [f"{one.a} {one.answer} {one.b}" for one in before if one not in usable]
-        log.warning("%d of the corrections in %s name tracks that are gone: %s", len(gone), kept, first_few(gone))
-    return merged_corrections([*usable, *new])
+        log.warning(
+            "%d of the corrections in %s name tracks that are not here; they are kept but not used: %s",
+            len(gone), file, first_few(gone),
+        )  # fmt: skip
+    return merged_corrections([*usable, *new]), merged_corrections([*before, *new])
 
 
 def model(config: DictConfig, embeddings: Embeddings) -> Embedder | None:
@@ -167,6 +175,8 @@ def rated(people: People, tracks: Sequence[Item], folder: Path, settings: Settin
         return scores
     single = read_embeddings(folder / PICTURES)
     row = {path.path: i for i, path in enumerate(absolute(single.items, single.folder))}
+    if any(item.path not in row for item in tracks):  # added by Gallery.save, which writes no single pictures
+        return scores
     best = np.asarray(single.features[[row[item.path] for item in tracks]])
     return scores | {f"single/{key}": value for key, value in single_scores(best, pids, settings.threshold).items()}
 

@@ -50,6 +50,7 @@ class OnnxBackbone(nn.Module):
     Attributes:
         facts: How pictures are prepared for it.
         usual: How they would be prepared if only their size were known.
+        is_fixed: Whether the graph itself fixes their size.
         size: Height and width of its input pictures, in pixels.
 
     Shape:
@@ -79,6 +80,7 @@ class OnnxBackbone(nn.Module):
         if self.numbers is np.uint8:  # always raw pixels; the other facts describe what the graph does itself
             given = {key: given[key] for key in ("img_size", "colour", "preprocess") if key in given}
             normalised = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+        self.is_fixed = all(isinstance(side, int) for side in entry.shape[2:])
         self.usual = Facts((given["img_size"][0], given["img_size"][1]), *normalised)
         self.facts = facts_of(self.usual, given, self.path)
         self.size = self.facts.size
@@ -136,7 +138,7 @@ def load_onnx(path: str | Path, size: Sequence[int] | None = None) -> Trained:
     network = ReIDNetwork(
         backbone, 0, lambda channels: nn.Identity(), lambda channels, num_ids: Passed(), facts.mean, facts.std
     ).eval()
-    return Trained(network, facts, {} if facts == backbone.usual else facts._asdict())
+    return Trained(network, facts, {} if facts == backbone.usual and backbone.is_fixed else facts._asdict())
 
 
 def picture_size(path: Path, shape: list[int | str | None], given: Given, wanted: Sequence[int] | None) -> list[int]:

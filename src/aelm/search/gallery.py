@@ -186,7 +186,7 @@ class Gallery:
         self._room = with_rows(self._room, count, np.ones(len(full), bool))
         self._rows().update(zip(keys, range(count, count + len(keys)), strict=True))
         self._items += [
-            item if self.folder is None else item._replace(path=os.path.abspath(item.path)) for item in full
+            item if self.folder is None else item._replace(path=relative(item.path, self.folder)) for item in full
         ]
 
     def remove(self, paths: Collection[str | Path] | str | Path) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aelm.data import BadImageError
 from aelm.data.decoding import Pixels, decode, read_bytes
+from aelm.data.transforms import place_of
 from aelm.devices import full_precision
 from aelm.embed.batches import preparation
 from aelm.embed.embedder import Embedder
@@ -30,7 +31,10 @@ BATCH = 32  # pairs per batch
 
 
 class Heat(NamedTuple):
-    """Contribution of each position of two pictures to their score, ``(h, w)`` each; both sum to the score."""
+    """Contribution of each position of two pictures to their score, ``(h, w)`` each; both sum to the score.
+
+    Of pictures that were padded to the network's size, the values over the picture itself, one for each pixel there.
+    """
 
     on_query: NDArray[np.float32]
     on_result: NDArray[np.float32]
@@ -69,8 +73,17 @@ def pair_heat(embedder: Embedder, query: Pixels | None, results: Sequence[Pixels
             maps = similarity_maps(embedder.network, asked, found)
         on_query, on_result = (merged(part).cpu().numpy() for part in (maps.on_a, maps.on_b))
         for place, i in enumerate(some):
-            heat[i] = Heat(on_query[place], on_result[place])
+            heat[i] = Heat(_shown(embedder, query, on_query[place]), _shown(embedder, results[i], on_result[place]))
     return heat
+
+
+def _shown(embedder: Embedder, picture: Pixels | None, heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The part of a heat map that lies over the picture, and not over padding."""
+    if picture is None or embedder.preprocess == "resize":
+        return heat
+    whole = cv2.resize(heat, (embedder.width, embedder.height), interpolation=cv2.INTER_LINEAR)
+    part: NDArray[np.float32] = whole[place_of(picture, embedder.height, embedder.width, embedder.preprocess)]
+    return part
 
 
 def _prepared(embedder: Embedder, pictures: Sequence[Pixels]) -> Tensor:

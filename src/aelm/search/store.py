@@ -106,7 +106,8 @@ class GalleryStore:
         for first in range(0, len(found.items), BATCH):
             part = found.items[first : first + BATCH]
             items = [item._replace(path=os.path.join(found.folder, item.path)) for item in part]
-            self.add(np.array(found.features[first : first + BATCH]), items)
+            times = [item.start or 0.0 for item in part]
+            self.add(np.array(found.features[first : first + BATCH]), items, times=times)
         return len(found.items)
 
     def remove(self, paths: Collection[str | Path] | str | Path) -> int:

@@ -148,6 +148,13 @@ def search_each(
     gallery: Gallery | GalleryStore, queries: Sequence[Item], features: Features, config: DictConfig
 ) -> list[list[Hit]]:
     """The results of each query; ``other_cameras`` also excludes the query's own camera."""
+    unknown = sum(not query.camid for query in queries)
+    if config.other_cameras and unknown:
+        log.warning(
+            "`other_cameras`: the camera of %d of %d queries is unknown, so results from it stay; `pattern` reads it "
+            "from file names",
+            unknown, len(queries),
+        )  # fmt: skip
     groups: dict[str, list[int]] = {}
     for place, query in enumerate(queries):
         groups.setdefault(query.camid if config.other_cameras else "", []).append(place)

@@ -22,6 +22,7 @@ from aelm.devices import async_copy
 from aelm.models import AELM, ReIDNetwork
 from aelm.models.network import StageOutputs
 from aelm.module import ReIDModule
+from aelm.schedules import training_length
 from aelm.types import Batch, InputError, NotFiniteError
 
 
@@ -129,7 +130,9 @@ class ErasingSchedule(Callback):
         self.epochs = epochs
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        strength = self.schedule(trainer.current_epoch, self.epochs)
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        length = training_length(self.epochs, trainer.max_steps, max(steps, 1))
+        strength = self.schedule(trainer.current_epoch, length)
         for head in erasing_heads(pl_module):
             head.set_strength(strength)
 

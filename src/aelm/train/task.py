@@ -88,14 +88,16 @@ def train_and_test(config: DictConfig) -> Outcome:
     module = build_module(config, data, recipe, trainer.world_size)
     last = runs.claim(Path(config.run_dir), config, module.description, first=trainer.is_global_zero)
     tell_config(logger, config)
+    status = 1
     try:
         trainer.fit(module, data, ckpt_path=last)
         scores = finish_run(config, trainer, module, data, history)
         found = [value for _, value in history.values.get(config.monitor, [])]
+        status = 0
         return Outcome(scores, {config.monitor: max(found)} if found else {})
     finally:
         if isinstance(logger, WandbLogger):  # an open run would also log the next job of a sweep
-            logger.experiment.finish()
+            logger.experiment.finish(exit_code=status)
 
 
 def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any], processes: int) -> ReIDModule:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
 
 from aelm.checkpoint import read_checkpoint
 from aelm.command.build import built, check_loops
@@ -60,6 +61,8 @@ def build_trainer(config: DictConfig, logger: Logger | bool, history: History) -
         wanted[key] = [*own, *(more if isinstance(more, list) else [more])]
     # Lightning ignores `max_time` if there is another Timer.
     trainer: pl.Trainer = built({**wanted, "max_time": None, "logger": logger})
+    # With `max_steps`, Lightning takes an epoch that a checkpoint has finished for unfinished, and skips the next one.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     if trainer.strategy.root_device.type == "cuda":
         # By torch's older interface: with the newer one Lightning could not read it.
         torch.set_float32_matmul_precision("high")
@@ -78,17 +81,11 @@ def checkpoints(config: DictConfig) -> list[pl.Callback]:
                 f"`trainer.check_val_every_n_epoch`={every} never comes in {epochs} epochs (`trainer.max_epochs`), and "
                 "there would be no best.ckpt: validate more often, or hold nobody out with `dataset.val_fraction=0`"
             )
-        # Two callbacks: Lightning's `save_last` saves when the best one does, not every epoch.
-        found: list[pl.Callback] = [
-            kept(filename="best", monitor=config.monitor),
-            kept(filename="last", save_on_train_epoch_end=True),
-        ]
+        best = kept(filename="best", monitor=config.monitor)
     else:
         log.info("no identities are held out (dataset.val_fraction=0): best.ckpt is the last")
-        found = [kept(filename="best", save_last=True, save_on_train_epoch_end=True)]
-    if config.checkpoint_every_n_steps is not None:
-        found.append(StepCheckpoint(folder / "last.ckpt", config.checkpoint_every_n_steps))
-    return found
+        best = kept(filename="best", save_on_train_epoch_end=True)
+    return [best, LastCheckpoint(folder / "last.ckpt", config.checkpoint_every_n_steps)]
 
 
 def timer(trainer: DictConfig) -> Timer:
@@ -99,7 +96,7 @@ def timer(trainer: DictConfig) -> Timer:
     """
     limit = trainer.get("max_time")
     try:
-        found = Timer(None if limit is None else str(limit))
+        found = StepTimer(None if limit is None else str(limit))
     except MisconfigurationException as error:
         raise InputError(f"`trainer.max_time` must be days:hours:minutes:seconds, got {limit!r}") from error
     if limit is not None and not found.time_remaining():
@@ -286,33 +283,63 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         save_atomically(checkpoint, Path(path))
 
 
-class StepCheckpoint(Checkpoint):
-    """Saves to one file every n optimizer steps within an epoch, so a killed run loses at most n steps.
+class StepTimer(Timer):
+    """Lightning's timer, but training stops only after an optimizer step: no checkpoint holds accumulated gradients."""
 
-    Skips the last batch of an epoch: the checkpoints at its end also hold the validation scores.
+    _steps = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
+        if stepped:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` at the end of each epoch, every n optimizer steps, and where a limit stops the training.
+
+    A run that goes on from it continues with the next batch. Within an epoch, it also holds the scores of a validation
+    that follows the step.
 
     Args:
         path: The file.
-        every_n_steps: Optimizer steps, counted from the start of the training.
+        every_n_steps: Optimizer steps, counted from the start of the training; a killed run loses at most as many. None
+            saves only at the end of epochs.
 
     Raises:
         ValueError: If ``every_n_steps`` is less than 1.
     """
 
-    def __init__(self, path: Path, every_n_steps: int) -> None:
-        if every_n_steps < 1:
+    def __init__(self, path: Path, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
             raise InputError(f"`checkpoint_every_n_steps` must be at least 1, or null; got {every_n_steps}")
         self.path = path
         self.every_n_steps = every_n_steps
-        self._done = 0
+        self._steps = 0
+        self._saved = -1  # the step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._done = trainer.global_step
+        self._steps = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         # Under gradient accumulation most batches take no step, and no checkpoint holds accumulated gradients.
-        stepped, self._done = trainer.global_step > self._done, trainer.global_step
-        if stepped and self._done % self.every_n_steps == 0 and not trainer.is_last_batch:
+        stepped, self._steps = trainer.global_step > self._steps, trainer.global_step
+        due = self.every_n_steps is not None and self._steps % self.every_n_steps == 0
+        ends = trainer.should_stop or 0 < trainer.max_steps <= self._steps
+        if stepped and (due or ends) and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        within = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.is_last_batch
+        if within and (trainer.should_stop or self._saved == trainer.global_step):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_last_batch:  # else the training was stopped within the epoch
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if not getattr(trainer, "fast_dev_run", False):
+            self._saved = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)
