@@ -44,6 +44,15 @@ def test_a_model_comes_back_without_pretrained_weights_or_data(saved):
     assert torch.equal(again.embed(images), network.embed(images))
 
 
+def test_a_description_asks_for_no_weights_wherever_a_backbone_stands():
+    timm = {"_target_": "aelm.models.TimmBackbone", "name": "resnet10t"}  # pretrained by default
+    inner = {"_target_": "aelm.models.ColourWords", "backbone": {**timm, "pretrained": True, "weights": "/gone.pth"}}
+    for backbone in (timm, inner):
+        told = describe({**NETWORK, "backbone": backbone}, 5, {}, [])["network"]["backbone"]
+        told = told.get("backbone", told)
+        assert (told["pretrained"], told["weights"], told["name"]) == (False, None, "resnet10t")
+
+
 def test_the_description_tells_labels_preprocessing_and_versions(saved):
     description = read_checkpoint(saved[1])[checkpoint.KEY]
     assert description["labels"][3] == "x:3"

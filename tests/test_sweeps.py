@@ -54,6 +54,16 @@ def test_a_job_that_fails_has_its_row_and_fails_on(job, tmp_path):
     assert [(row["status"], row["test/mAP"]) for row in rows(tmp_path)] == [("done", "0.5")]
 
 
+def test_a_job_that_is_started_once_more_in_vain_keeps_its_scores(job, tmp_path):
+    job(3, seed="0")
+    with point("val/mAP") as results:
+        results["test/mAP"] = 0.5
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError), point("val/mAP"):
+        raise FileExistsError("holds checkpoints of this configuration")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_jobs_that_end_at_the_same_moment_all_have_their_rows(tmp_path):
     jobs = []
     for number in range(6):

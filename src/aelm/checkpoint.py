@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aelm.files import on_disk
-from aelm.models import ReIDNetwork
+from aelm.models import ReIDNetwork, TimmBackbone
 from aelm.models.weights import read_data
 from aelm.types import InputError, UserError
 
@@ -53,9 +53,15 @@ def describe(
 
 def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
     """The description without initial backbone weights: the checkpoint's own weights are loaded instead."""
-    backbone = dict(network.get("backbone", {}))
-    backbone.update({key: empty for key, empty in (("pretrained", False), ("weights", None)) if key in backbone})
-    return {**network, "backbone": backbone}
+    return {**network, "backbone": _without(network.get("backbone", {}))}
+
+
+def _without(node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    is_timm = str(node.get("_target_", "")).rpartition(".")[2] == TimmBackbone.__name__  # its default is pretrained
+    empty = {key: value for key, value in (("pretrained", False), ("weights", None)) if key in node or is_timm}
+    return {key: _without(value) for key, value in node.items()} | empty
 
 
 def checkpoint_file(path: str | Path) -> Path:

@@ -303,10 +303,14 @@ class ReIDModule(pl.LightningModule):
         self._collect(batch, dataloader_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Unit-length embeddings ``(B, D)`` of a batch, as in a test."""
+        """Unit-length embeddings ``(B, D)`` of a batch, as in a test; skipped unreadable pictures have no row."""
+        images = batch.image
+        if not len(images):  # D is asked for with a black picture
+            size = getattr(self.network.backbone, "size", (256, 128))
+            images = images.new_zeros(1, 3, *size, dtype=torch.uint8)
         with full_precision():
-            features: Tensor = self(batch.image)
-        return features
+            features: Tensor = self(images)
+        return features[: len(batch.image)]
 
     def _collect(self, batch: Batch, loader: int) -> None:
         if not len(batch.image):  # none of its pictures could be read, and `on_bad_image` allows that

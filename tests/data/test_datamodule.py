@@ -280,6 +280,8 @@ def test_predict_gives_the_embeddings_of_queries_then_gallery(make):
         enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     found = [torch.cat(batches) for batches in trainer.predict(model, data)]
+    nothing = model.predict_step(next(iter(data.test_dataloader()[0]))._replace(image=torch.empty(0, 3, 0, 0)), 0)
+    assert nothing.shape == (0, found[0].shape[1])
     trainer.test(model, data, verbose=False)
     assert torch.equal(found[0], model.collected["test"].features)
     assert torch.equal(found[1], model.collected["test_occluded"].features[:3])

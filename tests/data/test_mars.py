@@ -55,7 +55,7 @@ def found(tmp_path):
 
 def test_folders_and_lists_are_read(found):
     benchmark = mars(found.parent)
-    assert [len(part) for part in (benchmark.train, benchmark.query, benchmark.gallery)] == [7, 7, 15]
+    assert [len(part) for part in (benchmark.train, benchmark.query, benchmark.gallery)] == [7, 7, 22]
     assert {(p.pid, p.camid) for p in benchmark.query} == {(2, 1), (4, 3), (6, 1)}
     assert {p.pid for p in benchmark.gallery} == {2, 4, 6, 0, -1}
     counts = {}
@@ -79,7 +79,7 @@ def test_tracks_are_scored_as_the_slow_twin_does(found, tested, composed, tmp_pa
         means.append(mean / np.linalg.norm(mean))
         first += count
     query = [i - 1 for i in QUERIES]
-    gallery = [i for i in range(len(TEST)) if i not in query]
+    gallery = range(len(TEST))
     labels = np.array([(pid, camid) for pid, camid, _ in TEST])
     similarity = np.array(means)[query] @ np.array(means)[gallery].T
     expected = rank_scores(similarity, labels[query, 0], labels[gallery, 0], labels[query, 1], labels[gallery, 1])
@@ -95,6 +95,11 @@ def test_tracks_are_scored_as_the_slow_twin_does(found, tested, composed, tmp_pa
     export.run(composed("export", f"checkpoint={model}", f"output={tmp_path}/model.onnx", *data))
     told = re.findall(r"mAP ([\d.]+)", capsys.readouterr().out)
     assert [float(value) for value in told] == pytest.approx([100 * scores["test/mAP"]] * 2, abs=0.006)
+
+
+def test_a_track_is_not_hidden_picture_by_picture(found, tested, tmp_path):
+    with pytest.raises(ValueError, match="`occlusion=sweep` hides single pictures, and this data set ranks tracks"):
+        tested(save_model(tmp_path / "model.ckpt"), "dataset=mars", f"data_dir={found.parent}", "occlusion=sweep")
 
 
 def test_pooling_does_not_depend_on_batches():

@@ -13,7 +13,7 @@ import torch
 
 from aelm.command.schema import check_keys
 from aelm.data import recipe
-from aelm.data.synthetic import BodyPart, shoot
+from aelm.data.synthetic import BodyPart, shoot, varied
 from aelm.data.synthetic.plan import SIZES, TRAIN, plan
 from aelm.evaluate.claims import (
     AREAS,
@@ -31,7 +31,7 @@ from aelm.evaluate.claims import (
     ratio,
     shifts,
 )
-from aelm.evaluate.evidence import FurtherShots, draw_claims, measured_shots, world_of
+from aelm.evaluate.evidence import FurtherShots, World, draw_claims, measured_shots, world_of
 from aelm.models.aelm import discriminative_region
 
 HEAD, TORSO = PARTS.index(BodyPart.HEAD), PARTS.index(BodyPart.TORSO)
@@ -246,6 +246,14 @@ def test_further_shots_are_of_trained_people_and_in_no_training():
     assert FurtherShots(world, 1, recipe(32, 16).test, occluded=False).chosen == [(2, 1)]
     with pytest.raises(ValueError, match="`claims_people` must be at least 1, or null for all, got 0"):
         FurtherShots(world, 0, recipe(32, 16).test, occluded=False)
+
+
+def test_people_of_the_varied_world_are_drawn_as_in_their_training():
+    world = World(0, "varied", 128, ((7, 0),))
+    shots = FurtherShots(world, None, recipe(128, 64).test, occluded=False)
+    for camera in (1, 3):
+        drawn = varied.shoot(0, 7, camera, SIZES["varied"].train_shots, height=128)
+        assert np.array_equal(shots[camera - 1].parts, drawn.parts)
 
 
 def test_a_training_without_synthetic_people_has_no_truth():

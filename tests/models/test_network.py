@@ -140,3 +140,21 @@ def test_embedding_is_in_evaluation_mode_and_leaves_the_mode_as_it_was():
 def test_on_a_real_backbone():
     net = network(trunk=TimmBackbone("resnet10t", pretrained=False), coam=partial(CoAM, reduction=16)).eval()
     assert net.embed(torch.zeros(2, 3, 128, 64)).shape == (2, 12)
+
+
+class Foreign(nn.Sequential):
+    """A backbone of somebody else, with attributes of its own meaning."""
+
+    channels = 16
+    mean = torch.full((1, 3, 1, 1), 0.5)
+    std = torch.full((3,), 0.25)
+
+
+def test_a_backbone_keeps_its_attributes_and_the_modes_of_its_parts():
+    trunk = Foreign(nn.Conv2d(3, 16, 8, stride=8), nn.BatchNorm2d(16))
+    trunk[1].eval()
+    network = ReIDNetwork(trunk, 5, CoAM, AELM)
+    assert network.normalised == ((0.5,) * 3, (0.25,) * 3)
+    assert trunk.training
+    assert not trunk[1].training
+    assert network.embed(torch.zeros(2, 3, 64, 32, dtype=torch.uint8)).shape == (2, 1024)

@@ -19,7 +19,9 @@ def people(seed, Q, G, D=16, ids=12, spread=0.7):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize(("k1", "k2", "lambda_value"), [(20, 6, 0.3), (7, 1, 0.0), (5, 3, 1.0), (50, 9, 0.5)])
+@pytest.mark.parametrize(
+    ("k1", "k2", "lambda_value"), [(20, 6, 0.3), (7, 1, 0.0), (5, 3, 1.0), (50, 9, 0.5), (1, 10, 0.3)]
+)
 def test_equals_the_dense_procedure(seed, k1, k2, lambda_value):
     query, gallery = people(seed, 5 + seed, 40 + 7 * seed)
     fast = rerank(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)

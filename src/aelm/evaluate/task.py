@@ -121,6 +121,12 @@ def test_and_score(config: DictConfig, plan: Plan | None) -> dict[str, float]:
             data.benchmarks[name] = partial(with_multi_queries, reader)
     wanted: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer = built({**wanted, "logger": False, "enable_checkpointing": False, "enable_model_summary": False})
+    if plan is not None:
+        data.trainer = trainer
+        data.prepare_data()
+        data.setup("test")
+        if data.test_sets and data.test_sets[0].tracks:
+            raise InputError("`occlusion=sweep` hides single pictures, and this data set ranks tracks: leave it out")
     trainer.test(module, data, verbose=False)
     bad = metrics.unreadable_files(data)
     if not trainer.is_global_zero:
@@ -161,6 +167,11 @@ def check_sources(config: DictConfig) -> None:
     ready = [key for key in ("query", "gallery", "distances") if config[key] is not None]
     if (config.checkpoint is None) == (config.query is None or config.gallery is None):
         raise InputError("give either `checkpoint`, or `query` and `gallery` with ready features")
+    if config.output is not None and all(Path(config.output, name).exists() for name in ("config.yaml", "checkpoints")):
+        raise InputError(
+            f"`output`: {config.output} is the directory of a training, whose scores and pictures would be replaced; "
+            f"take output={Path(config.output, 'evaluation')}"
+        )
     if config.checkpoint is not None and ready:
         raise InputError(f"`{ready[0]}` says what is ready, and `checkpoint` what makes it: give one of them")
     if config.checkpoint is None:
@@ -239,8 +250,11 @@ def score(config: DictConfig, tested: Tested) -> dict[str, float]:
         results |= further(name, test, ways._replace(multi_query=multi_query))
     limits = intervals(results, config.bootstrap)
     scores = metrics.scores(results) | limits | dict(tested.further)
-    for name, test in tested.tests.items():
-        scores |= thresholds(name, test, list(config.far))
+    if config.distances is None:
+        for name, test in tested.tests.items():
+            scores |= thresholds(name, test, list(config.far))
+    else:
+        log.info("no true-accept rates and thresholds: these are cosines of features, and `distances` were ranked")
     print("\n".join([metrics.scores_table(results, limits), metrics.excluded_counts(tested.results)]).rstrip())
     if config.output is not None:
         output = Path(config.output)

@@ -4,7 +4,8 @@ import inspect
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -344,13 +345,36 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
             f"`frozen_stages` must lie in 0 .. {max(len(names) - 1, 0)} for this backbone, got {stages}"
             + ("" if names else ": only backbones of timm tell their stages")
         )
+    inner = network.model if isinstance(network, NormedMaps) else network
     # FeatureListNet flattens `stages.2` into `stages_2`.
     last = names[stages - 1].replace(".", "_")
-    keys = [key.replace(".", "_") for key, _ in network.named_modules()]
-    end = max(i for i, key in enumerate(keys) if key == last or key.startswith(f"{last}_"))
-    for module in list(network.modules())[: end + 1]:
+    keys = [key.replace(".", "_") for key, _ in inner.named_modules()]
+    end = max((i for i, key in enumerate(keys) if key == last or key.startswith(f"{last}_")), default=-1)
+    if end < 0:
+        raise InputError(
+            f"`frozen_stages` must be 0 for this backbone: its stages, {names}, are no modules of their own"
+        )
+    for module in list(inner.modules())[: end + 1]:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; then each part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def channels_of(backbone: nn.Module) -> list[int]:
+    """Channels of each map: the backbone's list ``channels`` if it has one, else from :func:`map_shapes`."""
+    told = getattr(backbone, "channels", None)
+    return list(told) if isinstance(told, (list, tuple)) else [depth for depth, _, _ in map_shapes(backbone)]
 
 
 def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
@@ -363,14 +387,12 @@ def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
     Raises:
         ValueError: If it does not accept such a picture, or returns anything but maps with channels first.
     """
-    training = backbone.training
     size: tuple[int, int] = tuple(getattr(backbone, "size", (256, 128)))
     tensors = itertools.chain(backbone.parameters(), backbone.buffers())
     own = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     picture = torch.zeros(1, 3, *size, dtype=own.dtype, device=own.device)
-    backbone.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluation(backbone):
             maps = as_maps(backbone(picture))
     except (AssertionError, RuntimeError) as error:
         kind = f"{str(picture.dtype).removeprefix('torch.')} on {picture.device}"
@@ -378,8 +400,6 @@ def map_shapes(backbone: nn.Module) -> list[tuple[int, int, int]]:
         raise InputError(
             f"the backbone cannot take a picture of {size[0]} x {size[1]} ({kind}): {type(error).__name__}: {why}"
         ) from error
-    finally:
-        backbone.train(training)
     shapes = [tuple(m.shape) for m in maps]
     tall = size[0] > size[1]
     if not shapes or any(len(s) != 4 or (tall and s[2] < s[3]) for s in shapes):

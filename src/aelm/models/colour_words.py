@@ -1,12 +1,10 @@
 """Colours in stripes: what the starter model sees, and how it compares it."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aelm.models.backbone import as_maps, map_shapes
+from aelm.models.backbone import as_maps, channels_of
 from aelm.models.ifcn import precise
 from aelm.models.layouts import PooledHead
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
@@ -51,8 +49,7 @@ class ColourWords(nn.Module):
         if words < 1 or softness <= 0:
             raise InputError(f"`words` must be at least 1 and `softness` above 0, got {words} and {softness}")
         self.backbone = backbone
-        inner: Any = [] if backbone is None else getattr(backbone, "channels", None) or map_shapes(backbone)
-        self.channels = [words, *(depth if isinstance(depth, int) else depth[0] for depth in inner)]
+        self.channels = [words, *([] if backbone is None else channels_of(backbone))]
         for name, usual in (("inner_mean", IMAGENET_MEAN), ("inner_std", IMAGENET_STD)):
             values = getattr(backbone, name.removeprefix("inner_"), usual)
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)

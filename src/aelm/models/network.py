@@ -1,13 +1,13 @@
 """The whole network: a backbone, with attention (CoAM) and classifiers (IFCN or AELM) on each of its last stages."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from aelm.models.backbone import as_maps, map_shapes
+from aelm.models.backbone import as_maps, channels_of, evaluation
+from aelm.models.ifcn import check_label_range
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError
 
 StageOutputs = tuple[tuple[HeadOutput, ...], ...]
@@ -30,6 +30,8 @@ class ReIDNetwork(nn.Module):
 
     Args:
         backbone: Any module that turns normalised pictures ``(B, 3, H, W)`` into one or several maps ``(B, C, H, W)``.
+            It may state the list ``channels`` of its maps, the ``size`` (H, W) that it is limited to, and the ``mean``
+            and ``std`` of its pictures.
         num_ids: Number N of training identities.
         coam: Builds attention for a map, given its channels, such as ``partial(CoAM, reduction=16)``.
         aelm: Builds classifiers for a map, given its channels and N, such as ``AELM`` or ``IFCN``.
@@ -68,10 +70,10 @@ class ReIDNetwork(nn.Module):
         super().__init__()
         if join not in get_args(Join):
             raise InputError(f"`join` must be one of {', '.join(get_args(Join))}, got {join!r}")
-        channels: Any = getattr(backbone, "channels", None) or [shape[0] for shape in map_shapes(backbone)]
+        channels = channels_of(backbone)
         self.normalised = Normalised(
-            tuple(getattr(backbone, "mean", IMAGENET_MEAN) if mean is None else mean),
-            tuple(getattr(backbone, "std", IMAGENET_STD) if std is None else std),
+            colours(getattr(backbone, "mean", IMAGENET_MEAN) if mean is None else mean),
+            colours(getattr(backbone, "std", IMAGENET_STD) if std is None else std),
         )
         self.backbone = backbone
         self.num_ids = num_ids
@@ -126,21 +128,16 @@ class ReIDNetwork(nn.Module):
             images: ``(B, 3, H, W)``.
             pids: ``(B,)`` labels 0 .. N-1 of the heat maps; None for the best identity of each stage's A.
         """
+        if pids is not None:
+            check_label_range(pids.cpu(), self.num_ids)
         with evaluation(self):
             outputs: StageOutputs = self(images, pids, explain=True)
         return outputs
 
 
-@contextmanager
-def evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; then each part is in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
+def colours(values: Any) -> tuple[float, ...]:
+    """A number for each colour, also from a tensor such as ``(1, 3, 1, 1)``."""
+    return tuple(torch.as_tensor(values).flatten().tolist()) if isinstance(values, Tensor) else tuple(values)
 
 
 def cascade(

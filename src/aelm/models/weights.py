@@ -222,10 +222,20 @@ def wrapper_of(own: Collection[str], held: Collection[str]) -> str:
 
     >>> wrapper_of(["conv1", "layer1_conv1"], ["student_conv1", "student_layer1_conv1", "head"])
     'student_'
+
+    Raises:
+        ValueError: If the file holds several such networks.
     """
     first = next(iter(own), "")
-    begins = {key.removesuffix(first) for key in held if first and key.endswith(first)}
-    return max(sorted({"", *begins}, key=len), key=lambda begin: sum(begin + key in held for key in own))
+    begins = {"", *(key.removesuffix(first) for key in held if first and key.endswith(first))}
+    matches = {begin: sum(begin + key in held for key in own) for begin in sorted(begins, key=lambda b: (len(b), b))}
+    best = [begin for begin, count in matches.items() if count == max(matches.values())]
+    if len(best) > 1 and best[0] and 2 * matches[best[0]] > len(own):
+        raise InputError(
+            f"the file holds several networks of this kind, {', '.join(best)}...: save the weights of the one that is "
+            "meant"
+        )
+    return best[0]
 
 
 def bare(key: str) -> str:

@@ -269,7 +269,10 @@ def point(monitor: str) -> Iterator[dict[str, float]]:
 
 @rank_zero_only
 def note(job: Job, results: Mapping[str, float], failure: str, monitor: str) -> None:
-    """Writes the row of ``job`` to ``sweep.csv``, replacing an earlier row of that number, and draws ``sweep.png``."""
+    """Writes the row of ``job`` to ``sweep.csv``, replacing an earlier row of that number, and draws ``sweep.png``.
+
+    Scores stay: a job that was done is not replaced by one that failed, such as the same job once more.
+    """
     path = job.folder / "sweep.csv"
     row = {
         "job": str(job.number), "status": "failed" if failure else "done", **job.settings,
@@ -277,9 +280,10 @@ def note(job: Job, results: Mapping[str, float], failure: str, monitor: str) -> 
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold_file(path, wait=True):
-        rows = sorted(
-            [*(old for old in read_sweep(path) if old["job"] != row["job"]), row], key=lambda one: int(one["job"])
-        )
+        before = read_sweep(path)
+        if failure and any(old["job"] == row["job"] and old["status"] == "done" for old in before):
+            return
+        rows = sorted([*(old for old in before if old["job"] != row["job"]), row], key=lambda one: int(one["job"]))
         names = dict.fromkeys(name for one in rows for name in one if name != "error")
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, [*names, "error"], restval="")

@@ -111,7 +111,7 @@ def rerank_blocks(
         )
     items = _all_items(query_features, gallery_features, metric)
     with torch.no_grad(), full_precision(), threads(items.device) as team:
-        near = all_neighbours(items, min(len(items), REMEMBERED * (k1 + 1)), team)
+        near = all_neighbours(items, min(len(items), max(REMEMBERED * (k1 + 1), k2)), team)
         codes = _average(_encode(items, near, k1), near, k2)
     return _distances(items, len(query_features), near, codes, lambda_value)
 
@@ -166,7 +166,7 @@ def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 
     gallery_weights(items, "cosine", "features")
     _to_unit(items)
     N, k = len(items), min(k, len(items) - 1)
-    kept = min(N, max(k + 1, REMEMBERED * (k1 + 1) if rerank else 0))
+    kept = min(N, max(k + 1, REMEMBERED * (k1 + 1), k2) if rerank else k + 1)
     with torch.no_grad(), full_precision(), threads(items.device) as team:
         near = all_neighbours(items, kept, team)
     if rerank:
