@@ -178,15 +178,13 @@ def test_first_stages_freeze_with_what_stands_in_front_of_them(name, stages, sti
 def test_stages_of_a_transformer_are_frozen_with_what_is_before_them():
     backbone = TimmBackbone("vit_tiny_patch16_224", 2, pretrained=False, size=(64, 32), options={"out_indices": [1, 2]})
     freeze_stages(backbone, 1)
-    still = {
-        key.removeprefix("network.model.") for key, value in backbone.named_parameters() if not value.requires_grad
-    }
+    still = {key for key, value in backbone.network.model.named_parameters() if not value.requires_grad}
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= still
-    assert {key.split(".")[1] for key in still if key.startswith("blocks.")} == {"0", "1"}
+    assert {key.split(".")[1] for key in still if key.startswith("blocks.")} == {"0"}
 
 
 def test_stages_that_cannot_be_frozen_are_named():
-    with pytest.raises(ValueError, match=r"`frozen_stages` must be 0 for this backbone: its stages, .*'stage1'"):
+    with pytest.raises(ValueError, match=r"`frozen_stages` must be 0 for this backbone: its stages .*'stage1'"):
         freeze_stages(TimmBackbone("hrnet_w18_small", pretrained=False), 2)
     with pytest.raises(ValueError, match=r"`frozen_stages` must lie in 0 \.\. 4 for this backbone, got 5"):
         freeze_stages(TimmBackbone("resnet10t", pretrained=False), 5)

@@ -351,9 +351,7 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
     keys = [key.replace(".", "_") for key, _ in inner.named_modules()]
     end = max((i for i, key in enumerate(keys) if key == last or key.startswith(f"{last}_")), default=-1)
     if end < 0:
-        raise InputError(
-            f"`frozen_stages` must be 0 for this backbone: its stages, {names}, are no modules of their own"
-        )
+        raise InputError(f"`frozen_stages` must be 0 for this backbone: its stages {names} are no modules")
     for module in list(inner.modules())[: end + 1]:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
