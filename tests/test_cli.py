@@ -42,6 +42,12 @@ def test_quote_is_what_hydra_unquotes(text):
     assert str(parsed(f"key={quote(text)}")) == text
 
 
+def test_letters_beyond_ascii_are_text_in_any_value():
+    arguments = ["only_camids=[Tür,2]", "quality=Güte", "camera=正门", "camera=2", "camera=null"]
+    assert [parsed(one) for one in quoted(arguments)] == [["Tür", "2"], "Güte", "正门", 2, None]
+    assert quoted(quoted(arguments)) == quoted(arguments)
+
+
 def test_what_is_no_path_is_left_to_hydra():
     for argument in ("seed=1,2", "model.aelm.threshold=0.7", "transform.extra=[a,b]", "-m", "output=null", "~model"):
         assert quoted([argument]) == [argument]

@@ -15,6 +15,7 @@ import torch
 from aelm.checkpoint import read_checkpoint
 from aelm.command.cli import quote
 from aelm.evaluate import task as evaluate
+from aelm.models import TimmBackbone
 from aelm.train import task as train
 from aelm.train.trainer import StepTimer
 from tests.runs import P_X_K, SCORES, SMALL
@@ -146,6 +147,16 @@ def killed_at(step, monkeypatch):
         return plain(self, batch, batch_idx)
 
     monkeypatch.setattr(train.ReIDModule, "training_step", die)
+
+
+def test_a_resumed_run_needs_no_weights_to_start_from(trained, monkeypatch, tmp_path):
+    torch.save(TimmBackbone("resnet10t", pretrained=False).network.state_dict(), tmp_path / "start.pth")
+    options = ["figures=false", f"model.backbone.weights={tmp_path}/start.pth"]
+    killed_at(4, monkeypatch)
+    with pytest.raises(KeyError, match="killed"):
+        trained(*options)
+    (tmp_path / "start.pth").unlink()
+    trained(*options, "resume=auto")
 
 
 EIGHT = ["figures=false", "sampler.steps_per_epoch=4", "schedule=cosine", "erasing=ramp", "erasing.stop=1.0"]

@@ -50,7 +50,7 @@ def cosine(
     """
     if not math.isfinite(epochs):
         raise InputError(
-            "the cosine schedule needs a known end: give `trainer.max_epochs` or `trainer.max_steps` as well (beside "
+            "the cosine schedule needs a known end: give `trainer.max_epochs` or `+trainer.max_steps` as well (beside "
             "`max_time`), or take `schedule=none` or `schedule=multistep`"
         )
     if epoch < warmup_epochs:

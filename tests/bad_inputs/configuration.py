@@ -5,6 +5,9 @@ from tests.bad_inputs.world import Row
 ROWS = [
     Row("a misspelt key", "train", ["monitr=val/mAP"], ["unknown key `monitr`, did you mean `monitor`?"]),
     Row("a misspelt key in a group", "train", ["model.aelm.treshold=0.5"], ["treshold", "did you mean `threshold`?"]),
+    Row("an argument without its plus", "train", ["trainer.max_steps=9"], ["takes a plus, +trainer.max_steps=..."]),
+    Row("an argument that an experiment sets", "train", ["experiment=paper", "model/aelm=none", "sampler=identity"],
+        ["aelm.models.IFCN has no `fill`", "take it out with ~model.aelm.fill"]),
     Row("a misspelt key that was added", "embed", ["+divice=cpu"], ["unknown key `divice`, did you mean `device`?"]),
     Row("a misspelt key of a part", "train", ["+sampler.image=4"], ["`sampler.image`", "did you mean `images`?"]),
     Row("an option that a group does not have", "train", ["model/aelm=erase"], ["erase", "adversarial", "two_heads"]),

@@ -19,6 +19,7 @@ from aelm.embed.embedder import load_embedder
 from aelm.models.onnx import OnnxBackbone, load_onnx
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 from tests.pictures_on_disk import save_model, write_people
+from tests.tiny import write_checkpoint
 
 HEIGHT, WIDTH = 24, 16
 REAL = onnxruntime.InferenceSession
@@ -133,6 +134,16 @@ def test_a_network_of_uint8_takes_pixels_whatever_is_told_of_its_inside(tmp_path
     assert torch.equal(told.embed(images), plain.embed(images))
     (tmp_path / "other.onnx.json").write_text('{"colour": "BGR"}')
     assert torch.equal(load_embedder(path).embed(images), plain.embed(images.flip(1)))
+
+
+def test_a_description_without_colours_has_those_of_its_network(tmp_path):
+    network = write_checkpoint(tmp_path / "own.ckpt")
+    content = torch.load(tmp_path / "own.ckpt", weights_only=True)
+    for key in ("mean", "std"):
+        del content["aelm"]["preprocessing"][key]
+    torch.save(content, tmp_path / "own.ckpt")
+    found = load_embedder(tmp_path / "own.ckpt")
+    assert (found.mean, found.std) == network.normalised == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_the_size_is_a_key_where_the_graph_leaves_it_open(tmp_path, images):

@@ -381,7 +381,7 @@ def test_hostile_names_are_text(world, composed, tmp_path):
         write_path.parent.mkdir(parents=True, exist_ok=True)
         write_path.write_bytes(cv2.imencode(".jpg", person(1))[1].tobytes())
     features = np.ones((2, embedder.dim), np.float32) / np.sqrt(embedder.dim).astype(np.float32)
-    meta = embeddings_meta(embedder, str(world / "model.ckpt"), {}) | {"tracks": 2}
+    meta = embeddings_meta(embedder, {}) | {"tracks": 2}
     write_embeddings(home, [features], items, meta, home / "scratch")
     link.run(composed("link", f"embeddings={home}", f"output={tmp_path}/people", "threshold=0.9", "device=cpu"))
     page = (tmp_path / "people" / "people.html").read_text()

@@ -1,5 +1,6 @@
 """Gallery: what is added is found, what is removed is not, on disk and in memory alike."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,15 @@ def test_a_folder_is_opened_changed_and_saved_in_place(folder, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     moved = [item.path for item in Gallery.open("moved").items]
     assert moved == [*(path.replace(str(crops), "moved") for path in paths[2:]), new]
+
+
+def test_a_folder_knows_the_model_that_made_it(folder, tmp_path):
+    found = read_embeddings(folder[2])
+    assert found.meta["model"]["checkpoint"] == str(tmp_path / "model.ckpt")
+    nobody = Gallery(dataclasses.replace(folder[0], file=""))
+    nobody.add(np.ones((1, folder[0].dim), np.float32), ["a.jpg"])
+    nobody.save(tmp_path / "nobody")
+    assert read_embeddings(tmp_path / "nobody").meta["model"]["checkpoint"] == ""
 
 
 def test_a_pattern_finds_what_was_added_below_the_folder(folder):

@@ -198,7 +198,8 @@ def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
     for argument in arguments:
         key, separator, value = argument.partition("=")
         place, _, last = key.lstrip("+~").rpartition(".")
-        is_text = last in (INNER_KEYS if place else TEXT_KEYS)
+        # Hydra's grammar rejects letters beyond ASCII without quotes.
+        is_text = last in (INNER_KEYS if place else TEXT_KEYS) or not value.isascii()
         if separator and (is_text or last in LIST_KEYS):
             parts = [value]
             if is_sweep and last != "pattern":
@@ -223,7 +224,7 @@ def _quoted_value(value: str, name: str, is_text: bool, is_needed: bool) -> str:
         plain = None if is_needed else plain
     elif re.fullmatch(_NO_TEXT, value, re.IGNORECASE):
         plain = None
-    if value.startswith("[") and value.endswith("]") and name in LIST_KEYS:
+    if value.startswith("[") and value.endswith("]") and (name in LIST_KEYS or not value.isascii()):
         return quoted_list(value)
     return quote(value) if is_text and not plain else value
 
@@ -335,6 +336,10 @@ def hydra_message(error: HydraException) -> str:
     """Hydra's message about a configuration, without search paths and object types."""
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
-        return f"unknown key `{cause.full_key}`{suggestion(str(cause.key), list(map(str, cause.parent_node)))}"
+        held = list(map(str, cause.parent_node))
+        plus = (
+            f"; an argument that conf/ does not name takes a plus, +{cause.full_key}=..." if "_target_" in held else ""
+        )
+        return f"unknown key `{cause.full_key}`{suggestion(str(cause.key), held)}{plus}"
     text = str(error).partition("Config search path")[0]
     return f"{text}: {str(cause).splitlines()[0]}" if isinstance(cause, OmegaConfBaseException) else text

@@ -356,7 +356,10 @@ def check_keys(config: DictConfig) -> None:
         known, takes = parameters(target), annotations(target)
         for key, value in node.items():
             if known is not None and key not in {*known, "_target_", "_partial_"}:
-                raise InputError(f"`{place}.{key}`: {node['_target_']} has no `{key}`{suggestion(key, known)}")
+                raise InputError(
+                    f"`{place}.{key}`: {node['_target_']} has no `{key}`{suggestion(key, known)}. If an experiment has "
+                    f"set it, take it out with ~{place}.{key}"
+                )
             is_open = isinstance(value, str) and (value == "???" or "${" in value)
             if key in takes and not is_open and (wanted := expected(takes[key], value)):
                 raise InputError(f"`{place}.{key}` must be {wanted}, got {value!r}")

@@ -26,7 +26,7 @@ def msmt17(root: str | Path, include_val: bool = False) -> Benchmark:
         root: The data directory; finds ``MSMT17_V1/{train,test}``, ``MSMT17_V2/{mask_train_v2,mask_test_v2}``, either
             of them in ``msmt17/``, or the folder itself; version 1 first.
         include_val: Also train on the pictures of ``list_val.txt``. torchreid, fast-reid and BoT do not; TransReID and
-            CLIP-ReID do. The benchmark is then named ``msmt17_with_val``, so results show it.
+            CLIP-ReID do. The benchmark is then named ``msmt17_with_val``; a data module gives it the name of its key.
 
     Raises:
         FileNotFoundError: If it is not found, or pictures of a list are missing.

@@ -6,6 +6,7 @@ And how long one takes for a picture.
 import hashlib
 import json
 import logging
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ class Embedder:
         config: The configuration of the training; empty if the file does not contain it.
         preprocess: Whether pictures are stretched to that size (``resize``), or padded to it (``resize_pad``).
         given: The ``size`` and ``camera`` that :func:`load_embedder` was given; with them the same model loads again.
+        file: Where the file lies; empty if the network came from none.
     """
 
     network: ReIDNetwork
@@ -71,6 +73,7 @@ class Embedder:
     config: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Preprocess = "resize"
     given: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -168,13 +171,13 @@ def load_embedder(
             warn_of_range(network, facts, path)
     elif isinstance(content := read_file(path), dict) and {KEY, "state_dict"} <= content.keys():
         network, says = network_of(content, path, allow), content[KEY]["preprocessing"]
-        lacking = [key for key in ("height", "width", "mean", "std", "interpolation") if key not in says]
+        lacking = [key for key in ("height", "width", "interpolation") if key not in says]
         if lacking:
             raise InputError(f"{path} does not say how pictures are prepared: `preprocessing` lacks {lacking}")
         height, width, interpolation = int(says["height"]), int(says["width"]), str(says["interpolation"])
         preprocess = says.get("preprocess", "resize")
-        mean, std, labels = tuple(says["mean"]), tuple(says["std"]), tuple(content[KEY]["labels"])
-        config = content[KEY]["config"]
+        mean, std = network.normalised
+        labels, config = tuple(content[KEY]["labels"]), content[KEY]["config"]
     else:
         network, ((height, width), mean, std, _, preprocess), told = load_trained(path, content, size, camera)
         size = camera = None
@@ -190,7 +193,7 @@ def load_embedder(
         digest = hashlib.sha256((digest + json.dumps(told, sort_keys=True, default=str)).encode()).hexdigest()
     return Embedder(
         network, height, width, mean, std, interpolation, dim, path.name, digest, labels, precision, config, preprocess,
-        given,
+        given, os.path.abspath(path),
     )  # fmt: skip
 
 

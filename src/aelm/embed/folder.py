@@ -289,13 +289,13 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def embeddings_meta(embedder: Embedder, checkpoint: str, versions: Mapping[str, str]) -> dict[str, Any]:
+def embeddings_meta(embedder: Embedder, versions: Mapping[str, str]) -> dict[str, Any]:
     """Content of ``meta.json``: the model and its preprocessing."""
     return {
         "format": FORMAT,
         "model": {
             "name": embedder.name,
-            "checkpoint": os.path.abspath(checkpoint),
+            "checkpoint": embedder.file,
             "sha256": embedder.sha256,
             "dim": embedder.dim,
             **embedder.given,

@@ -244,7 +244,7 @@ def embed_items(
     file = checkpoint_file(checkpoint)
     embedder = load(file, allow, settings)
     versions = {**{name: version(name) for name in LIBRARIES}, "opencv": cv2.__version__}
-    meta = embeddings_meta(embedder, str(file), versions)
+    meta = embeddings_meta(embedder, versions)
     with hold_folder(output):
         shards = open_shards([item.path for item in items], output, meta, batch_size, settings.shard_size)
         todo = shards.missing()

@@ -120,7 +120,7 @@ class Gallery:
                 "a Gallery needs an `embedder`, or the `dim` of its embeddings; Gallery.open takes a folder"
             )
         self.dim = dim if embedder is None else embedder.dim
-        self.meta: dict[str, Any] = {} if embedder is None else embeddings_meta(embedder, "", {})
+        self.meta: dict[str, Any] = {} if embedder is None else embeddings_meta(embedder, {})
         self.folder: Path | None = None
         self._base: NDArray[np.float32] = np.empty((0, self.dim), np.float32)
         self._items: list[Item] = []

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from aelm.checkpoint import describe
+from aelm.checkpoint import describe, without_weights
 from aelm.command.build import build_data, built, built_optimizer
 from aelm.command.schema import nodes
 from aelm.data import ReIDDataModule
@@ -105,7 +105,9 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
     transform = data.transform
     plain: Any = OmegaConf.to_container(config)
     kept = {key: recipe[key] for key in ("dataset", "transform", "sampler", "data_dir", "seed", "monitor")}
-    network = built(config.model)(num_ids=data.num_ids)
+    resumed = config.resume == "auto" and any(Path(config.run_dir, "checkpoints").glob("*.ckpt"))
+    # Of a resumed run all weights are in its checkpoint.
+    network = built(without_weights(plain["model"]) if resumed else config.model)(num_ids=data.num_ids)
     freeze_stages(network.backbone, config.frozen_stages)
     size, pictures = getattr(network.backbone, "size", None), (transform.height, transform.width)
     if size is not None and tuple(size) != pictures:
@@ -113,7 +115,6 @@ def build_module(config: DictConfig, data: ReIDDataModule, recipe: dict[str, Any
             f"the backbone takes pictures of {' x '.join(map(str, size))}, got {' x '.join(map(str, pictures))}: "
             "`model.backbone.size` must be [`transform.height`, `transform.width`]"
         )
-    resumed = config.resume == "auto" and any(Path(config.run_dir, "checkpoints").glob("*.ckpt"))
     if config.neck_weights is not None and not resumed:
         load_neck(network, config.neck_weights)
     preprocessing = {key: getattr(transform, key) for key in ("height", "width", "interpolation", "preprocess")}
