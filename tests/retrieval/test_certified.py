@@ -9,7 +9,7 @@ import torch
 
 from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, rerank, verification
 from aelm.retrieval.counting import count_above
-from aelm.retrieval.score import STRIP, Scores, cosine, first_bound, pair_sums, products, squared_gaps
+from aelm.retrieval.score import STRIP, Bound, Scores, cosine, first_bound, pair_sums, products, squared_gaps
 from tests.reference import rank_scores
 from tests.retrieval.noise import NoisyProduct, users
 from tests.retrieval.worlds import World, random_world
@@ -175,9 +175,13 @@ def test_a_product_that_is_no_number_is_an_error(noisy):
 def test_the_first_bound_follows_what_products_err(noisy):
     query, gallery, *_ = larger_world()
     scores = Scores(query, blocks.GalleryBlocks(gallery, query), "cosine")
-    assert 2e-7 < first_bound(scores) < 1e-5
+    size, growth = first_bound(scores)
+    assert 2e-7 < size < 1e-5
+    assert 1 <= growth < 50
     noisy(NoisyProduct(1e-3))
-    assert 3e-3 < first_bound(scores) < 2e-2
+    size, growth = first_bound(scores)
+    assert 3e-3 < size < 2e-2
+    assert 1 <= growth < 2
 
 
 def test_scores_are_sums_of_one_order():
@@ -343,3 +347,126 @@ def test_a_gpu_reranks_to_the_last_bit(monkeypatch):
     np.testing.assert_array_equal(slow, fast)
     slow, fast = (rerank(part, gallery) for part in (query, query.cuda()))
     np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+def positive_rows(r, count, like, spread=0.05):
+    """Rows near ``like``, all of positive numbers: their partial sums, and the errors of their products, are large."""
+    return (like + spread * r.standard_normal((count, like.shape[-1]))).astype(np.float32)
+
+
+def test_a_bound_that_misses_a_query_in_search_is_widened_too(noisy, caplog):
+    """More equal rows than are kept, whose products at two calls are farther apart than the bound."""
+    r = np.random.default_rng(0)
+    query, gallery = (r.standard_normal((n, 64)).astype(np.float32) for n in (4, 600))
+    for number in range(4):
+        gallery[100 * number + 100 : 100 * number + 200] = query[number] * 2
+    expected = nearest(query, gallery, 5)
+    honest = NoisyProduct(0)
+
+    def lower_for_one(left, right, out, *, onto=False):
+        found = honest(left, right, out, onto=onto)
+        return found.sub_(3e-3 * right.norm(dim=1)) if len(left) == 1 else found
+
+    noisy(lower_for_one)
+    with caplog.at_level(logging.WARNING, "aelm"):
+        found = nearest(query, gallery, 5)
+    assert "ranking again with the bound" in caplog.text
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert found.indices[0].tolist() == [100, 101, 102, 103, 104]
+
+
+def test_the_bound_grows_with_the_cosine():
+    """A sample of dissimilar rows says nothing of the errors of similar ones."""
+    r = np.random.default_rng(0)
+    query, gallery = (torch.from_numpy(r.standard_normal((n, 2048)).astype(np.float32)) for n in (64, 300))
+    scores = Scores(query, blocks.GalleryBlocks(gallery, query), "cosine")
+    bound = Bound(*first_bound(scores))
+    like = 1 + 0.3 * r.random(2048)
+    left, right = (torch.from_numpy(positive_rows(r, 400, like)) for _ in range(2))
+    product = (left / left.norm(dim=1, keepdim=True)) @ right.T / right.norm(dim=1)
+    exact = pair_scores(left, right[:1].expand_as(left), "cosine")
+    bound.check(product[:, 0].numpy().astype(np.float64), exact, np.ones(400))
+    assert bound.seen < bound.size
+    assert bound.growth > 3
+    assert Bound(*first_bound(Scores(query, blocks.GalleryBlocks(gallery, query), "euclidean"))).growth == 0
+
+
+@pytest.mark.parametrize("layout", ["columns first", "every second", "half"])
+def test_collapsed_features_may_lie_in_memory_as_they_like(layout):
+    r = np.random.default_rng(0)
+    row = r.standard_normal((1, 16)).astype(np.float16 if layout == "half" else np.float32)
+    query, gallery = np.repeat(row, 60, 0), np.repeat(row, 1500, 0)
+    labels = np.arange(60) % 5, np.arange(1500) % 5, np.ones(60, int), np.full(1500, 2)
+    expected = rank_metrics(query, gallery, *labels).mAP
+    odd = np.repeat(gallery, 2, 1)[:, ::2] if layout == "every second" else np.asfortranarray(gallery)
+    assert rank_metrics(query, odd, *labels).mAP == expected
+
+
+def test_a_processor_that_flushes_denormals_ranks_alike():
+    labels = [0], [0, 1, 2], [1], [2] * 3
+    try:
+        flushes = torch.set_flush_denormal(True)
+        found = rank_metrics(None, None, *labels, distances=np.zeros((1, 3), np.float32))
+        zeros = rank_metrics(np.zeros((1, 3), np.float32), np.zeros((3, 3), np.float32), *labels, metric="euclidean")
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushes in (True, False)  # not every processor can
+    assert found.match_rank.tolist() == zeros.match_rank.tolist() == [1]
+
+
+def test_blocks_are_not_rounded_to_the_queries():
+    query, gallery = np.ones((2, 3), np.float32), np.ones((4, 3))
+    labels = [0, 1], [0, 1, 0, 1], [1, 1], [2] * 4
+    with pytest.raises(ValueError, match=r"blocks of float64 and `query_features` are torch\.float32: blocks are"):
+        rank_metrics(query, [gallery], *labels)
+    with pytest.raises(ValueError, match="blocks are not rounded"):
+        nearest(query, [gallery], 2)
+    assert rank_metrics(query, [gallery.astype(np.float16)], *labels).num_queries == 2
+
+
+def test_rows_whose_squares_overflow_or_vanish_are_errors():
+    labels = [0, 1], [0, 1], [1, 1], [2, 2]
+    long = np.array([[1.5e19, 0], [-1.5e19, 1]], np.float32)
+    for ranked in (
+        lambda: rank_metrics(long, long, *labels, metric="euclidean"),
+        lambda: nearest(long, long, 2, metric="euclidean"),
+        lambda: rerank(long, long, k1=2, k2=1, metric="euclidean"),
+    ):
+        with pytest.raises(ValueError, match=r"too long for squared distances in torch\.float32"):
+            ranked()
+    with pytest.raises(ValueError, match=r"`gallery_features` \(rows 1\) are too short for torch\.float32"):
+        rank_metrics(np.eye(2, dtype=np.float32), np.diag([1, 1e-22]).astype(np.float32), *labels)
+    assert rank_metrics(np.eye(2), np.diag([1, 1e-22]), *labels).mAP == 1
+
+
+def test_other_numbers_and_devices_by_default_are_taken_or_refused_by_name():
+    labels = [0, 1], [0, 1], [1, 1], [2, 2]
+    assert rank_metrics(None, None, *labels, distances=(1 - torch.eye(2)).bfloat16()).mAP == 1
+    for wrong in (np.eye(2, dtype=np.longdouble), torch.eye(2).to(torch.float8_e4m3fn)):
+        with pytest.raises(TypeError, match="must hold floating-point numbers, got"):
+            rank_metrics(wrong, wrong, *labels)
+    packed = np.zeros(2, dtype=[("id", "u1"), ("feature", "f4", 2)])
+    packed["feature"] = np.eye(2)
+    assert rank_metrics(np.eye(2, dtype=np.float32), [packed["feature"]], *labels).mAP == 1
+    before = torch.get_default_device()
+    try:
+        torch.set_default_device("meta")
+        features = np.eye(2, dtype=np.float32)
+        assert rank_metrics(features, [features], *labels).mAP == 1
+        assert rerank(features, features, k1=1, k2=1).shape == (2, 2)
+    finally:
+        torch.set_default_device(before)
+
+
+def test_lists_after_re_ranking_do_not_depend_on_the_number_of_threads():
+    r = np.random.default_rng(0)
+    query, gallery = (r.standard_normal((n, 512)).astype(np.float32) for n in (33, 501))
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(rerank(query, gallery))
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(*found)

@@ -238,7 +238,8 @@ class GalleryBlocks:
         if self._representatives is None:
             digests: list[bytes] = []
             for _, _, block in self.blocks(COLUMNS):
-                digests += [blake2b(row, digest_size=16).digest() for row in block.cpu().numpy()]
+                table = np.ascontiguousarray(block.cpu().numpy())
+                digests += [blake2b(row, digest_size=16).digest() for row in table]
             _, first, group = np.unique(np.array(digests, dtype="V16"), return_index=True, return_inverse=True)
             self._representatives = first[group]
         return self._representatives
@@ -249,10 +250,15 @@ class GalleryBlocks:
         return float(np.sqrt(max(longest, default=0.0)))
 
     def _written(self, pieces: Iterable[Array]) -> NDArray[Any]:
-        dtype = torch.empty(0, dtype=self.like.dtype).numpy().dtype
+        dtype = self.like.new_empty(0, device="cpu").numpy().dtype
         with tempfile.TemporaryFile(prefix="aelm-gallery-") as file:
             for piece in pieces:
                 self._check(piece)
+                if torch.promote_types(as_tensor(piece[:0]).dtype, self.like.dtype) != self.like.dtype:
+                    raise InputError(
+                        f"`gallery_features` gives blocks of {piece.dtype} and `query_features` are {self.like.dtype}: "
+                        "blocks are not rounded; give both the same dtype"
+                    )
                 file.write(self._place(piece).cpu().numpy().tobytes())
             file.flush()
             if not file.tell():
@@ -363,14 +369,16 @@ def query_tensor(features: Array, gallery: Features, name: str = "query_features
     if isinstance(gallery, (Tensor, np.ndarray)):
         check_features("gallery_features", gallery)
         dtype = torch.promote_types(dtype, as_tensor(gallery[:0]).dtype)
-    return query.to(dtype)
+    # Apple's GPUs have no float64, in which scores are defined.
+    return query.to("cpu" if query.device.type == "mps" else query.device, dtype)
 
 
 def as_tensor(block: Array) -> Tensor:
     """A tensor without gradient. Read only: it shares the memory of an array, also of a read-only memory map."""
     if isinstance(block, Tensor):
         return block.detach()
-    if not block.dtype.isnative or any(stride < 0 for stride in block.strides):
+    size = block.dtype.itemsize
+    if not block.dtype.isnative or any(stride < 0 or stride % size for stride in block.strides):
         block = np.array(block, dtype=block.dtype.newbyteorder("="))
     # from_numpy warns about read-only arrays, and a copy would cost as much as a product with 32 queries.
     return from_dlpack(block)
@@ -385,7 +393,10 @@ def check_features(name: str, features: Any) -> None:
     """
     if not isinstance(features, (Tensor, np.ndarray)):
         raise InputTypeError(f"`{name}` must be a tensor or an array, got {type(features).__name__}")
-    floating = features.is_floating_point() if isinstance(features, Tensor) else features.dtype.kind == "f"
+    if isinstance(features, Tensor):
+        floating = features.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    else:
+        floating = features.dtype.kind == "f" and features.dtype.itemsize <= 8
     if not floating:
         raise InputTypeError(f"`{name}` must hold floating-point numbers, got {features.dtype}; convert it to float32")
     if features.ndim != 2 or features.shape[1] == 0:

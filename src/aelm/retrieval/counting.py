@@ -128,12 +128,12 @@ def _count_on_cpu(
     rows, begin = np.unique(row, return_index=True)
     end = np.append(begin[1:], len(row))
     lowest = np.minimum.reduceat(low, begin)
-    # Near entries: at or above the first edge, below the second.
-    edges = np.stack([low, np.nextafter(high, np.inf, dtype=high.dtype)])
-    before = np.zeros(edges.shape, dtype=np.int64)
+    # Near entries: at or above the first edge, at or below the second.
+    before = np.zeros((2, len(row)), dtype=np.int64)
     for i, ordered in _ordered_rows(values, rows, lowest):
         part = slice(begin[i], end[i])
-        before[:, part] = ordered.searchsorted(edges[:, part]) - len(ordered)
+        before[0, part] = ordered.searchsorted(low[part]) - len(ordered)
+        before[1, part] = ordered.searchsorted(high[part], side="right") - len(ordered)
     itself = (column >= 0) & (column < values.shape[1])
     near = np.flatnonzero(before[1] - before[0] > itself)
     found = [np.empty((2, 0), dtype=np.int64)]

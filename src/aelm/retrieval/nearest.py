@@ -101,14 +101,17 @@ def _nearest(certified: Certified, k: int, memory: float, team: Threads) -> tupl
     best.fetch()
     score, index = best.in_order(certified, everything=True)
     for row in best.undecided(certified, k):
-        score[row, :k], index[row, :k] = _one_by_one(certified, int(row), k, float(best.value[row, k - 1]))
+        found, columns = _one_by_one(certified, int(row), k, float(best.value[row, k - 1]))
+        score[row, : len(found)], index[row, : len(found)] = found, columns
+        if len(found) < k:  # the products of the same rows differed by more than the bound
+            certified.bound.saw(2 * certified.bound.size)
     return score[:, :k], index[:, :k]
 
 
 def _one_by_one(certified: Certified, row: int, k: int, kth: float) -> tuple[FloatArray, IntArray]:
     """The k best of one query, if too many gallery rows are within the bound of the k-th best product."""
     scores = certified.scores
-    limit = kth - 2 * certified.width(np.array([row]))[0]
+    limit = kth - 2 * certified.width(np.array([row]), kth)[0]
     score, index = np.empty(0), np.empty(0, dtype=np.int64)
     for first, numbers, block in scores.gallery.blocks(COLUMNS):
         values = multiply(scores.prepared[row : row + 1], block, block.new_empty(1, len(block)))
@@ -192,7 +195,7 @@ class BestOfRows:
         rows, kept = self.value.shape
         if kept == len(certified.scores.gallery):
             return np.empty(0, dtype=np.int64)
-        width = certified.width(np.arange(rows))
+        width = certified.width(np.arange(rows), self.value[:, k - 1])
         found: IntArray = np.flatnonzero(self.value[:, -1] >= self.value[:, k - 1] - 2 * width)
         return found
 
@@ -211,7 +214,7 @@ class BestOfRows:
         for begin, end in _runs(rows):
             value = self.value[begin:end].astype(np.float64)
             numbers = np.arange(begin, end)
-            apart = value[:, :-1] - value[:, 1:] > 2 * certified.width(numbers)[:, None]
+            apart = value[:, :-1] - value[:, 1:] > 2 * certified.width(numbers[:, None], value[:, :-1])
             ends = np.ones((end - begin, 1), dtype=bool)
             # Runs of entries in which each is within the bound of the next.
             run = np.cumsum(np.concatenate([ends, apart], axis=1), axis=1)

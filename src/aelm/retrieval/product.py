@@ -3,6 +3,7 @@
 The exact score of a pair is defined in :mod:`aelm.retrieval.score`. BLAS approximates it here.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -84,18 +85,23 @@ def gallery_weights(
         rows: ``(N,)`` row numbers for errors; None for 0 .. N-1.
 
     Raises:
-        ValueError: If a row holds NaN or infinity, overflows its dtype, or is zero under ``cosine``.
+        ValueError: If a row holds NaN or infinity, overflows its dtype, or under ``cosine`` is zero or nearly so.
     """
     weights = unchecked_weights(features, metric)
     finite = torch.isfinite(weights)
+    info = torch.finfo(features.dtype)
+    least = math.sqrt(info.tiny / info.eps)  # squares of shorter rows lose digits
     # One question, since a GPU is waited for at each.
-    if (finite & (weights != 0) if metric == "cosine" else finite).all():
+    if (finite & (weights >= least) if metric == "cosine" else finite).all():
         return weights
     if finite.all():
-        raise InputError(
-            f"{_rows(name, weights == 0, rows)} are zero vectors, which have no cosine; "
-            "drop them or use metric='euclidean'"
-        )
+        zero = ~features.any(dim=1)
+        if zero.any():
+            raise InputError(
+                f"{_rows(name, zero, rows)} are zero vectors, which have no cosine; drop them or use metric='euclidean'"
+            )
+        short = _rows(name, weights < least, rows)
+        raise InputError(f"{short} are too short for {features.dtype}; rescale or pass float64")
     broken = ~torch.isfinite(features).all(dim=1)
     if broken.any():
         raise InputError(f"{_rows(name, broken, rows)} hold NaN or infinite values; has the model diverged?")

@@ -75,7 +75,7 @@ def rank_metrics(
 
     Ranks are identical on every processor and device, independent of the rounding of its matrix product: pairs whose
     products are too close are compared by a float64 score with a fixed order of operations
-    (:mod:`aelm.retrieval.score`).
+    (:mod:`aelm.retrieval.score`). What is too close is measured on a sample and checked while ranking, not proved.
 
     Args:
         query_features: ``(Q, D)`` tensor or array of any floating-point dtype; lower precision is converted to float32.
@@ -217,7 +217,8 @@ def _rank_features(certified: Certified, values: Values | Tensor, pairs: PidPair
     mask(values, own.query[~own.is_match], own.gallery[~own.is_match])
     threshold = take(values, own.query[match], column)
     rank = np.zeros(len(own.query), dtype=np.int64)
-    rank[match] = 1 + count_above(values, own.query[match], column, threshold, 2 * certified.width(row), score)
+    width = 2 * certified.width(row, threshold)
+    rank[match] = 1 + count_above(values, own.query[match], column, threshold, width, score)
     return rank
 
 
@@ -233,7 +234,7 @@ def _rank_streamed(certified: Certified, pairs: PidPairs, memory: float, team: T
 
     team.each(piece, share.deal(spans(len(match), 4096)))
     row, column, score = pairs.query[match], pairs.gallery[match], share.sum(score)
-    threshold, width = score + scores.shift[row], certified.width(row)
+    threshold, width = score + scores.shift[row], certified.width(row, score)
     by_gallery = np.argsort(pairs.gallery, kind="stable")
     ordered = pairs.gallery[by_gallery]
     above = np.zeros(len(match), dtype=np.int64)
@@ -275,8 +276,8 @@ def _rank_distances(distances: Features, labels: Labels, pairs: PidPairs) -> Int
             break
 
         def piece(span: tuple[int, int], first: int = first, block: Array = block) -> None:
-            values = -as_tensor(block[span[0] : span[1]]).cpu().numpy()
-            values = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
+            given = as_tensor(block[span[0] : span[1]])
+            values = given.to("cpu", torch.promote_types(given.dtype, torch.float32)).neg().numpy()
             begin, end = first + span[0], first + span[1]
             if not np.isfinite(values).all():
                 bad = np.flatnonzero(~np.isfinite(values).all(axis=1)) + begin

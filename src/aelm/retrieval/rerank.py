@@ -39,6 +39,8 @@ CPU = torch.device("cpu")
 ROWS = 1152
 # Queries whose codes one thread compares at once.
 AT_ONCE = 8
+# Queries whose distances to the gallery one product computes.
+TOGETHER = 256
 # Pairs whose distances are computed at once.
 PAIRS = 4096
 # Stored neighbours as a multiple of k1 + 1: they include most distances that the encoding needs.
@@ -70,7 +72,8 @@ def rerank(
         metric: ``cosine`` normalises features to unit length first, ``euclidean`` does not.
 
     Returns:
-        ``(Q, G)`` distances, smaller is closer; for ``rank_metrics(..., distances=...)``.
+        ``(Q, G)`` distances, smaller is closer; for ``rank_metrics(..., distances=...)``. The neighbours are the same on
+        every machine; the distances hold the rounding of a float32 product, which may order near-ties differently.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
@@ -187,8 +190,8 @@ def neighbour_graph(features: Array, k: int, *, rerank: bool = False, k1: int = 
 
 
 def _largest(values: Values, first: int, count: int) -> tuple[IntArray, Values]:
-    """Columns and values of the ``count`` largest entries of some rows."""
-    column = np.argpartition(-values, min(count, values.shape[1]) - 1, axis=1)[:, :count]
+    """Columns and values of the ``count`` largest entries of some rows; of equal ones the first."""
+    column = np.argsort(-values, axis=1, kind="stable")[:, :count]
     return column, np.take_along_axis(values, column, axis=1)
 
 
@@ -217,6 +220,7 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
         team: The threads.
     """
     N = len(items)
+    scores = Scores(items, GalleryBlocks(items, items), "euclidean")
     squared = squared_lengths(items)
     best, largest = BestOfRows(N, min(k + SPARE, N), items), items.new_zeros(N)
 
@@ -225,7 +229,8 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
 
         def work(low: int, high: int, values: Any) -> None:
             low, high = begin + low, begin + high
-            largest[low:high] = torch.maximum(largest[low:high], -torch.as_tensor(values).amin(dim=1))
+            table = values if isinstance(values, Tensor) else torch.from_numpy(values)
+            largest[low:high] = torch.maximum(largest[low:high], -table.amin(dim=1))
             best.visit(low, high, first, values)
 
         each_rows(rows, work)
@@ -259,7 +264,6 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
         distance = np.maximum(-score[:, :k], 0).astype(best.value.dtype)
         return Neighbours(index[:, :k], distance, largest.cpu().numpy())
 
-    scores = Scores(items, GalleryBlocks(items, items), "euclidean")
     best.fetch()
     best.value += scores.shift[:, None].astype(best.value.dtype)  # stored values are products minus their shift
     return certify(scores, attempt)
@@ -340,7 +344,7 @@ def _distances(
             minus_squared_distances(items[rows], items[Q:], squared[rows], squared[Q:], part)
 
         with torch.no_grad(), full_precision(), threads(items.device) as team:
-            team.each(multiply_rows, spans(end - begin, -(-(end - begin) // team.threads)))
+            team.each(multiply_rows, spans(end - begin, TOGETHER))  # not by the number of threads: it must not matter
         distances = values.cpu().numpy()
 
         def correct(span: tuple[int, int], begin: int = begin, distances: Values = distances) -> None:

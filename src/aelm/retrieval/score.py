@@ -20,7 +20,7 @@ from torch import Tensor
 from aelm.retrieval.blocks import ALONE, GalleryBlocks, Share
 from aelm.retrieval.labels import FloatArray, IntArray
 from aelm.retrieval.product import Metric, finish, multiply, prepare_queries, unchecked_weights
-from aelm.types import NotFiniteError
+from aelm.types import InputError, NotFiniteError
 
 T = TypeVar("T")
 Combine = Callable[[Any, Any], Any]
@@ -118,7 +118,7 @@ class Scores:
         scale: ``(Q,)`` unit of the product errors of each query.
 
     Raises:
-        ValueError: If a query is zero under ``cosine``, NaN or infinite.
+        ValueError: If a query is zero under ``cosine``, NaN or infinite, or squared distances overflow the dtype.
     """
 
     def __init__(self, query: Tensor, gallery: GalleryBlocks, metric: Metric) -> None:
@@ -134,6 +134,11 @@ class Scores:
             # The product omits the query's term, and its error grows with the lengths.
             self.shift = length**2
             self.scale = (length + gallery.largest_length()) ** 2
+            if self.scale.max() > torch.finfo(query.dtype).max:
+                raise InputError(
+                    f"features are too long for squared distances in {query.dtype}, of up to {self.scale.max():.1e}; "
+                    "rescale or pass float64"
+                )
 
     def of(self, row: IntArray, column: IntArray) -> FloatArray:
         """Scores ``(n,)`` of queries ``row`` with gallery positions ``column`` (among the used rows)."""
@@ -177,23 +182,35 @@ class Scores:
 class Bound:
     """Bound on the distance of products from scores, in units of the scale, and the largest distance seen.
 
+    Partial sums of similar rows are large, and so are their rounding errors: the bound of a cosine c is ``size``, or
+    ``size * growth * |c|`` if that is larger.
+
     Args:
-        size: The bound.
+        size: The bound of dissimilar rows.
+        growth: The bound of equal rows under ``cosine``, in units of ``size``; 0 under ``euclidean``.
     """
 
-    def __init__(self, size: float) -> None:
-        self.size = size
+    def __init__(self, size: float, growth: float = 0.0) -> None:
+        self.size, self.growth = size, growth
         self.seen = 0.0
         self._lock = Lock()
+
+    def unit(self, similarity: Any, scale: FloatArray) -> FloatArray:
+        """The bound of some similarities in units of ``size``."""
+        return scale * np.maximum(1.0, self.growth * np.abs(similarity)) if self.growth else scale
 
     def check(self, similarity: FloatArray, score: FloatArray, scale: FloatArray) -> None:
         """Records the errors of some products, with their shift subtracted."""
         if len(score):
+            unit = self.unit(score, scale)
             with np.errstate(invalid="ignore"):
-                error = np.abs(similarity - score) / np.where(scale > 0, scale, 1)
-            largest = float(np.max(np.nan_to_num(error, nan=np.inf)))
-            with self._lock:
-                self.seen = max(self.seen, largest)
+                error = np.abs(similarity - score) / np.where(unit > 0, unit, 1)
+            self.saw(float(np.max(np.nan_to_num(error, nan=np.inf))))
+
+    def saw(self, error: float) -> None:
+        """Records an error, in the units of ``size``."""
+        with self._lock:
+            self.seen = max(self.seen, error)
 
 
 class Certified(NamedTuple):
@@ -207,9 +224,9 @@ class Certified(NamedTuple):
     scores: Scores
     bound: Bound
 
-    def width(self, row: IntArray) -> FloatArray:
-        """Bound on the error of each query's products."""
-        return self.bound.size * self.scores.scale[row]
+    def width(self, row: IntArray, product: Any) -> FloatArray:
+        """Bound on the error of products of queries ``row``; both broadcast."""
+        return self.bound.size * self.bound.unit(product, self.scores.scale[row])
 
     def check(self, row: IntArray, column: IntArray, product: NDArray[np.floating]) -> FloatArray:
         """Scores of some pairs; checks their products against them."""
@@ -233,9 +250,9 @@ def certify(scores: Scores, attempt: Callable[[Certified], T], share: Share = AL
     Raises:
         FloatingPointError: If products are NaN or infinite although features are finite.
     """
-    size = first_bound(scores)
+    size, growth = first_bound(scores)
     while True:
-        bound = Bound(size)
+        bound = Bound(size, growth)
         result = attempt(Certified(scores, bound))
         used = share.largest(bound.seen / size)
         if used <= FULL:
@@ -255,8 +272,8 @@ def certify(scores: Scores, attempt: Callable[[Certified], T], share: Share = AL
         )
 
 
-def first_bound(scores: Scores) -> float:
-    """A bound from the errors of a small product: a multiple of the largest, and at least a few roundings."""
+def first_bound(scores: Scores) -> tuple[float, float]:
+    """Size and growth of a bound: multiples of the largest errors of a small product, and some roundings at least."""
     query, gallery, metric = scores.query, scores.gallery, scores.metric
     rows = np.unique(np.linspace(0, len(query) - 1, SAMPLED_QUERIES).astype(np.int64))
     columns = np.unique(np.linspace(0, len(gallery) - 1, SAMPLED_ROWS).astype(np.int64))
@@ -275,4 +292,14 @@ def first_bound(scores: Scores) -> float:
     Certified(scores, bound).check(rows[row], columns[column], found[row, column])
     floor = ROUNDINGS * float(torch.finfo(query.dtype).eps) / 2
     # Invalid rows are reported by the work itself.
-    return max(MARGIN * bound.seen, floor) if math.isfinite(bound.seen) else 1.0
+    size = max(MARGIN * bound.seen, floor) if math.isfinite(bound.seen) else 1.0
+    if metric == "euclidean":  # the error of the squared length, a sum of as large parts, is in the sample
+        return size, 0.0
+    own = query[torch.from_numpy(rows).to(query.device)]
+    values = multiply(some, own, some.new_empty(len(rows), len(rows)))
+    finish(values, unchecked_weights(own, metric), metric)
+    squared = pair_sums(own, own, products)
+    equal = Bound(0.0)
+    ones = values.diagonal().cpu().numpy().astype(np.float64)
+    equal.check(ones, cosine(squared, squared, squared), np.ones(len(rows)))
+    return size, max(1.0, MARGIN * equal.seen / size) if math.isfinite(equal.seen) else 1.0

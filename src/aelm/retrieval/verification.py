@@ -107,7 +107,8 @@ def verification(
         curve = np.unique(np.quantile(genuine, np.linspace(0, 1, POINTS), method="lower"))[::-1]
         # Full squared distances are needed to compare different queries. Entries within `near` of a threshold count as
         # equal to it.
-        near = first_bound(scores) * float(scores.scale.max())
+        size, growth = first_bound(scores)
+        near = size * max(1.0, growth) * float(scores.scale.max())
         impostors = _Impostors(pairs, scores, curve - near, int(wanted.max() * num_impostor) + 1)
         visit_blocks(scores.prepared, gallery, metric, impostors.visit, room, team)
     # Strictly above the first impostor that must be rejected.
