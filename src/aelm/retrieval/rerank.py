@@ -72,8 +72,8 @@ def rerank(
         metric: ``cosine`` normalises features to unit length first, ``euclidean`` does not.
 
     Returns:
-        ``(Q, G)`` distances, smaller is closer; for ``rank_metrics(..., distances=...)``. The neighbours are the same on
-        every machine; the distances hold the rounding of a float32 product, which may order near-ties differently.
+        ``(Q, G)`` distances, smaller is closer; for ``rank_metrics(..., distances=...)``. The neighbours are the same
+        on every machine. The distances hold the rounding of a float32 product: near-ties may be ordered differently.
 
     Raises:
         TypeError: If features are not floating-point tensors or arrays.
