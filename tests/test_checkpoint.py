@@ -47,6 +47,10 @@ def test_a_model_comes_back_without_pretrained_weights_or_data(saved):
 def test_a_description_asks_for_no_weights_wherever_a_backbone_stands():
     timm = {"_target_": "aelm.models.TimmBackbone", "name": "resnet10t"}  # pretrained by default
     inner = {"_target_": "aelm.models.ColourWords", "backbone": {**timm, "pretrained": True, "weights": "/gone.pth"}}
+    foreign = {"_target_": "mine.Net", "fusion": {"weights": [0.3, 0.7]}, "parts": [timm]}
+    told = describe({**NETWORK, "backbone": foreign}, 5, {}, [])["network"]["backbone"]
+    assert told["fusion"] == {"weights": [0.3, 0.7]}
+    assert (told["parts"][0]["pretrained"], told["parts"][0]["weights"]) == (False, None)
     for backbone in (timm, inner):
         told = describe({**NETWORK, "backbone": backbone}, 5, {}, [])["network"]["backbone"]
         told = told.get("backbone", told)

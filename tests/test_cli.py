@@ -43,9 +43,12 @@ def test_quote_is_what_hydra_unquotes(text):
 
 
 def test_letters_beyond_ascii_are_text_in_any_value():
-    arguments = ["only_camids=[Tür,2]", "quality=Güte", "camera=正门", "camera=2", "camera=null"]
-    assert [parsed(one) for one in quoted(arguments)] == [["Tür", "2"], "Güte", "正门", 2, None]
+    arguments = ["only_camids=[Tür,2,'b c']", "only_camids=[Tür 1,2]", "quality=Güte", "camera=正门", "camera=2"]
+    found = [parsed(one) for one in quoted(arguments)]
+    assert found == [["Tür", 2, "b c"], ["Tür 1", "2"], "Güte", "正门", 2]
     assert quoted(quoted(arguments)) == quoted(arguments)
+    left = ["--config-dir=/données/conf", "+x={root: '/données'}", "camera=null"]
+    assert quoted(left) == left
 
 
 def test_what_is_no_path_is_left_to_hydra():

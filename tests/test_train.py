@@ -136,12 +136,12 @@ def test_resume_goes_on_where_a_run_stopped(trained, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def killed_at(step, monkeypatch):
-    """Lets the next training die at an optimizer step, once."""
+def killed_at(step, monkeypatch, first=0):
+    """Lets the next training die once after an optimizer step, at a batch of this or a later number."""
     died, plain = [], train.ReIDModule.training_step
 
     def die(self, batch, batch_idx):
-        if self.global_step == step and not died:
+        if self.global_step == step and batch_idx >= first and not died:
             died.append(True)
             raise KeyError("killed")
         return plain(self, batch, batch_idx)
@@ -201,10 +201,18 @@ def test_a_run_that_counts_steps_goes_on_with_the_next_epoch(trained, monkeypatc
     assert all_equal(weights(whole), weights(parts))
 
 
-def test_a_kill_after_a_validation_within_an_epoch_forgets_no_score(trained, monkeypatch):
-    options = [*EIGHT, "+trainer.val_check_interval=0.5", "checkpoint_every_n_steps=2", "optimizer.lr=0.1"]
+@pytest.mark.parametrize(
+    ("often", "step", "batch"),
+    [
+        (["checkpoint_every_n_steps=3"], 10, 0),
+        (["checkpoint_every_n_steps=1", "trainer.accumulate_grad_batches=2"], 4, 3),
+    ],
+)
+def test_a_kill_after_a_validation_within_an_epoch_forgets_no_score(trained, monkeypatch, often, step, batch):
+    """Nor a gradient, where the validation comes between the batches of a step."""
+    options = [*EIGHT, "sampler.steps_per_epoch=6", "+trainer.val_check_interval=0.5", *often, "optimizer.lr=0.1"]
     whole, _ = trained(*options, name="whole")
-    killed_at(3, monkeypatch)
+    killed_at(step, monkeypatch, batch)
     with pytest.raises(KeyError, match="killed"):
         trained(*options, name="parts")
     parts, _ = trained(*options, "resume=auto", name="parts")

@@ -53,15 +53,22 @@ def describe(
 
 def without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
     """The description without initial backbone weights: the checkpoint's own weights are loaded instead."""
-    return {**network, "backbone": _without(network.get("backbone", {}))}
+    backbone = _without(network.get("backbone", {}))
+    backbone.update({key: empty for key, empty in NOTHING.items() if key in backbone})
+    return {**network, "backbone": backbone}
+
+
+NOTHING = {"pretrained": False, "weights": None}
 
 
 def _without(node: Any) -> Any:
+    """A description in which no timm backbone loads weights, which is its default."""
+    if isinstance(node, (list, tuple)):
+        return [_without(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    is_timm = str(node.get("_target_", "")).rpartition(".")[2] == TimmBackbone.__name__  # its default is pretrained
-    empty = {key: value for key, value in (("pretrained", False), ("weights", None)) if key in node or is_timm}
-    return {key: _without(value) for key, value in node.items()} | empty
+    is_timm = str(node.get("_target_", "")).rpartition(".")[2] == TimmBackbone.__name__
+    return {key: _without(value) for key, value in node.items()} | (NOTHING if is_timm else {})
 
 
 def checkpoint_file(path: str | Path) -> Path:

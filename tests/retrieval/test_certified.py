@@ -434,6 +434,9 @@ def test_rows_whose_squares_overflow_or_vanish_are_errors():
     ):
         with pytest.raises(ValueError, match=r"too long for squared distances in torch\.float32"):
             ranked()
+    infinite = np.array([[1, 0], [np.inf, 1]], np.float32)
+    with pytest.raises(ValueError, match=r"`gallery_features` \(rows 1\) hold NaN or infinite values"):
+        rank_metrics(np.eye(2, dtype=np.float32), infinite, *labels, metric="euclidean")
     with pytest.raises(ValueError, match=r"`gallery_features` \(rows 1\) are too short for torch\.float32"):
         rank_metrics(np.eye(2, dtype=np.float32), np.diag([1, 1e-22]).astype(np.float32), *labels)
     assert rank_metrics(np.eye(2), np.diag([1, 1e-22]), *labels).mAP == 1

@@ -198,8 +198,9 @@ def quoted(arguments: Sequence[str], needed: Collection[str] = ()) -> list[str]:
     for argument in arguments:
         key, separator, value = argument.partition("=")
         place, _, last = key.lstrip("+~").rpartition(".")
-        # Hydra's grammar rejects letters beyond ASCII without quotes.
-        is_text = last in (INNER_KEYS if place else TEXT_KEYS) or not value.isascii()
+        is_text = last in (INNER_KEYS if place else TEXT_KEYS)
+        # Hydra's grammar rejects letters beyond ASCII without quotes; options and dictionaries are left alone.
+        is_text = is_text or not (value.isascii() or value.startswith("{") or argument.startswith("-"))
         if separator and (is_text or last in LIST_KEYS):
             parts = [value]
             if is_sweep and last != "pattern":
@@ -233,15 +234,22 @@ def _quoted_value(value: str, name: str, is_text: bool, is_needed: bool) -> str:
 _NO_TEXT = r"[+-]?(?:[\d_]+\.?[\d_]*|\.[\d_]+)(?:e[+-]?[\d_]+)?|[+-]?(?:inf|nan)|true|false"
 
 
+QUOTES = "'\""
+
+
 def quoted_list(value: str) -> str:
     """Quotes each path of a list; a list that Hydra can parse is returned as it is.
 
     >>> print(quoted_list("[a b.jpg,it's.jpg]"), quoted_list("[a.jpg,'b c.jpg']"))
     ['a b.jpg',"it's.jpg"] [a.jpg,'b c.jpg']
     """
-    one = r"""(?:[\w./:@%+-]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    inside = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+    one = rf"(?:[\w./:@%+-]+|{inside})"
     if re.fullmatch(rf"\[\s*{one}(?:\s*,\s*{one})*\s*\]", value, re.ASCII):
         return value
+    if re.fullmatch(rf"\[\s*{one}(?:\s*,\s*{one})*\s*\]", value):  # plain words but for their letters
+        parts = re.findall(one, value)
+        return f"[{','.join(part if part.isascii() or part[0] in QUOTES else quote(part) for part in parts)}]"
     return f"[{','.join(quote(os.path.expanduser(part)) for part in value[1:-1].split(','))}]"
 
 

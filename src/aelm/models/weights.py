@@ -83,7 +83,7 @@ def load_weights(
     written = {flat_key(bare(key)): key for key in content}  # names in the file, for messages
     own = {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
     state = staged({bare(key): value for key, value in content.items() if not key.endswith(COUNTER)}, own)
-    begin = wrapper_of(list(map(flat_key, own)), set(map(flat_key, state)))
+    begin = wrapper_of(list(map(flat_key, own)), set(map(flat_key, state)), path)
     state = {key[len(begin) * flat_key(key).startswith(begin) :]: value for key, value in state.items()}
     found = {flat_key(key): value for key, value in state.items()}
     if convert is not None and any(
@@ -217,7 +217,7 @@ def holds_tensors(content: Any) -> bool:
     return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
 
 
-def wrapper_of(own: Collection[str], held: Collection[str]) -> str:
+def wrapper_of(own: Collection[str], held: Collection[str], path: str | Path = "the file") -> str:
     """The prefix that a wrapper added to each key: the one that matches most of the network's keys.
 
     >>> wrapper_of(["conv1", "layer1_conv1"], ["student_conv1", "student_layer1_conv1", "head"])
@@ -232,8 +232,7 @@ def wrapper_of(own: Collection[str], held: Collection[str]) -> str:
     best = [begin for begin, count in matches.items() if count == max(matches.values())]
     if len(best) > 1 and best[0] and 2 * matches[best[0]] > len(own):
         raise InputError(
-            f"the file holds several networks of this kind, {', '.join(best)}...: save the weights of the one that is "
-            "meant"
+            f"{path} holds several networks of this kind, {', '.join(best)}...: save the weights of the one you mean"
         )
     return best[0]
 

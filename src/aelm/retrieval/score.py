@@ -134,9 +134,10 @@ class Scores:
             # The product omits the query's term, and its error grows with the lengths.
             self.shift = length**2
             self.scale = (length + gallery.largest_length()) ** 2
-            if self.scale.max() > torch.finfo(query.dtype).max:
+            largest = float(self.scale.max())
+            if torch.finfo(query.dtype).max < largest < math.inf:  # infinite rows are reported by number elsewhere
                 raise InputError(
-                    f"features are too long for squared distances in {query.dtype}, of up to {self.scale.max():.1e}; "
+                    f"features are too long for squared distances in {query.dtype}, of up to {largest:.1e}; "
                     "rescale or pass float64"
                 )
 

@@ -288,6 +288,14 @@ class StepTimer(Timer):
 
     _steps = 0
 
+    @property
+    def state_key(self) -> str:
+        return Timer.__qualname__
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._steps = trainer.global_step
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
         if stepped:
@@ -315,6 +323,7 @@ class LastCheckpoint(Checkpoint):
         self.path = path
         self.every_n_steps = every_n_steps
         self._steps = 0
+        self._stepped = False  # whether the last batch took a step
         self._saved = -1  # the step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -324,20 +333,24 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         # Under gradient accumulation most batches take no step, and no checkpoint holds accumulated gradients.
-        stepped, self._steps = trainer.global_step > self._steps, trainer.global_step
+        self._stepped, self._steps = trainer.global_step > self._steps, trainer.global_step
         due = self.every_n_steps is not None and self._steps % self.every_n_steps == 0
-        ends = trainer.should_stop or 0 < trainer.max_steps <= self._steps
-        if stepped and (due or ends) and not trainer.is_last_batch:
+        ends = self._stops(trainer) or 0 < trainer.max_steps <= self._steps
+        if self._stepped and (due or ends) and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         within = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.is_last_batch
-        if within and (trainer.should_stop or self._saved == trainer.global_step):
+        if within and self._stepped and (self._stops(trainer) or self._saved == trainer.global_step):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_last_batch:  # else the training was stopped within the epoch
             self._save(trainer)
+
+    def _stops(self, trainer: pl.Trainer) -> bool:
+        """Whether the training stops here; `min_epochs` and `min_steps` may still forbid it."""
+        return trainer.should_stop and trainer.fit_loop._can_stop_early
 
     def _save(self, trainer: pl.Trainer) -> None:
         if not getattr(trainer, "fast_dev_run", False):
