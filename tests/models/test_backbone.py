@@ -6,7 +6,8 @@ from torch._subclasses import FakeTensorMode
 
 from aelm.models import TimmBackbone
 from aelm.models import backbone as module
-from aelm.models.backbone import freeze_stages, map_shapes
+from aelm.models.backbone import freeze_stages
+from aelm.models.maps import map_shapes
 
 
 @pytest.mark.parametrize(

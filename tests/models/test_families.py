@@ -8,7 +8,7 @@ import timm
 import torch
 
 from aelm.models import IFCN, ReIDNetwork, TimmBackbone
-from aelm.models.backbone import map_shapes
+from aelm.models.maps import map_shapes
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 
 NARROW = {"embed_dim": 48, "depth": 4, "num_heads": 2}

@@ -18,11 +18,10 @@ from aelm.data import Augment, ReIDDataModule, ReIDDataset
 from aelm.data.dataset import ImageTransform, one_thread
 from aelm.data.decoding import decode
 from aelm.data.loader import check_sockets, default_workers
-from aelm.data.synthetic import EVALUATION, varied
+from aelm.data.synthetic import EVALUATION
 from aelm.data.synthetic.people import PLANS, pick, stream
 from aelm.data.synthetic.plan import SIZES
-from aelm.data.synthetic.shot import shoot
-from aelm.data.synthetic.worker import JPEG_QUALITY
+from aelm.data.synthetic.worker import JPEG_QUALITY, drawer
 from aelm.embed.batches import preparation
 from aelm.embed.embedder import Embedder
 from aelm.evaluate import claims as summary
@@ -126,8 +125,7 @@ class FurtherShots(Dataset[Example]):
         (identity, label), camera = self.chosen[index // self.cameras], index % self.cameras + 1
         seed, number = self.world.seed, SIZES[self.world.size].train_shots
         front = pick(stream(PLANS, seed, identity, camera, number), EVALUATION) if self.occluded else None
-        take = varied.shoot if self.world.size == "varied" else shoot
-        shot = take(seed, identity, camera, number, occluder=front, height=self.world.height)
+        shot = drawer(self.world.size)(seed, identity, camera, number, occluder=front, height=self.world.height)
         image = torch.from_numpy(self.prepare(stored(shot.image))).permute(2, 0, 1).contiguous()
         return Example(image, shot.parts, shot.hidden, label, identity, camera)
 

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aelm.models.backbone import as_maps, channels_of
 from aelm.models.ifcn import precise
 from aelm.models.layouts import PooledHead
+from aelm.models.maps import as_maps, channels_of
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, InputError
 
 # Of linear sRGB to XYZ, each row divided by the white of daylight (D65).

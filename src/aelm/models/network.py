@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from aelm.models.backbone import as_maps, channels_of, evaluation
 from aelm.models.ifcn import check_label_range
+from aelm.models.maps import as_maps, channels_of, evaluation
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD, HeadOutput, InputError
 
 StageOutputs = tuple[tuple[HeadOutput, ...], ...]
@@ -137,7 +137,7 @@ class ReIDNetwork(nn.Module):
 
 def colours(values: Any) -> tuple[float, ...]:
     """A number for each colour, also from a tensor such as ``(1, 3, 1, 1)``."""
-    return tuple(torch.as_tensor(values).flatten().tolist()) if isinstance(values, Tensor) else tuple(values)
+    return tuple(values.flatten().tolist() if isinstance(values, Tensor) else values)
 
 
 def cascade(

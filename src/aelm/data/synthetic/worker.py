@@ -7,7 +7,7 @@ standard input and on Windows, and inherits no threads from its parent.
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aelm.data.synthetic import varied
 from aelm.data.synthetic.plan import SIZES, Task, plan
-from aelm.data.synthetic.shot import shoot
+from aelm.data.synthetic.shot import Shot, shoot
 from aelm.data.synthetic.truth import encode, mask_path
 
 JPEG_QUALITY = 92
@@ -46,9 +46,14 @@ def _write(path: Path, picture: NDArray[np.uint8], options: list[int]) -> None:
     path.write_bytes(data.tobytes())
 
 
+def drawer(size: str) -> Callable[..., Shot]:
+    """The function that draws a picture of a set of this size."""
+    return varied.shoot if size == "varied" else shoot
+
+
 def work(order: Order, part: int = 0, parts: int = 1) -> Iterator[Task]:
     """Draws every ``parts``-th picture of a set, starting with number ``part``; yields each after writing it."""
-    take = varied.shoot if order.size == "varied" else shoot
+    take = drawer(order.size)
     for task in order.tasks()[part::parts]:
         shot = take(
             order.seed,
