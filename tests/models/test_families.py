@@ -120,7 +120,8 @@ def test_layers_learn_slower_the_shallower_they_lie(name, first, blocks):
 
 def test_drop_path_leaves_branches_out_in_training_alone():
     backbone = TimmBackbone("vit_tiny_patch16_224", 1, drop_path=0.9, pretrained=False, options=NARROW)
-    images = torch.rand(1, 3, 256, 128)
+    torch.manual_seed(0)
+    images = torch.rand(16, 3, 256, 128)  # branches are drawn for each picture: two passes hardly ever agree
     with torch.no_grad():
         assert not torch.equal(backbone(images)[0], backbone(images)[0])
         backbone.eval()
