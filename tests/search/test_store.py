@@ -170,14 +170,24 @@ def test_a_store_takes_what_a_gallery_takes_and_refuses_what_it_refuses(people):
 def test_a_file_of_another_program_or_of_another_kind_is_told_as_such(tmp_path, embedder, people):
     code = (
         "import sys, aelm\n"
-        "try:\n    aelm.GalleryStore(sys.argv[1], aelm.load_embedder(sys.argv[2]))\n"
+        "try:\n    print(len(aelm.GalleryStore(sys.argv[1], aelm.load_embedder(sys.argv[2]))))\n"
         "except ConnectionError as error:\n    print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, people.uri, str(tmp_path / "model.ckpt")], capture_output=True, text=True
-    )
-    assert "is in use by another process: a local file serves one program at a time" in done.stdout
-    assert "Traceback" not in done.stderr
+
+    def another_program():
+        done = subprocess.run(
+            [sys.executable, "-c", code, people.uri, str(tmp_path / "model.ckpt")], capture_output=True, text=True
+        )
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    people.add(unit(3), items(3))
+    second = GalleryStore(people.uri, embedder)
+    assert "is in use by another process: a local file serves one program at a time" in another_program()
+    people.close()
+    assert len(second) == 3
+    second.close()
+    assert another_program() == "3\n"
     (tmp_path / "old.db").write_bytes(b"SQLite format 3\0" + bytes(100))
     with pytest.raises(ConnectionError, match=r"old.db' cannot be opened: (NotADirectory|FileExists)Error"):
         GalleryStore(str(tmp_path / "old.db"), embedder)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from aelm.types import InputError, MissingPackageError
 
 BATCH = 1000  # rows per message; Milvus accepts at most 64 MB
 LIMIT = 16384  # maximum number of results per query in Milvus
+_OPENED: Counter[str] = Counter()  # local files, and how many stores of each this process has open
 
 
 class GalleryStore:
@@ -48,6 +50,8 @@ class GalleryStore:
         if not self._client.has_collection(self.collection):
             self._create(index)
         self._client.load_collection(self.collection)
+        self._file = "" if "://" in uri else os.path.abspath(uri)
+        _OPENED[self._file] += 1
 
     def _create(self, index: str) -> None:
         types = pymilvus().DataType
@@ -71,8 +75,14 @@ class GalleryStore:
         return int(self._client.query(self.collection, filter="", output_fields=["count(*)"])[0]["count(*)"])
 
     def close(self) -> None:
-        """Closes the file or the connection."""
+        """Closes the connection; a local file too, with the last store of it: then another program may open it."""
         self._client.close()
+        file, self._file = self._file, ""
+        _OPENED[file] -= 1
+        if file and not _OPENED[file]:
+            from milvus_lite.server_manager import server_manager_instance  # pymilvus's close() leaves it running
+
+            server_manager_instance.release_server(file)
 
     def add(self, features: Array, items: Sequence[Item | str | Path], times: Sequence[float] = ()) -> None:
         """Adds pictures; one with an existing path replaces it.

@@ -56,12 +56,16 @@ def run(config: DictConfig) -> list[Answer]:
 def search(config: DictConfig, asked: Sequence[Item], place: str) -> list[Answer]:
     """Searches and writes the locked output."""
     embedder, searched = open_gallery(config, place)
-    queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
-    hits = search_each(searched, queries, features, config)
-    found = [Answer(query, near) for query, near in zip(queries, hits, strict=True)]
-    print(results_table(found, no_match(config)))
-    if config.output is not None:
-        write(Path(config.output), found, config, embedder, searched)
+    try:
+        queries, features = embed_queries(embedder, asked, config.batch_size or default_batch_size(place))
+        hits = search_each(searched, queries, features, config)
+        found = [Answer(query, near) for query, near in zip(queries, hits, strict=True)]
+        print(results_table(found, no_match(config)))
+        if config.output is not None:
+            write(Path(config.output), found, config, embedder, searched)
+    finally:
+        if isinstance(searched, GalleryStore):
+            searched.close()
     return found
 
 
