@@ -9,6 +9,7 @@ import torch
 
 from aelm.retrieval import RankMetrics, blocks, nearest, rank_metrics, ranking, rerank, verification
 from aelm.retrieval.counting import count_above
+from aelm.retrieval.product import multiply
 from aelm.retrieval.score import STRIP, Bound, Scores, cosine, first_bound, pair_sums, products, squared_gaps
 from tests.reference import rank_scores
 from tests.retrieval.noise import NoisyProduct, users
@@ -461,7 +462,8 @@ def test_other_numbers_and_devices_by_default_are_taken_or_refused_by_name():
         torch.set_default_device(before)
 
 
-def test_lists_after_re_ranking_do_not_depend_on_the_number_of_threads():
+def test_lists_after_re_ranking_do_not_depend_on_the_number_of_threads(noisy):
+    noisy(lambda query, gallery, out, onto=False: multiply(query, gallery, out, onto=onto).mul_(1 + len(query) / 1e9))
     r = np.random.default_rng(0)
     query, gallery = (r.standard_normal((n, 512)).astype(np.float32) for n in (33, 501))
     threads = torch.get_num_threads()

@@ -235,6 +235,7 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
 
         each_rows(rows, work)
 
+    on_cpu = items.device.type == "cpu"
     tile = items.new_empty(min(N, TILE), min(N, TILE))
     for number, (low, high) in enumerate(spans(N, TILE)):
         for first, last in spans(N, TILE)[number:]:
@@ -251,9 +252,9 @@ def all_neighbours(items: Tensor, k: int, team: Threads) -> Neighbours:
             def turned(span: tuple[int, int], low: int = low, first: int = first, values: Tensor = values) -> None:
                 visit(_turn(values[:, span[0] : span[1]]), first + span[0], low)
 
-            team.each(piece, spans(high - low, -(-(high - low) // team.threads)))
+            team.each(piece, spans(high - low, TOGETHER if on_cpu else TILE))  # not by the threads, as below
             if first > low:
-                team.each(turned, spans(last - first, TURNED if items.device.type == "cpu" else TILE))
+                team.each(turned, spans(last - first, TURNED if on_cpu else TILE))
 
     def attempt(certified: Certified) -> Neighbours:
         score, index = best.in_order(certified, everything=False)
