@@ -25,7 +25,7 @@ from aelm.checkpoint import KEY, build, describe
 from aelm.data.sources import Item
 from aelm.embed.batches import default_batch_size
 from aelm.embed.embedder import Embedder, load_embedder
-from aelm.embed.folder import embeddings_meta as described
+from aelm.embed.folder import embeddings_meta
 from aelm.embed.job import Settings, embed_shards, join_batches, open_shards
 from aelm.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -65,11 +65,11 @@ def alone(embedder: Embedder, count: int, batch_size: int) -> float:
 
 def embed(embedder: Embedder, paths: list[str], output: Path, settings: Settings) -> float:
     """Seconds from files to a folder of embeddings."""
-    meta = described(embedder, "", {})
+    meta = embeddings_meta(embedder, {})
     start = time.perf_counter()
     shards = open_shards(paths, output, meta, settings.batch_size or 64, settings.shard_size)
     embed_shards(embedder, shards, shards.missing(), settings)
-    join_batches(shards, [Item(path) for path in paths], output, meta)
+    join_batches(shards, [Item(path) for path in paths], output, meta, tracks=False)
     return time.perf_counter() - start
 
 
@@ -132,7 +132,7 @@ def main() -> None:
             watch_memory(embedder, paths * 10, folder / "out", settings)
             return
         alone(embedder, 4 * size, size)
-        ways = {"alone": [], "embed": []}
+        ways: dict[str, list[float]] = {"alone": [], "embed": []}
         for _ in range(options.turns):
             ways["alone"].append(alone(embedder, len(paths), size))
             ways["embed"].append(embed(embedder, paths, folder / "out", settings))

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -27,8 +28,8 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from aelm.data.dataset import ReIDDataset
-from aelm.data.transforms import IMAGENET_MEAN, IMAGENET_STD, recipe
-from aelm.types import Picture
+from aelm.data.transforms import recipe
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, Picture
 
 MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
 PEERS = "peers (PIL, torchvision)"
@@ -47,7 +48,9 @@ def write_pictures(folder: Path, count: int) -> list[Picture]:
     return pictures
 
 
-def ours(pictures: list[Picture], out: Tensor, *, cache: str = "none", normalised: bool = True) -> Callable[[], None]:
+def ours(
+    pictures: list[Picture], out: Tensor, *, cache: Literal["none", "ram"] = "none", normalised: bool = True
+) -> Callable[[], None]:
     """One pass over the pictures with aelm."""
     dataset = ReIDDataset(pictures, recipe().train, cache=cache)
     scale, shift = 1 / STD, -MEAN / STD

@@ -161,12 +161,15 @@ def main() -> None:
 
     result = rank_metrics(*world)
     memory = peak_memory(lambda: rank_metrics(*world))
-    calls = {"bare product": lambda: bare_product(world), "rank_metrics": lambda: rank_metrics(*world)}
+    calls: dict[str, Callable[[], object]] = {
+        "bare product": lambda: bare_product(world),
+        "rank_metrics": lambda: rank_metrics(*world),
+    }
     if arguments.usual:
         print(f"mAP of the usual way: {usual_way(world):.6f}")
         calls["usual way"] = lambda: usual_way(world)
     # The calls alternate, so that other load on the machine affects all of them.
-    times = {name: [] for name in calls}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(arguments.repeats):
         for name, call in calls.items():
             times[name].append(seconds(call))

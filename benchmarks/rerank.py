@@ -54,7 +54,7 @@ def main() -> None:
     if whole:
         print(f"mAP {rank_metrics(*world).mAP:.4f}, re-ranked {reranked(world, whole):.4f}")
     memory = peak_memory(run)
-    times = {"self product": [], "rerank": []}
+    times: dict[str, list[tuple[float, float]]] = {"self product": [], "rerank": []}
     for _ in range(arguments.repeats):
         times["self product"].append(seconds(lambda: self_product(items)))
         times["rerank"].append(seconds(run))

@@ -13,7 +13,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def make_folder(folder: Path, pictures: int, dim: int, queries: int) -> np.ndarr
     def unit(features: np.ndarray) -> np.ndarray:
         return features / np.linalg.norm(features, axis=1, keepdims=True)
 
-    def parts():
+    def parts() -> Iterator[np.ndarray]:
         for first in range(0, pictures, CHUNK):
             rows = np.arange(first, min(first + CHUNK, pictures))
             # Pictures of one person are spread over the file, as in a camera network.
@@ -70,7 +70,7 @@ def product_of_torch(query: np.ndarray, features: np.ndarray) -> None:
     """The product alone, by torch."""
     asked = torch.from_numpy(query)
     for first in range(0, len(features), BLOCK):
-        _ = torch.from_dlpack(features[first : first + BLOCK]) @ asked.T
+        _ = torch.utils.dlpack.from_dlpack(features[first : first + BLOCK]) @ asked.T
 
 
 def check(query: np.ndarray, features: np.ndarray, k: int) -> int:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from aelm.checkpoint import KEY, build, describe
 from aelm.data.synthetic import shoot, synthetic
+from aelm.data.synthetic.occluders import TRAINING
 from aelm.data.synthetic.people import PLANS, pick, stream
-from aelm.data.synthetic.plan import TRAINING
 from aelm.files import write_file
 from aelm.models import ReIDNetwork
 from aelm.models.colour_words import lab, untinted
@@ -130,10 +130,10 @@ def main(data: str, weights: str, output: str) -> None:
     found = synthetic(data, "varied", train_occluded=0.15)
     people = [p for p in found.train if p.pid <= VARIED]
     height, width = PREPROCESSING["height"], PREPROCESSING["width"]
-    varied = [cv2.resize(cv2.imread(p.path)[:, :, ::-1], (width, height)) for p in people]
+    varied = [cv2.resize(np.asarray(cv2.imread(p.path))[:, :, ::-1], (width, height)) for p in people]
     usual, pids = usual_people()
-    images = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in (varied, usual))
-    network = starter(*images, torch.tensor([*(p.pid for p in people), *pids]), weights)
+    first, second = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in (varied, usual))
+    network = starter(first, second, torch.tensor([*(p.pid for p in people), *pids]), weights)
     state = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
     told = describe(NETWORK, 0, PREPROCESSING, [])
     write_file(Path(output), lambda file: torch.save({"state_dict": state, KEY: told}, file))

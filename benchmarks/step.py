@@ -18,7 +18,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints each start and stop
@@ -84,7 +84,7 @@ def head_step(way: str, num_ids: int, options: argparse.Namespace) -> Step:
     maps = torch.rand(B, E, 16, 8, device=options.device, requires_grad=True)
     pids = torch.randint(num_ids, (B,), device=options.device)
     head = IFCN(E, num_ids, E).to(options.device)
-    head.embed = nn.Identity()
+    head.embed = nn.Sequential()
 
     def ours() -> tuple[Tensor, Tensor]:
         output = head(maps, pids)
@@ -138,7 +138,7 @@ def peak_memory(step: Step, device: str) -> float:
     return max(itertools.accumulate(sizes, initial=0)) / 1e6
 
 
-def compare(ways: dict[str, Callable[[], Step]], turns: int, device: str) -> dict[str, tuple[float, float, float]]:
+def compare(ways: Mapping[str, Callable[[], Step]], turns: int, device: str) -> dict[str, tuple[float, float, float]]:
     """Milliseconds of forward and backward, and MB, of each variant; the variants alternate."""
     steps = {name: make() for name, make in ways.items()}
     memory = {name: peak_memory(step, device) for name, step in steps.items()}

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from input import IMAGENET_MEAN, IMAGENET_STD, write_pictures
+from input import write_pictures
 from PIL import Image
 from ranking import machine
 from torch.utils.data import DataLoader, Dataset
@@ -33,7 +33,7 @@ from aelm.losses import IdentityLoss
 from aelm.models import AELM, CoAM, ReIDNetwork, TimmBackbone
 from aelm.module import ReIDModule
 from aelm.train.callbacks import Averaging
-from aelm.types import Benchmark, Picture
+from aelm.types import IMAGENET_MEAN, IMAGENET_STD, Benchmark, Picture
 
 IMAGES = 4  # per identity in a step
 ADAM = partial(torch.optim.Adam, lr=3.5e-4)
@@ -113,7 +113,10 @@ def ours(pictures: list[Picture], options: argparse.Namespace) -> Speed:
         use_distributed_sampler=False,
         benchmark=True,
     )
+    if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # as `python -m aelm.train` does
     trainer.fit(module, data)
+    torch.set_float32_matmul_precision("highest")  # as it was, for the peers
     return Speed(options.steps * options.batch_size / watch.seconds, watch.waited / watch.seconds)
 
 

@@ -132,9 +132,11 @@ def test_every_process_of_a_job_knows_of_the_others(world, monkeypatch, tmp_path
     assert seen == [3]
 
 
-def test_a_job_on_the_cpu_does_not_start_cuda(embedded, monkeypatch):
+@pytest.mark.parametrize("started", [False, True])
+def test_a_job_on_the_cpu_does_not_use_cuda(embedded, monkeypatch, started):
     """As on a machine with a GPU: to ask whether there is one is free, all else would take its memory."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
     for part in ("_lazy_init", "device", "mem_get_info", "get_rng_state_all"):
         monkeypatch.setattr(torch.cuda, part, lambda *_, **__: pytest.fail("CUDA was started"))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pytest.fail("memory was locked"))

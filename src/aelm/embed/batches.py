@@ -94,8 +94,8 @@ def embedded(
     if workers == 0 or (workers is None and embedder.device.type == "cpu"):
         batches = loaded(dataset, batch_size, torch.get_num_threads())
     else:
-        sampler = SequentialSampler(dataset)
-        batches = Loader(workers=workers).build(dataset, sampler, batch_size, lives_on=False, processes=processes)
+        loader = Loader(workers=workers, pin_memory=embedder.device.type == "cuda")
+        batches = loader.build(dataset, SequentialSampler(dataset), batch_size, lives_on=False, processes=processes)
     waiting: Pending | None = None
     for batch in batches:
         # Results are fetched from a GPU only after it has received the next batch.
