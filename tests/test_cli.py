@@ -1,12 +1,16 @@
+import importlib
 import os
 import subprocess
 import sys
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from aelm.__main__ import COMMANDS
 from aelm.command import schema
-from aelm.command.cli import quote, quoted
+from aelm.command.cli import STARTED_BY, quote, quoted
+from tests.conftest import CONF
 
 NASTY = [
     "it's (1).jpg",
@@ -153,3 +157,21 @@ def test_lists_of_paths_arrive_as_they_were_typed(first, second):
     (argument,) = quoted([f"pair=[{first},{second}]"])
     assert [str(path) for path in parsed(argument)] == [first, second]
     assert quoted([argument]) == [argument]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_key_of_the_command_and_names_its_groups(name, monkeypatch, capsys):
+    monkeypatch.setenv(STARTED_BY, "")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    importlib.import_module(f"aelm.{name}.__main__").main()
+    told = capsys.readouterr().out
+    file = CONF / f"{name}.yaml"
+    for key in set(OmegaConf.load(file)) - {"defaults", "hydra"}:
+        assert f"\n{key}:" in told
+    for line in file.read_text("utf-8").partition("\nhydra:")[0].splitlines():
+        assert not line.startswith("#") or line.removeprefix("# ") in told
+    assert "\nhydra:" not in told
+    assert (
+        ("transform=bot|flip|none (default: bot)\n" in told) == ("model/coam=coam|none\n" in told) == (name == "train")
+    )
+    assert ("dataset=base|cuhk03|" in told) == (name in ("train", "evaluate", "export"))

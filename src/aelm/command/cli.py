@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from typing import Any
 
 import hydra
@@ -134,6 +135,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             for stream in (sys.stdout, sys.stderr):
                 if isinstance(stream, io.TextIOWrapper):  # characters that a console cannot show are escaped
                     stream.reconfigure(errors="backslashreplace")
+            if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+                print(help_text(config_name))
+                return
             sys.argv[1:] = quoted(sys.argv[1:], schema.needed(config_name))
             schema.register()
             # With this variable set, Hydra raises errors instead of printing them.
@@ -144,6 +148,29 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return start
 
     return decorate
+
+
+def help_text(config_name: str) -> str:
+    """What ``--help`` prints: the command's keys with the comments of its file, and the groups it chooses from.
+
+    >>> print(help_text("export").splitlines()[0])
+    python -m aelm.export checkpoint=FILE: the model for other programs, checked against PyTorch.
+    """
+    conf = resources.files("aelm.conf")
+    head, _, rest = (conf / f"{config_name}.yaml").read_text("utf-8").partition("defaults:\n")
+    defaults, _, keys = rest.partition("\n\n")
+    lines = []
+    for group, default in re.findall(r"^  - (\w+): (\S+)$", defaults, re.MULTILINE):
+        names = sorted(entry.name for entry in (conf / group).iterdir())
+        inner = [f"{group}/{name}" for name in names if (conf / group / name).is_dir()]
+        for place in [group, *inner]:
+            options = sorted(e.name.removesuffix(".yaml") for e in (conf / place).iterdir() if e.name.endswith(".yaml"))
+            chosen = f" (default: {default})" if place == group else ""
+            lines.append(f"{place}={'|'.join(options)}{chosen}")
+    parts = [head.replace("# ", "", 1).rstrip(), *(["Groups:\n" + "\n".join(lines)] if lines else [])]
+    parts += ["Keys, as key=value, with their defaults:\n" + keys.partition("\nhydra:")[0].rstrip()]
+    parts += ["--cfg job prints all keys and values, those of groups too; --hydra-help lists Hydra's own options."]
+    return "\n\n".join(parts)
 
 
 def leave_process_group() -> None:
