@@ -4,8 +4,9 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-# Before anything imports albumentations or a W&B client.
+# Before anything imports albumentations, onnxruntime or a W&B client.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 

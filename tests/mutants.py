@@ -52,7 +52,6 @@ def copied(folder):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "Makefile"):
         shutil.copy(ROOT / name, folder)
-    (folder / "src" / "aelm" / "conf").symlink_to(folder / "conf")
 
 
 def noticed_by(folder, tests):

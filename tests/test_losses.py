@@ -129,10 +129,12 @@ def test_distances_are_float32_under_autocast():
     torch.testing.assert_close(inside, batch_hard_triplet(features, PIDS))
 
 
-def test_triplet_loss_acts_on_the_joined_pooled_embedding():
+@pytest.mark.parametrize("margin", [0.3, None])
+def test_triplet_loss_acts_on_the_joined_pooled_embedding(margin):
     out = outputs()
     joined = torch.cat([h.pooled for stage in out for h in stage], 1)
-    torch.testing.assert_close(TripletLoss(0.3, weight=0.5)(out, PIDS), 0.5 * batch_hard_triplet(joined, PIDS, 0.3))
+    expected = 0.5 * batch_hard_triplet(joined, PIDS, margin)
+    torch.testing.assert_close(TripletLoss(margin, weight=0.5)(out, PIDS), expected)
 
 
 def test_triplet_has_the_gradient_of_a_loop_over_the_chosen_pairs_alone():
@@ -222,6 +224,14 @@ def test_features_that_are_no_numbers_give_no_loss_of_zero():
     for value in (torch.nan, 1e38):
         features = torch.full((6, 3), value) * torch.arange(6.0)[:, None]
         assert not batch_hard_triplet(features, PIDS).isfinite()
+
+
+def test_centers_move_in_float32_under_autocast():
+    (first, *_), plain, inside = outputs(), CenterLoss(4, 6), CenterLoss(4, 6)
+    plain((first,), PIDS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside((first,), PIDS)
+    torch.testing.assert_close(inside.centers, plain.centers)
 
 
 def test_centers_draw_features_by_the_weight_and_move_by_the_rule_of_wen():

@@ -70,6 +70,15 @@ def test_test_scores_equal_rank_metrics_on_the_embeddings():
     assert image.shape[0] == 21
 
 
+def test_flipping_takes_a_picture_and_its_mirror_image_for_one():
+    model, images = module().eval(), batches()[0].image
+    plain = model(images)
+    model.flip = True
+    torch.testing.assert_close(model(images), model(images.flip(3)))
+    assert not torch.allclose(model(images), model(images.flip(2)), atol=1e-3)
+    assert not torch.allclose(model(images), plain, atol=1e-3)
+
+
 def test_query_sets_of_one_gallery_are_scored_as_if_alone_and_the_gallery_is_embedded_once(monkeypatch):
     """Queries 0 to 1 are one set, 2 to 5 another; each with the gallery in a loader of its own is the oracle."""
 
@@ -168,6 +177,14 @@ def test_schedule_and_factor_reach_the_groups():
     assert [r["new_no_decay"] for r in rates] == pytest.approx([1.0] * 3 + [0.1] * 3)
 
 
+def test_a_last_smaller_step_of_accumulated_batches_counts_in_the_schedule():
+    seen = []
+    model = module(schedule=lambda epoch, epochs: seen.append((epoch, epochs)) or 1.0)
+    trainer(accumulate_grad_batches=2).fit(model, pictures())  # three batches: two steps an epoch
+    assert {epoch for epoch, _ in seen} == {0, 0.5, 1, 1.5, 2}
+    assert {epochs for _, epochs in seen} == {2}
+
+
 def test_layers_of_a_backbone_have_rates_of_their_own():
     rates = []
 
@@ -197,6 +214,16 @@ def test_a_frozen_backbone_keeps_weights_and_statistics_then_moves():
     trainer(callbacks=[Watch()]).fit(model, pictures(), loader(1))
     assert all(torch.equal(start[key], states[0][key]) for key in start)
     assert all(not torch.equal(start[key], states[1][key]) for key in start)
+
+
+def test_a_rehearsal_changes_neither_the_network_nor_what_is_drawn_next():
+    model = module(description={"preprocessing": {"height": 32, "width": 16}})
+    model.network.heads[0].a.embed.append(nn.Dropout())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stream = torch.get_rng_state()
+    model.check_steps([[0, 0, 1], [0, 0, 1], [2]])
+    assert torch.equal(stream, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_description_travels_with_the_checkpoint(tmp_path):

@@ -37,10 +37,11 @@ def test_links_of_notebooks_lead_somewhere(path):
 
 
 @pytest.mark.slow
-def test_notebooks_run_from_another_folder(people, tmp_path, monkeypatch):
+def test_notebooks_run_from_another_folder(people, tmp_path, tmp_path_factory, monkeypatch):
     """In one kernel, which forgets all names between them: a kernel each would load the libraries each time."""
     monkeypatch.setenv("AELM_DATA", str(people))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))  # where the notebooks write
     whole = nbformat.v4.new_notebook()
     for path in PATHS:
         code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

@@ -42,10 +42,11 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_however_they_are_started(people, tmp_path, tested):
+def test_two_processes_are_one_however_they_are_started(people, tmp_path, tmp_path_factory, tested):
     losses = "loss=[identity_triplet,center,arcface]"
     overrides = [*FEW, "figures=false", losses]
-    start = [*TORCHRUN, f"--master_port={free_port()}", "-m", "tests.two_processes"]
+    ports = [f"--master_port={free_port()}", f"--log-dir={tmp_path_factory.mktemp('logs')}"]
+    start = [*TORCHRUN, *ports, "-m", "tests.two_processes"]
     code, out, err = python(*start, str(people), str(tmp_path), *overrides)
     assert code == 0, err[-3000:]
     found = json.loads(out.splitlines()[-1])

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -355,6 +356,23 @@ def test_a_search_embeds_in_the_precision_that_is_asked_for(searched, world, mon
         assert found.hits[0].path == world[1][2]
     with pytest.raises(ValueError, match="`precision` must be one of 32, bf16, 16, got 'half'"):
         searched(world[1][2], "precision=half", f"checkpoint='{world[0]}'")
+
+
+def test_pictures_without_embeddings_are_embedded_as_the_queries_are(composed, world, tmp_path, monkeypatch):
+    asked, keys = [], ["query=x", f"gallery={tmp_path}/crops", "size=[64,32]", "camera=2"]
+    monkeypatch.setattr(
+        search, "embed_items", lambda checkpoint, items, folder, settings, allow: asked.append(settings)
+    )
+    with pytest.raises(FileNotFoundError):
+        search.find_gallery(composed("search", *keys), "cpu")
+    assert (list(asked[0].size), asked[0].camera) == ([64, 32], 2)
+
+
+def test_what_a_search_is_told_comes_before_what_the_gallery_was_made_with(composed, monkeypatch):
+    told, config = {}, composed("search", "query=x", "gallery=x", "camera=2")
+    monkeypatch.setattr(search, "load_embedder", lambda *_, **options: told.update(options) or SimpleNamespace(to=str))
+    search.load(config, "x", "cpu", {"camera": 1, "size": [64, 32]})
+    assert (told["camera"], told["size"]) == (2, [64, 32])
 
 
 def test_embeddings_and_heat_maps_are_computed_without_tf32(searched, embedded, tmp_path, monkeypatch):

@@ -225,18 +225,17 @@ def weighted_triplet(features: Tensor, pids: Tensor) -> Tensor:
     >>> weighted_triplet(torch.tensor([[0.0], [1.0], [3.0], [3.0]]), torch.tensor([0, 0, 1, 1]))
     tensor(0.1593)
     """
-    with precise(features.device):
-        wide = features.to(torch.promote_types(features.dtype, torch.float32))
-        # As in `batch_hard_triplet`; the gradient of a distance of 0 is 0.
-        distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
-        same = pids[:, None] == pids[None, :]
-        positive = same & ~torch.eye(len(pids), dtype=torch.bool, device=pids.device)
-        low = torch.finfo(wide.dtype).min
-        far = distances.masked_fill(~positive, low).softmax(1)
-        near = (-distances).masked_fill(same, low).softmax(1)
-        valid = positive.any(1) & ~same.all(1)
-        loss = F.softplus(((far - near) * distances).sum(1))
-        return (loss * valid).sum() / valid.sum().clamp(min=1)
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    # By differences, as in `batch_hard_triplet`; the gradient of a distance of 0 is 0.
+    distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+    same = pids[:, None] == pids[None, :]
+    positive = same & ~torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    low = torch.finfo(wide.dtype).min
+    far = distances.masked_fill(~positive, low).softmax(1)
+    near = (-distances).masked_fill(same, low).softmax(1)
+    valid = positive.any(1) & ~same.all(1)
+    loss = F.softplus(((far - near) * distances).sum(1))
+    return (loss * valid).sum() / valid.sum().clamp(min=1)
 
 
 def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
@@ -254,18 +253,16 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
     >>> batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=2.5)
     tensor(0.7500)
     """
-    with precise(features.device):
-        wide = features.to(torch.promote_types(features.dtype, torch.float32))
-        # By differences: distances from a matrix product lose small values, and have no gradient at 0.
-        fixed = wide.detach()  # a backward pass over all pairs would need B x B x D values
-        distances = torch.cdist(fixed, fixed, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
-        same = pids[:, None] == pids[None, :]
-        itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
-        positive = distances.masked_fill(~same | itself, -torch.inf).argmax(1)
-        negative = distances.masked_fill(same, torch.inf).argmin(1)
-        valid = (same & ~itself).any(1) & ~same.all(1)
-        # The norm of a zero difference has gradient 0.
-        pulled, pushed = (wide - wide[positive]).norm(dim=1), (wide - wide[negative]).norm(dim=1)
-        gap = torch.where(valid, pulled, 0) - torch.where(valid, pushed, 0)
-        loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
-        return (loss * valid).sum() / valid.sum().clamp(min=1)
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    # By differences: distances from a matrix product lose small values. They only choose pairs, without gradient.
+    distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+    same = pids[:, None] == pids[None, :]
+    itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    positive = distances.masked_fill(~same, -torch.inf).argmax(1)  # perhaps itself, at 0
+    negative = distances.masked_fill(same, torch.inf).argmin(1)
+    valid = (same & ~itself).any(1) & ~same.all(1)
+    # The norm of a zero difference has gradient 0.
+    pulled, pushed = (wide - wide[positive]).norm(dim=1), (wide - wide[negative]).norm(dim=1)
+    gap = torch.where(valid, pulled, 0) - torch.where(valid, pushed, 0)
+    loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
+    return (loss * valid).sum() / valid.sum().clamp(min=1)

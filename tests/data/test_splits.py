@@ -107,6 +107,12 @@ class TestLabels:
         one, other = (Benchmark(name, tuple(shots(1, pid=1))) for name in "ab")
         assert label_map([one, other]) == {("a", 1): 0, ("b", 1): 1}
 
+    def test_a_person_numbered_0_is_nobody_else_where_sets_are_joined(self) -> None:
+        gallery = (Picture("g", 0, 1), Picture("j", -1, 1))
+        both = join([Benchmark(name, (), (Picture("q", 0, 0),), gallery) for name in "ab"])
+        assert [picture.pid for picture in both.query] == [0, 1]
+        assert [picture.pid for picture in both.gallery] == [0, -1, 1, -1]
+
     def test_joined_sets_keep_identities_and_cameras_apart(self) -> None:
         one = Benchmark("a", (), tuple(shots(1, pid=5)), tuple(shots(3, pid=5) + shots(1, pid=-1)))
         other = Benchmark("b", (), tuple(shots(1, pid=5)), tuple(shots(3, pid=9)), {"dark": tuple(shots(8, pid=9))})

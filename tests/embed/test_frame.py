@@ -1,5 +1,6 @@
 """Boxes of a frame: the same embeddings as those of files, and no box that stops a tracker."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -41,6 +42,16 @@ def test_colour_and_batches_do_not_matter_but_for_the_order_of_channels(embedder
     other = FrameEmbedder(embedder, colour="rgb", batch_size=2)(np.ascontiguousarray(frame[:, :, ::-1]), BOXES).features
     np.testing.assert_allclose(one, other, atol=1e-6)
     assert np.abs(FrameEmbedder(embedder, colour="rgb")(frame, BOXES).features - one).max() > 1e-3
+
+
+def test_padding_and_rounding_are_the_same_in_both_orders_of_colours(embedder, frame):
+    padded = replace(embedder, preprocess="resize_pad")
+    rgb, bgr = (FrameEmbedder(padded, colour=colour) for colour in ("rgb", "bgr"))
+    boxes = [[3.4, 5.6, 30.6, 20.4], [-9, -9, 20, 20.4]]
+    plain = rgb(frame, boxes)
+    np.testing.assert_allclose(bgr(np.ascontiguousarray(frame[:, :, ::-1]), boxes).features, plain.features, atol=1e-6)
+    np.testing.assert_allclose(rgb(frame, [[3, 6, 31, 20]]).features, plain.features[:1], atol=1e-6)
+    assert plain.inside.max() <= 1
 
 
 def test_what_leaves_the_frame_is_cut_off_and_told(embedder, frame):

@@ -264,15 +264,16 @@ def test_a_training_without_synthetic_people_has_no_truth():
 
 
 class Pointing(torch.nn.Module):
-    """A network that looks where it is told, and takes everyone for label 1."""
+    """A network that looks where it is told, and takes everyone for label 1; keeps whose maps were asked for."""
 
     def __init__(self, heats):
         super().__init__()
-        self.heats, self.mean = heats, torch.zeros(1)
+        self.heats, self.mean, self.asked = heats, torch.zeros(1), []
 
     def explain(self, images, pids=None):
         from aelm.types import HeadOutput
 
+        self.asked += pids.tolist()
         size = len(images)
         logits = torch.nn.functional.one_hot(torch.ones(size, dtype=torch.int64), 3).float()
         heads = tuple(HeadOutput(logits, logits, logits, h.expand(size, -1, -1)) for h in self.heats)
@@ -284,7 +285,9 @@ def test_every_shot_is_examined_once_at_every_stage():
     shots = FurtherShots(world, None, recipe(32, 16).test, occluded=False)
     top = torch.zeros(8, 4)
     top[:2] = 1
-    found = measured_shots(Pointing((top, top.flip(0))), shots, workers=0)
+    network = Pointing((top, top.flip(0)))
+    found = measured_shots(network, shots, workers=0)
+    assert network.asked == [LABELS.index(f"synthetic:{shots[i].identity}") for i in range(len(shots))]
     assert [(one.identity, one.stage) for one in found] == [(shots[i].identity, 1) for i in range(len(shots))]
     assert [one.hits for one in found] == [(one.identity == 2,) * 2 for one in found]
     by_name = means(found)

@@ -32,7 +32,7 @@ def started(people):
 
     def start(way, folder):
         port = free_port()
-        launcher = [*WAYS[way], f"--master_port={port}"] if WAYS[way] else []
+        launcher = [*WAYS[way], f"--master_port={port}", f"--log-dir={folder}/logs"] if WAYS[way] else []
         arguments = [*launcher, "-m", "aelm.train", f"data_dir={people}", *RUN]
         programs.append(Program(arguments, folder, MASTER_PORT=str(port)))
         return programs[-1]

@@ -103,13 +103,32 @@ def test_nothing_is_erased_in_evaluation(fill):
         assert torch.equal(asked[1].mask, naive.region(asked[0].heatmap, 0.7))
 
 
-def test_without_labels_the_best_identity_of_a_is_shown_for_both():
-    aelm, features, _ = world()
+@pytest.mark.parametrize("module", [AELM, TwoHeads])
+def test_without_labels_the_best_identity_of_a_is_shown_for_both(module):
+    aelm, features, _ = world(module)
     aelm.eval()
     best = aelm(features)[0].logits.argmax(1)
     shown, asked = aelm(features, explain=True), aelm(features, best)
     assert torch.equal(shown[0].heatmap, asked[0].heatmap)
     assert torch.equal(shown[1].heatmap, asked[1].heatmap)
+
+
+@pytest.mark.parametrize("module", [TwoHeads, AELM])
+@pytest.mark.parametrize("explain", [False, True])
+def test_both_show_the_identity_that_was_asked_for(module, explain):
+    heads, features, _ = world(module)
+    heads.eval()
+    other = (heads(features)[0].logits.argmax(1) + 1) % 5
+    a, b = heads(features, other, explain=explain)
+    assert torch.equal(a.heatmap, heads.a(features, other).heatmap)
+    assert torch.equal(b.heatmap, heads.b(features, other).heatmap)
+
+
+def test_without_labels_training_erases_what_the_best_identity_of_a_is_seen_by():
+    aelm, features, _ = world()
+    a, b = aelm(features)
+    assert torch.equal(b.mask, discriminative_region(a.heatmap, 0.7))
+    assert b.mask.any()
 
 
 def test_no_gradient_runs_through_the_mask():
@@ -149,6 +168,13 @@ def test_random_shifts_are_reproducible_and_leave_the_global_stream_alone():
     aelm.load_state_dict(state)
     again = [aelm(features, pids)[1].mask for _ in range(2)]
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+
+
+def test_evaluation_draws_no_shift():
+    aelm, features, pids = world(RandomAELM)
+    before = aelm.draws.clone()
+    aelm.eval()(features, pids)
+    assert torch.equal(aelm.draws, before)
 
 
 def test_shifts_reach_every_place_about_equally():
@@ -231,7 +257,7 @@ def test_of_another_never_gives_the_same_identity_and_says_where_there_is_none()
 
 def test_swapping_keeps_channels_last():
     features = torch.rand(4, 8, 6, 3).contiguous(memory_format=torch.channels_last)
-    assert swapped(features, torch.rand(4, 6, 3) > 0.5).is_contiguous(memory_format=torch.channels_last)
+    assert swapped(features, torch.rand(4, 6, 3) > 0.5, torch.tensor([1, 2, 3, 0])).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("pids", [[0], [3, 3, 3]])

@@ -45,6 +45,10 @@ def test_every_parameter_gets_a_gradient(mode):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in coam.parameters())
 
 
+def test_the_bottleneck_is_as_narrow_as_asked_for():
+    assert [CoAM(depth, reduction=4).channel.mlp[0].out_features for depth in (16, 3)] == [4, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -46,6 +46,12 @@ def test_expansion_averages_the_query_with_its_neighbours():
             )
 
 
+def test_a_neighbour_that_points_away_weighs_nothing():
+    query, gallery = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0], [-1.0, 1.0]])
+    expected = query[0] + 0.5 * unit(gallery[0])
+    np.testing.assert_allclose(expand_queries(query, gallery, 2, alpha=2.0)[0], unit(expected), atol=1e-12)
+
+
 def test_a_query_that_is_in_the_gallery_is_its_own_first_neighbour():
     features = unit(np.random.default_rng(2).standard_normal((9, 4)))
     np.testing.assert_allclose(expand_queries(features, features, 1), features, atol=1e-12)

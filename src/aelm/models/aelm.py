@@ -151,8 +151,8 @@ class AELM(TwoHeads):
         return others, mask & found[:, None, None]
 
     def filled(self, features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
-        """``features`` (B, C, H, W), filled where ``mask`` (B, H, W) is True; ``others`` as in `swapped`."""
-        return swapped(features, mask, others) if self.fill == "swap" else features * ~mask[:, None]
+        """``features`` (B, C, H, W), where ``mask`` (B, H, W) is True those of ``others`` (B,), or 0 without others."""
+        return features * ~mask[:, None] if others is None else swapped(features, mask, others)
 
     def set_strength(self, strength: float) -> None:
         """Sets how much training erases: 1 erases at or above ``threshold``, less raises the threshold, 0 disables."""
@@ -200,13 +200,11 @@ class RandomAELM(AELM):
         return shifted(super().mask(heatmap), numbers % H, (numbers // H) % W)
 
 
-def swapped(features: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
+def swapped(features: Tensor, mask: Tensor, others: Tensor) -> Tensor:
     """``features`` (B, C, H, W) with those of another picture where ``mask`` (B, H, W) is True, without gradient there.
 
-    ``others`` (B,) are the indices of the other pictures; None for half a batch away. The memory format is kept.
+    ``others`` (B,) are the indices of the other pictures. The memory format is kept.
     """
-    if others is None:
-        others = away(len(features), features.device)[:, 0]
     foreign = features.detach()[others]  # unlike `roll`, indexing keeps channels_last
     return torch.where(mask[:, None], foreign, features)
 
@@ -231,7 +229,7 @@ def of_another(pids: Tensor) -> tuple[Tensor, Tensor]:
 def away(B: int, device: torch.device) -> Tensor:
     """For each picture of a batch, the order to try others in, ``(B, B)``: backwards from half a batch away."""
     place = torch.arange(B, device=device)
-    return (place[:, None] - max(B // 2, 1) - place) % B
+    return (place[:, None] - B // 2 - place) % B
 
 
 def masked(b: HeadOutput, mask: Tensor) -> HeadOutput:
