@@ -255,7 +255,8 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
     """
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     # By differences: distances from a matrix product lose small values. They only choose pairs, without gradient.
-    distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+    fixed = wide.detach()
+    distances = torch.cdist(fixed, fixed, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
     same = pids[:, None] == pids[None, :]
     itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
     positive = distances.masked_fill(~same, -torch.inf).argmax(1)  # perhaps itself, at 0
