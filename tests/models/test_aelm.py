@@ -257,7 +257,8 @@ def test_of_another_never_gives_the_same_identity_and_says_where_there_is_none()
 
 def test_swapping_keeps_channels_last():
     features = torch.rand(4, 8, 6, 3).contiguous(memory_format=torch.channels_last)
-    assert swapped(features, torch.rand(4, 6, 3) > 0.5, torch.tensor([1, 2, 3, 0])).is_contiguous(memory_format=torch.channels_last)
+    filled = swapped(features, torch.rand(4, 6, 3) > 0.5, torch.tensor([1, 2, 3, 0]))
+    assert filled.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("pids", [[0], [3, 3, 3]])
