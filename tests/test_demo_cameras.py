@@ -33,7 +33,7 @@ def test_links_are_right_and_better_than_those_of_single_pictures(demo):
     told = json.loads((demo[0] / "people" / "metrics.json").read_text())
     assert told["link/pairwise_f1"] >= 0.8  # 0.852 where it was measured; other versions of OpenCV draw other pixels
     assert told["link/pairwise_f1"] > told["single/pairwise_f1"]
-    assert "is the small model that comes with aelm" in demo[1]
+    assert "Using `starter`, the built-in small model" in demo[1]
 
 
 @pytest.mark.faults

@@ -64,6 +64,8 @@ def run(composed, tmp_path, monkeypatch):
             run_it, less = COMMANDS[command]
             ready = any(argument.startswith("query=") for argument in arguments)
             less = [one for one in less if not (ready and one.startswith("dataset"))]
+            if command == "train":
+                less = [*less, f"run_dir={tmp_path}/run-{len(ran)}"]
             config = composed(command, *quoted(arguments), *less)
             check_keys(config)
             run_it(config)
@@ -101,7 +103,7 @@ def test_own_pictures(run, tmp_path):
     (tmp_path / "mine" / "people.csv").write_text(table)
     for i, name in enumerate("abc"):
         write(f"{tmp_path}/mine/visit/{name}.jpg", person(i))
-    assert run("own_pictures.md") == ["evaluate", "evaluate", "evaluate", "train", "evaluate"]
+    assert run("own_pictures.md") == ["evaluate", "evaluate", "train", "evaluate", "train", "evaluate"]
     assert "test/threshold@FAR=0.01" in json.loads((tmp_path / "scores" / "metrics.json").read_text())
 
 

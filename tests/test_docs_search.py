@@ -72,6 +72,6 @@ def test_gallery_store_runs(home, run, composed, capsys):
 
 def test_search_names_no_key_that_is_not_there(composed):
     text = (DOCS / "search.md").read_text(encoding="utf-8")
-    keys = {key for cell in re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)=", cell)}
+    keys = {key for cell in re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE) for key in re.findall(r"`'?(\w+)=", cell)}
     assert keys <= set(composed("search"))
     assert len(keys) >= 7

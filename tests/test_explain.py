@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import cv2
@@ -212,7 +213,7 @@ def test_the_commands_of_the_document_compose(composed):
     commands = re.findall(r"^python -m aelm\.explain (.*)$", DOCUMENT, re.MULTILINE)
     assert len(commands) >= 3
     for arguments in commands:
-        check_keys(composed("explain", *quoted(arguments.split())))
+        check_keys(composed("explain", *quoted(shlex.split(arguments))))
 
 
 def test_the_lines_of_the_document_run(checkpoint, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from aelm.command.schema import check_keys
+from tests.pictures_on_disk import person, write
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +21,9 @@ def test_python_blocks_run(trained, tmp_path, monkeypatch, capsys):
     run_dir, _ = trained("figures=false")
     shutil.copytree(run_dir, tmp_path / "here" / "runs" / "demo")
     monkeypatch.chdir(tmp_path / "here")
-    assert len(PYTHON) >= 2
+    for name in ("a.jpg", "b.jpg"):
+        write(f"./{name}", person(ord(name[0])))
+    assert len(PYTHON) >= 3
     capsys.readouterr()
     for block in PYTHON:
         exec(compile(block, "README.md", "exec"), {})

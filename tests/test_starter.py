@@ -50,7 +50,7 @@ def test_commands_take_it_where_nothing_is_given(composed, crops, tmp_path, capl
     caplog.set_level("INFO")
     embed.run(composed("embed", "images=crops", "output=out", *FAST))
     assert json.loads((tmp_path / "out" / "meta.json").read_text())["model"]["name"] == STARTER_FILE.name
-    assert caplog.text.count("is the small model that comes with aelm") == 1
+    assert caplog.text.count("Using `starter`, the built-in small model") == 1
     by_embeddings = search.run(composed("search", f"query={crops[0]}", "gallery=out", *FAST))
     by_pictures = search.run(composed("search", f"query={crops[0]}", "gallery=crops", *FAST))
     scores = [

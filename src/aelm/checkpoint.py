@@ -80,7 +80,7 @@ def checkpoint_file(path: str | Path) -> Path:
         FileNotFoundError: If it is a folder without ``best.ckpt``.
     """
     if path == STARTER:
-        log.info("`starter` is the small model that comes with aelm, of drawn people alone: docs/starter.md")
+        log.info("Using `starter`, the built-in small model, trained on drawn people only (docs/starter.md)")
         if Path(path).exists():
             log.warning("`starter` is not the file or folder of that name here; for that one give `./starter`")
         return STARTER_FILE
@@ -133,7 +133,8 @@ def load_model(path: str | Path, allow: Sequence[str] = ()) -> ReIDNetwork:
     """The network of a checkpoint, in evaluation mode on the CPU; ``model.embed(images)`` gives embeddings.
 
     Args:
-        path: A checkpoint that ``aelm.train`` wrote; ``starter`` for the model that comes with aelm.
+        path: A checkpoint that ``aelm.train`` wrote, or a run directory, for its ``best.ckpt``; ``starter`` for the
+            model that comes with aelm.
         allow: Dotted names, beyond aelm's own parts, that its description may build, such as ``mine.Backbone``.
 
     Raises:

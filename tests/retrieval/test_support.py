@@ -46,7 +46,7 @@ def test_thresholds_of_too_few_pairs_are_left_out_and_that_is_said(caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluate.thresholds("test", as_test(2, 3), [0.2, 0.01, 1e-4])
     assert set(found) == {"test/TAR@FAR=0.2", "test/threshold@FAR=0.2"}
-    told = "test: thresholds at FAR 0.01, 0.0001 are left out: 16 impostor pairs (and 4 genuine ones) cannot tell"
+    told = "test: thresholds at FAR 0.01, 0.0001 are left out: 16 impostor pairs (and 4 genuine ones) are too few"
     assert told in caplog.text
     caplog.clear()
     assert len(evaluate.thresholds("test", as_test(30), [0.01, 0.001])) == 4

@@ -75,7 +75,7 @@ def test_a_training_without_a_test_set_validates_and_writes_what_there_is(traine
     monkeypatch.setattr("tests.conftest.SMALL", [part for part in SMALL if "synthetic" not in part])
     with caplog.at_level(logging.WARNING):
         run, scores = trained(*alone)
-    assert "nothing will be tested: folder hold no queries" in caplog.text
+    assert "nothing will be tested: no queries in folder" in caplog.text
     written = json.loads((Path(run) / "metrics.json").read_text())
     assert written == scores
     assert set(scores) == {f"val/{name}" for name in ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")}

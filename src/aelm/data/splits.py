@@ -213,10 +213,16 @@ def check_trainable(benchmarks: Sequence[Benchmark]) -> None:
     _refuse_same_names(benchmarks)
     for benchmark in benchmarks:
         if not benchmark.train:
+            way_out = (
+                "Some data sets are for testing only, as occluded_reid is; then train on another one, and name this "
+                "one as a test set"
+                if benchmark.official
+                else "Put the pictures to train on into a folder `train`, give them `train` in the column `split` of a "
+                "table, or train on all with `dataset.benchmarks.folder.flat=train`; see docs/own_pictures.md"
+            )
             raise InputError(
                 f"{benchmark.name}: expected training pictures, found none ({len(benchmark.query)} queries, "
-                f"{len(benchmark.gallery)} in the gallery). Some data sets are for testing only, as occluded_reid is; "
-                "then train on another one, and name this one as a test set"
+                f"{len(benchmark.gallery)} in the gallery). {way_out}"
             )
         junk = [picture for picture in benchmark.train if picture.pid < 0]
         if junk:

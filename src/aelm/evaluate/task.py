@@ -327,7 +327,7 @@ def thresholds(name: str, test: Test, far: Sequence[float]) -> dict[str, float]:
     if not found.is_supported.all():
         few = [f"{rate:g}" for rate, known in zip(far, found.is_supported, strict=True) if not known]
         log.warning(
-            "%s: thresholds at FAR %s are left out: %d impostor pairs (and %d genuine ones) cannot tell such rates",
+            "%s: thresholds at FAR %s are left out: %d impostor pairs (and %d genuine ones) are too few for such rates",
             name, ", ".join(few), found.num_impostor, found.num_genuine,
         )  # fmt: skip
     points = [(f"{rate:g}", float(tar), float(threshold)) for rate, tar, threshold, known in

@@ -105,7 +105,8 @@ def draw_pages(
         print(f"{len(bad)} of {len(items)} pictures could not be read: {first_few(bad)}")
     if not paths:
         raise InputError(f"none of the {len(items)} pictures could be read: {first_few(bad)}")
-    print(f"{len(items) - len(bad)} pictures in {len(paths)} files in {output}")
+    drawn = len(items) - len(bad)
+    print(f"{drawn} picture{'s' * (drawn != 1)} in {len(paths)} file{'s' * (len(paths) != 1)} in {output}")
     return paths
 
 

@@ -83,7 +83,7 @@ def train_and_test(config: DictConfig) -> Outcome:
     data.prepare_data()
     data.setup("fit")
     if not data.test_sets:
-        log.warning("nothing will be tested: %s hold no queries", ", ".join(data.benchmarks))
+        log.warning("nothing will be tested: no queries in %s", ", ".join(data.benchmarks))
     metrics.warn_of_support([*data.val_sets, *data.test_sets])
     module = build_module(config, data, recipe, trainer.world_size)
     last = runs.claim(Path(config.run_dir), config, module.description, first=trainer.is_global_zero)

@@ -44,7 +44,8 @@ def synthetic(
 
     Args:
         root: Folder of the data sets.
-        size: ``tiny`` (tests), ``small`` (quickstart), ``evidence`` (comparisons on a CPU) or ``standard``.
+        size: ``tiny`` (tests), ``small`` (quickstart), ``evidence`` (comparisons on a CPU), ``standard`` or
+            ``varied`` (3,000 people, for training only).
         seed: Of the world: selects people and cameras.
         height: Of the pictures in pixels; the width is half the height.
         train_occluded: Share of occluded training pictures; evaluation uses other kinds of occluders.
