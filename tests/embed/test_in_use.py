@@ -57,7 +57,7 @@ def test_embeddings_are_computed_without_tf32(world):
 
 def test_a_fake_gpu_gives_float32_on_the_gpu():
     """No tensor is on another device than the rest, and nothing is read back."""
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             network = build(NETWORK)(num_ids=5).eval()
         embedder = Embedder(network, 64, 32, (0.5,) * 3, (0.5,) * 3, "bilinear", 12, "fake", "")
