@@ -6,6 +6,8 @@ ROWS = [
     Row("a misspelt key", "train", ["monitr=val/mAP"], ["unknown key `monitr`, did you mean `monitor`?"]),
     Row("a misspelt key in a group", "train", ["model.aelm.treshold=0.5"], ["treshold", "did you mean `threshold`?"]),
     Row("an argument without its plus", "train", ["trainer.max_steps=9"], ["takes a plus, +trainer.max_steps=..."]),
+    Row("an option without its plus", "train", ["model.backbone.options.drop_path_rate=0.1"],
+        ["unknown key `model.backbone.options.drop_path_rate`; an argument that conf/ does not name takes a plus"]),
     Row("an argument that an experiment sets", "train", ["experiment=paper", "model/aelm=none", "sampler=identity"],
         ["aelm.models.IFCN has no `fill`", "take it out with ~model.aelm.fill"]),
     Row("a misspelt key that was added", "embed", ["+divice=cpu"], ["unknown key `divice`, did you mean `device`?"]),

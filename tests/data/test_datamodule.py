@@ -438,12 +438,11 @@ def test_every_name_of_the_package_is_to_be_had():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
-def test_a_folder_for_temporary_files_too_deep_for_loading_processes_is_told(make, tmp_path, monkeypatch):
+def test_a_folder_for_temporary_files_too_deep_for_loading_processes_is_told(make, tmp_path_factory, monkeypatch):
     """Batches would never arrive: the error of the socket that carries them stays in the loading process."""
-    deep = tmp_path / ("d" * 80)
-    deep.mkdir()
+    deep = tmp_path_factory.mktemp("d" * 80)  # multiprocessing removes its folder there when Python ends
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)
     data = module(make("one"), loader=HERE._replace(workers=1))
     data.setup()
     with pytest.raises(OSError, match=r"may have 10[37] characters and here has \d{3}: .*set TMPDIR to a shorter"):

@@ -372,9 +372,8 @@ def hydra_message(error: HydraException) -> str:
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         held = list(map(str, cause.parent_node))
-        plus = (
-            f"; an argument that conf/ does not name takes a plus, +{cause.full_key}=..." if "_target_" in held else ""
-        )
+        is_open = "_target_" in held or not held  # arguments of a class, or `options: {}`
+        plus = f"; an argument that conf/ does not name takes a plus, +{cause.full_key}=..." if is_open else ""
         return f"unknown key `{cause.full_key}`{suggestion(str(cause.key), held)}{plus}"
     text = str(error).partition("Config search path")[0]
     return f"{text}: {str(cause).splitlines()[0]}" if isinstance(cause, OmegaConfBaseException) else text

@@ -378,6 +378,8 @@ def check_given(config: DictConfig, command: str) -> None:
 
 def suggestion(key: str, known: Collection[str]) -> str:
     """A hint for an unknown key: the nearest known key, or all of them."""
+    if not known:
+        return ""
     near = difflib.get_close_matches(key, known, 1)
     return f", did you mean `{near[0]}`?" if near else f"; there are {', '.join(sorted(known))}"
 
