@@ -43,9 +43,8 @@ def weights(wheel: Path, output: Path) -> None:
 def choosing(data: Path, output: Path) -> None:
     """Writes a table of the training pictures: every fifth person is for testing, with one query per camera."""
     files = sorted((data / "bounding_box_train").glob("*.jpg"))
-    shots: defaultdict[str, defaultdict[str, list[Path]]] = defaultdict(
-        lambda: defaultdict(list)
-    )  # pid -> camid -> files
+    # pid -> camid -> files
+    shots: defaultdict[str, defaultdict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for file in files:
         found = NAME.match(file.name)
         if found:
